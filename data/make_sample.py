@@ -1,0 +1,351 @@
+"""Write a small generated set of videos with gaze, in the tree of the prepared DHF1K, to try the programs on.
+
+    python data/make_sample.py                      # 24 + 6 videos into data/sample, in a few seconds
+    python data/make_sample.py --out data/tiny --train-videos 2 --val-videos 1 --frames 12 --size 90 160
+
+Bright objects move over dim, panning textures, and simulated observers pursue them: mostly the fast ones of high contrast, hardly
+those that stand still, now and then the centre or anywhere. It can be learnt in minutes, from motion and colour together, and tells
+whether the programs work. Scores on it say nothing about real videos.
+
+The same flags give the same files, byte for byte with the same library versions; more videos leave the earlier ones as they were.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from prepare_dhf1k import SIGMA, at_least_one, density_map, encode_png, write_atomically
+from scipy.ndimage import gaussian_filter
+from tqdm import tqdm
+
+GENERATOR = 1                       # goes up when the same flags give other files
+FINISHED, STARTED = "sample.json", "sample.json.unfinished"     # markers with the flags: which folders are ours to replace
+MIN_SIZE = 32                       # pixels; objects get lost below
+DIAMETER = (0.10, 0.18)             # of an object, in widths of the frame, as all lengths below
+SPEED = (0.002, 0.006)              # of a moving object, per frame: across the frame in 2 to 4 seconds at 30 fps
+PAN = 0.005                         # of the background, per frame, at most
+NUM_MOVING = (0.4, 0.35, 0.25)      # shares of videos with one, two and three moving objects
+STILL_SHARE = 0.6                   # videos with an object that stands still and gets little gaze: motion has to count
+CIRCLE_SHARE = 0.3                  # moving objects that circle; the others bounce at the borders
+LATE_SHARE = 0.3                    # moving objects, but for a video's first, that enter from outside after it has begun
+STILL_INTEREST = 0.03               # of an object that stands still, where the slowest moving one has 0.8
+LOOK_CENTRE, LOOK_ANYWHERE = 0.10, 0.04     # share of looks that go near the centre (centre bias), or anywhere
+NEW_LOOK, NEW_LOOK_AT_ENTRY = 1 / 15, 1 / 4     # chance of a saccade per frame, ordinarily and while something enters
+SAMPLES = 3                         # gaze samples of one observer per frame
+JITTER = 0.006                      # standard deviation of a sample around the gaze
+LOST_SHARE = 0.02                   # frames without any fixation, as in DHF1K
+
+
+# --- what is seen ----------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Thing:
+    """One object: outline (n, 2) around (0, 0), diameter in pixels, BGR colour, and its path (T, 2) of (x, y) in pixels."""
+
+    outline: np.ndarray
+    diameter: float
+    colour: np.ndarray
+    path: np.ndarray
+
+    @property
+    def speed(self) -> np.ndarray:
+        """(T,) pixels per frame; that of the first frame is the second's."""
+        steps = np.linalg.norm(np.diff(self.path, axis=0), axis=1)
+        return np.concatenate([steps[:1], steps]) if len(steps) else np.zeros(1)
+
+    def visible(self, size: tuple[int, int]) -> np.ndarray:
+        """(T,) bool: whether its centre is within the frame."""
+        return ((self.path >= 0) & (self.path < (size[1], size[0]))).all(axis=1)
+
+
+def make_things(rng: np.random.Generator, num_frames: int, size: tuple[int, int]) -> list[Thing]:
+    """One to three moving objects, the first of which is there from the start, and perhaps a still one."""
+    kinds = []
+    for _ in range(rng.choice([1, 2, 3], p=NUM_MOVING)):
+        enters = bool(kinds) and rng.random() < LATE_SHARE
+        kinds.append(enter_path if enters else circle_path if rng.random() < CIRCLE_SHARE else bounce_path)
+    if rng.random() < STILL_SHARE:
+        kinds.append(still_path)
+    things = [make_thing(rng, kind, num_frames, size) for kind in kinds]
+    return [things[i] for i in rng.permutation(len(things))]        # any of them may cover the others
+
+
+def make_thing(rng: np.random.Generator, kind: Callable, num_frames: int, size: tuple[int, int]) -> Thing:
+    """An object of random looks on a path of the given kind."""
+    diameter = rng.uniform(*DIAMETER) * size[1]
+    hsv = np.uint8([[[rng.integers(180), rng.integers(190, 256), rng.integers(215, 256)]]])         # any hue, but vivid
+    colour = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float64)
+    path = kind(rng, num_frames, size, diameter / 2, rng.uniform(*SPEED) * size[1])
+    return Thing(make_outline(rng), diameter, colour, path)
+
+
+def make_outline(rng: np.random.Generator) -> np.ndarray:
+    """A disc, triangle, square, hexagon or star of radius about 1, turned at random."""
+    corners, inner = [(40, 1.0), (3, 1.0), (4, 1.0), (6, 1.0), (10, 0.5)][rng.integers(5)]
+    angles = 2 * np.pi * (np.arange(corners) / corners + rng.random())
+    radii = np.where(np.arange(corners) % 2, inner, 1.0)
+    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
+
+
+def bounce_path(rng: np.random.Generator, num_frames: int, size: tuple[int, int], radius: float, speed: float) -> np.ndarray:
+    """A straight path, (T, 2) of (x, y) in pixels, that starts within the frame and bounces at its borders."""
+    angle = rng.uniform(0, 2 * np.pi)
+    return bounce(place(rng, size, radius), speed * np.array([np.cos(angle), np.sin(angle)]), num_frames, size, radius)
+
+
+def enter_path(rng: np.random.Generator, num_frames: int, size: tuple[int, int], radius: float, speed: float) -> np.ndarray:
+    """A path (T, 2) that waits beside the left or right border, enters, and bounces from then on."""
+    waits, from_left, angle = int(rng.uniform(0.15, 0.4) * num_frames), rng.random() < 0.5, rng.uniform(-np.pi / 4, np.pi / 4)
+    start = np.array([-radius if from_left else size[1] + radius, place(rng, size, radius)[1]])
+    velocity = speed * np.array([np.cos(angle) if from_left else -np.cos(angle), np.sin(angle)])
+    path = bounce(start, velocity, num_frames - waits, size, radius)
+    return np.concatenate([np.repeat(path[:1], waits, axis=0), path])
+
+
+def bounce(position: np.ndarray, velocity: np.ndarray, num_frames: int, size: tuple[int, int], radius: float) -> np.ndarray:
+    """The path (T, 2) from a position; a coordinate beyond a border turns only where it moves outward, so entering works."""
+    frame, path = np.array([size[1], size[0]]), np.empty((num_frames, 2))
+    for t in range(num_frames):
+        path[t] = position
+        outward = ((position < radius) & (velocity < 0)) | ((position > frame - radius) & (velocity > 0))
+        velocity = np.where(outward, -velocity, velocity)
+        position = position + velocity
+    return path
+
+
+def circle_path(rng: np.random.Generator, num_frames: int, size: tuple[int, int], radius: float, speed: float) -> np.ndarray:
+    """A path (T, 2) on a circle within the frame, in either direction."""
+    orbit = rng.uniform(0.15, 0.32) * size[0]
+    angles = rng.uniform(0, 2 * np.pi) + rng.choice([-1, 1]) * speed / orbit * np.arange(num_frames)
+    return place(rng, size, orbit + radius) + orbit * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def still_path(rng: np.random.Generator, num_frames: int, size: tuple[int, int], radius: float, speed: float) -> np.ndarray:
+    """The same place (T, 2) all the time."""
+    return np.repeat(place(rng, size, radius)[None], num_frames, axis=0)
+
+
+def place(rng: np.random.Generator, size: tuple[int, int], margin: float) -> np.ndarray:
+    """A place (x, y) in the frame, more often in its middle (the mean of two uniform numbers); in pixels, as the margin."""
+    frame = np.array([size[1], size[0]])
+    room = np.maximum(frame - 2 * margin, 0)                        # an object larger than the frame stays in its middle
+    return (frame - room) / 2 + room * rng.random((2, 2)).mean(axis=0)
+
+
+def make_background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """A dim (H, W, 3) uint8 texture that continues over its borders; few levels, so that PNG files stay small."""
+    noise = np.zeros(size)
+    for scale, weight in ((0.15, 1.0), (0.06, 0.6), (0.025, 0.35)):
+        layer = gaussian_filter(rng.standard_normal(size), scale * size[1], mode="wrap")
+        noise += weight * (layer - layer.mean()) / layer.std()
+    levels = np.round(4 * np.clip(noise / noise.std(), -2.5, 2.5)) / 4
+    base, tint = rng.uniform(35, 75) + rng.uniform(-18, 18, 3), rng.uniform(10, 22, 3)
+    return np.clip(base + levels[..., None] * tint, 0, 255).astype(np.uint8)
+
+
+def draw_frame(background: np.ndarray, shift: np.ndarray, things: list[Thing], t: int) -> np.ndarray:
+    """Frame t, (H, W, 3) BGR uint8: the background shifted by whole pixels (x, y), and the objects on it."""
+    image = np.roll(background, (int(shift[1]), int(shift[0])), axis=(0, 1))
+    for thing in things:
+        for scale, shade in ((1.0, 0.55), (0.82, 1.0)):             # a dark rim, then the body
+            corners = 16 * (thing.path[t] + scale * thing.diameter / 2 * thing.outline)
+            cv2.fillPoly(image, [np.round(corners).astype(np.int32)], tuple(shade * thing.colour), cv2.LINE_AA, shift=4)
+    return image
+
+
+# --- who looks at it -------------------------------------------------------------------------------------------------------
+
+def find_interest(things: list[Thing], background: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(T, number of things): contrast x speed where an object is visible; about 1 for an ordinary moving one."""
+    contrast = [np.linalg.norm(thing.colour - background.mean(axis=(0, 1))) / 200 for thing in things]
+    return np.stack([c * thing.visible(size) * np.maximum(thing.speed / (0.01 * size[1]), STILL_INTEREST)
+                     for c, thing in zip(contrast, things)], axis=1)
+
+
+def watch(rng: np.random.Generator, things: list[Thing], interest: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Where one observer looks, (T, 2) of (x, y) in pixels; NaN during saccades. Pursuit lags 2 to 4 frames behind."""
+    num_frames, gaze = len(interest), np.full((len(interest), 2), np.nan)
+    entering = entries(interest)
+    lag, lands = rng.integers(2, 5), 0
+    for t in range(num_frames):
+        if t == 0 or rng.random() < (NEW_LOOK_AT_ENTRY if entering[t] else NEW_LOOK):
+            path = choose_look(rng, things, interest[t], size)
+            lands = t + (t > 0) * int(rng.integers(1, 3))
+        if t >= lands:
+            gaze[t] = path[max(t - lag, 0)]
+    return gaze
+
+
+def entries(interest: np.ndarray) -> np.ndarray:
+    """(T,) bool: whether an object has become visible 3 to 8 frames ago, the time it takes to react."""
+    appeared = np.zeros(len(interest), dtype=bool)
+    appeared[1:] = ((interest[1:] > 0) & (interest[:-1] == 0)).any(axis=1)
+    return np.array([appeared[max(t - 8, 0):max(t - 2, 0)].any() for t in range(len(appeared))])
+
+
+def choose_look(rng: np.random.Generator, things: list[Thing], interest: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """What to look at next, as a path (T, 2): a point of an object, near the centre, or anywhere."""
+    frame, dice = np.array([size[1], size[0]], dtype=np.float64), rng.random()
+    num_frames = len(things[0].path)
+    if dice < LOOK_ANYWHERE:
+        return np.tile(rng.uniform(0, frame), (num_frames, 1))
+    if dice < LOOK_ANYWHERE + LOOK_CENTRE or not interest.any():
+        return np.tile(rng.normal(frame / 2, frame / 8), (num_frames, 1))
+    thing = things[rng.choice(len(things), p=interest / interest.sum())]
+    return thing.path + rng.normal(0, 0.18 * thing.diameter, 2)
+
+
+def fixation_maps(gaze: np.ndarray, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """One (H, W) bool map per frame from gaze (T, samples, 2) of (x, y); NaN and what lies beside the frame do not count."""
+    for samples in gaze:
+        x, y = np.round(samples[~np.isnan(samples).any(axis=1)]).astype(np.int64).T
+        inside = (x >= 0) & (x < size[1]) & (y >= 0) & (y < size[0])
+        fixations = np.zeros(size, dtype=bool)
+        fixations[y[inside], x[inside]] = True
+        yield fixations
+
+
+def simulate_gaze(rng: np.random.Generator, things: list[Thing], background: np.ndarray, observers: int) -> np.ndarray:
+    """Gaze samples of all observers, (T, observers * SAMPLES, 2) of (x, y) in pixels; NaN where there is none."""
+    size = background.shape[:2]
+    interest = find_interest(things, background, size)
+    num_frames = len(interest)
+    gaze = np.stack([watch(rng, things, interest, size) for _ in range(observers)], axis=1)         # (T, observers, 2)
+    gaze = np.repeat(gaze, SAMPLES, axis=1)
+    gaze = gaze + rng.normal(0, JITTER * size[1], gaze.shape)
+    lost = round(LOST_SHARE * num_frames)
+    first = rng.integers(0, num_frames - lost + 1)
+    gaze[first:first + lost] = np.nan                                                               # all of them blink
+    return gaze
+
+
+# --- files -----------------------------------------------------------------------------------------------------------------
+
+def write_video(folder: Path, rng: np.random.Generator, frames: int, size: tuple[int, int], observers: int) -> int:
+    """Write one video with its maps; returns its number of frames, which is up to a sixth off the one asked for."""
+    num_frames = int(frames + rng.integers(-(frames // 6), frames // 6 + 1))
+    things, background = make_things(rng, num_frames, size), make_background(rng, size)
+    shifts = np.round(np.outer(np.arange(num_frames), rng.uniform(-PAN, PAN, 2) * size[1]))
+    gaze = simulate_gaze(rng, things, background, observers)
+    for kind in ("images", "maps", "fixation"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for t, fixations in enumerate(fixation_maps(gaze, size)):
+        name, density = f"{t + 1:04d}.png", density_map(fixations, SIGMA * size[1] / 640)           # sigma scales with the width
+        write_atomically(folder / "images" / name, encode_png(draw_frame(background, shifts[t], things, t)))
+        write_atomically(folder / "maps" / name, encode_png(density))
+        write_atomically(folder / "fixation" / name, encode_png(fixations))
+    return num_frames
+
+
+def video_folders(flags: dict) -> dict[str, list[int]]:
+    """Folder of each video, such as "val/025", and what its random numbers start from: not its name, which moves with the others."""
+    counts = {"train": flags["train_videos"], "val": flags["val_videos"]}
+    firsts = {"train": 1, "val": flags["train_videos"] + 1}
+    return {f"{split}/{firsts[split] + i:03d}": [flags["seed"], which, i]
+            for which, split in enumerate(counts) for i in range(counts[split])}
+
+
+def read_marker(out: Path) -> dict:
+    """What the marker in a folder says: {"flags", and if finished "videos": frames of each}; {} if the folder is empty or not there."""
+    marker = next((out / name for name in (FINISHED, STARTED) if (out / name).is_file()), None)
+    if marker is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is there and was not written by this program (no {FINISHED} in it): choose another --out.")
+    if marker is None:
+        return {}
+    try:
+        content = json.loads(marker.read_text())
+        video_folders(content["flags"])                             # any other program's file fails here
+        return content
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{marker} is not a marker that this program wrote: choose another --out.") from error
+
+
+def is_done(out: Path, flags: dict, overwrite: bool) -> bool:
+    """Whether the set is there as asked for; ValueError if another one is, and is not to be overwritten."""
+    marker = read_marker(out)
+    if overwrite or not marker:
+        return False
+    if marker["flags"] != flags:
+        raise ValueError(f"{out} holds another set: it was made with {marker['flags']}, and {flags} is asked for. "
+                         f"Choose another --out, or give --overwrite to replace it.")
+    damaged = [v for v, frames in marker.get("videos", {}).items() if len(list((out / v / "images").glob("*.png"))) != frames]
+    if damaged:
+        raise ValueError(f"{out} has lost frames of {damaged} since it was written: give --overwrite to write it again.")
+    return "videos" in marker
+
+
+def remove_set(out: Path) -> None:
+    """Remove the set that is in a folder, finished or not; ValueError, and nothing is removed, if there is anything else."""
+    marker = read_marker(out)
+    if not marker:
+        return
+    ours = {out / video for video in video_folders(marker["flags"])}
+    others = [p for split in ("train", "val") for p in (out / split).glob("*") if p not in ours]
+    if others:
+        raise ValueError(f"{out} holds {[str(p) for p in others[:3]]}, not written by this program: move it away (nothing was removed).")
+    if (out / FINISHED).is_file():
+        os.replace(out / FINISHED, out / STARTED)                   # so that an interrupted removal can be taken up
+    for folder in (*ours, out / "train", out / "val"):
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    (out / STARTED).unlink()
+
+
+def make_sample(out: Path, flags: dict) -> dict[str, int]:
+    """Write all videos, between the marker of a started and that of a finished set; returns the frames of each."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / STARTED, json.dumps({"flags": flags}, indent=2).encode())
+    shape = {name: flags[name] for name in ("frames", "size", "observers")}
+    videos = {name: write_video(out / name, np.random.default_rng(start), **shape)
+              for name, start in tqdm(video_folders(flags).items(), unit="video", disable=None)}
+    write_atomically(out / FINISHED, json.dumps({"flags": flags, "videos": videos}, indent=2).encode())
+    (out / STARTED).unlink()
+    return videos
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    files = parser.add_argument_group("files")
+    files.add_argument("--out", type=Path, default=Path("data/sample"), help="folder that gets train/ and val/ (default: %(default)s)")
+    files.add_argument("--overwrite", action="store_true", help="replace a set that this program wrote there before (default: refuse)")
+    content = parser.add_argument_group("content")
+    content.add_argument("--train-videos", type=at_least_one, default=24, metavar="N", help="videos in train/ (default: %(default)s)")
+    content.add_argument("--val-videos", type=at_least_one, default=6, metavar="N", help="videos in val/ (default: %(default)s)")
+    content.add_argument("--frames", type=at_least_one, default=48, metavar="N",
+                         help="frames per video, give or take a sixth (default: %(default)s)")
+    content.add_argument("--size", type=at_least_one, nargs=2, default=[180, 320], metavar=("H", "W"),
+                         help="height and width of the frames, pixels (default: 180 320)")
+    content.add_argument("--observers", type=at_least_one, default=17, metavar="N",
+                         help="simulated observers per video (default: %(default)s)")
+    content.add_argument("--seed", type=int, default=0, help="another number, another set; from 0 (default: %(default)s)")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.seed < 0:
+        raise ValueError(f"expected a --seed from 0, got {args.seed}.")
+    if min(args.size) < MIN_SIZE:
+        raise ValueError(f"expected a --size of at least {MIN_SIZE} x {MIN_SIZE} pixels, got {args.size[0]} x {args.size[1]}.")
+    flags = {"generator": GENERATOR, "train_videos": args.train_videos, "val_videos": args.val_videos, "frames": args.frames,
+             "size": args.size, "observers": args.observers, "seed": args.seed}
+    if is_done(args.out, flags, args.overwrite):
+        print(f"{args.out}: the set is already there, with the same flags")
+        return
+    if args.overwrite:
+        remove_set(args.out)
+    videos = make_sample(args.out, flags)
+    print(f"{args.out}: {args.train_videos} + {args.val_videos} videos written ({sum(videos.values())} frames)")
+
+
+if __name__ == "__main__":
+    parser = arguments()
+    try:
+        main(parser.parse_args())
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"make_sample.py: error: {error}\n")

@@ -1,0 +1,341 @@
+"""From disk or video file to clips: finding videos, pairing frames with annotation, decoding, moving to the network's size.
+
+The tree is DHF1K's, prepared: ROOT/SPLIT/VIDEO/{images,maps,fixation}/NAME.png (data/README.md). A frame and its
+annotation share a file stem; nothing is paired by position or by a number that was counted.
+"""
+import re
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import scipy.io
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+TREE = "expected tree: ROOT/SPLIT/VIDEO/{images,maps,fixation}/NAME.png, see data/README.md"
+
+
+# Finding
+
+@dataclass(frozen=True)
+class Video:
+    """A video as a folder of frames, and the annotation of those frames that have one.
+
+    Attributes:
+        name: the folder's name.
+        frames: the frames in order of time.
+        maps: stem -> density map.
+        fixations: stem -> fixation map, image or .mat.
+    """
+    name: str
+    frames: tuple[Path, ...]
+    maps: dict[str, Path] = field(default_factory=dict)
+    fixations: dict[str, Path] = field(default_factory=dict)
+
+    def is_annotated(self, index: int) -> bool:
+        stem = self.frames[index].stem
+        return stem in self.maps and stem in self.fixations
+
+    def annotated(self) -> list[int]:
+        """Indices of the frames with both a density and a fixation map."""
+        return [i for i in range(len(self.frames)) if self.is_annotated(i)]
+
+
+def find_videos(root: Path, split: str, need_annotation: bool = True, skipped: list[str] | None = None) -> list[Video]:
+    """All videos of a split, in natural order of their names.
+
+    Args:
+        root: the dataset's folder.
+        split: the folder below it, such as "train" or "val".
+        need_annotation: a video of which no frame is annotated is a problem.
+        skipped: None to raise at the first problem; a list to leave such videos out and append what was wrong.
+
+    Returns:
+        At least one video.
+
+    Raises:
+        FileNotFoundError: no such dataset or split, or nothing in it.
+        ValueError: the first problem of a video.
+    """
+    videos = []
+    for folder in video_folders(root, split):
+        try:
+            videos.append(open_video(folder, need_annotation))
+        except (OSError, ValueError) as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+    if not videos:
+        raise FileNotFoundError(f"no usable video in {root / split}: {f'all {len(skipped)} were skipped, the first because {skipped[0]}' if skipped else TREE}")
+    return videos
+
+
+def video_folders(root: Path, split: str) -> list[Path]:
+    """The folders of a split; says what is there when it is not what was asked for."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"no dataset {root}: the folder does not exist. Prepare DHF1K with `python data/prepare_dhf1k.py`, "
+                                "or make the sample with `python data/make_sample.py` and give its folder as --data data/sample")
+    folder = root / split
+    if not folder.is_dir():
+        present = ", ".join(natural(p.name for p in root.iterdir() if p.is_dir())[:10]) or "no folders"
+        raise FileNotFoundError(f"no split \"{split}\" in {root}: {folder} does not exist ({root} holds {present}); {TREE}")
+    folders = [folder / name for name in natural(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")
+                                                 and not p.name.endswith(".partial"))]  # .partial: still being prepared
+    if not folders:
+        raise FileNotFoundError(f"no videos in {folder}: it holds no folders; {TREE}")
+    return folders
+
+
+def open_video(folder: Path, need_annotation: bool = True) -> Video:
+    """List a video's frames and annotation and check that they belong together.
+
+    Raises:
+        FileNotFoundError: no frames, or no annotation where it is needed.
+        ValueError: a frame is missing, an annotation has no frame, or two frames share a stem.
+    """
+    frames = list_frames(folder / "images")
+    maps = by_stem(folder / "maps", IMAGE_SUFFIXES)
+    fixations = {stem: path for place, suffixes in (("fixation/maps", {".mat"}), ("fixation", {".mat"}), ("fixations", IMAGE_SUFFIXES),
+                                                    ("fixation", IMAGE_SUFFIXES)) for stem, path in by_stem(folder / place, suffixes).items()}
+    orphans = natural((maps.keys() | fixations.keys()) - {path.stem for path in frames})
+    if orphans:
+        raise ValueError(f"annotation without frame in video {folder}: {len(orphans)} of them, the first {orphans[0]}; "
+                         f"images/ holds {len(frames)} frames, {frames[0].name} to {frames[-1].name}")
+    video = Video(folder.name, tuple(frames), maps, fixations)
+    if need_annotation and not video.annotated():
+        raise FileNotFoundError(
+            f"no annotation for video {folder}: of {len(frames)} frames none has both a density map in maps/ ({len(maps)} files) and "
+            f"a fixation map in fixation/ ({len(fixations)} files). Videos 701-1000 of DHF1K have no public annotation: use predict.py for those. {TREE}"
+        )
+    return video
+
+
+def list_frames(folder: Path) -> list[Path]:
+    """The images of a folder in natural order; raises where there are none, or where their numbers leave a gap."""
+    images = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")] if folder.is_dir() else []
+    if not images:
+        raise FileNotFoundError(f"no frames in {folder}: {'it holds no images' if folder.is_dir() else 'the folder does not exist'}; {TREE}")
+    frames = sorted(images, key=lambda path: natural_key(path.stem))
+    for before, after in zip(frames, frames[1:]):
+        if before.stem == after.stem:
+            raise ValueError(f"two frames share a name in {folder}: {before.name} and {after.name}; remove one")
+        numbers = [re.search(r"(\d+)$", path.stem) for path in (before, after)]
+        if all(numbers) and int(numbers[1][0]) != int(numbers[0][0]) + 1:
+            raise ValueError(f"missing frame in {folder}: {after.name} follows {before.name}; restore the frames between, or split the video there")
+    return frames
+
+
+def by_stem(folder: Path, suffixes: set[str]) -> dict[str, Path]:
+    """Stem -> file for the files of a folder (which need not exist) with one of the suffixes."""
+    if not folder.is_dir():
+        return {}
+    return {p.stem: p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".")}
+
+
+def natural_key(name: str) -> list:
+    """Sorts frame2 before frame10."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def natural(names) -> list[str]:
+    return sorted(names, key=natural_key)
+
+
+# Reading
+
+def read_image(path: Path, mode: str) -> np.ndarray:
+    """Decode an image to mode "RGB", (H, W, 3), or "L", (H, W), uint8; an unreadable one is a ValueError with its path."""
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert(mode))
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read image {path} ({path.stat().st_size} bytes): {error}. Restore the file, or train with --skip-bad") from error
+
+
+def read_frame(path: Path) -> np.ndarray:
+    """A frame, (H, W, 3) uint8, RGB."""
+    return read_image(path, "RGB")
+
+
+def read_density(path: Path) -> np.ndarray:
+    """A density map, (H, W) float32 in [0, 1]."""
+    return read_image(path, "L").astype(np.float32) / 255
+
+
+def read_fixations(path: Path) -> np.ndarray:
+    """A fixation map, (H, W) bool, from an image (non-zero is fixated) or from the variable I of a .mat file."""
+    if path.suffix.lower() != ".mat":
+        return read_image(path, "L") > 0
+    try:
+        fixations = scipy.io.loadmat(path)["I"]
+    except FileNotFoundError:
+        raise
+    except KeyError as error:
+        raise ValueError(f"{path} has no variable I, which holds the fixation map in DHF1K's .mat files") from error
+    except Exception as error:  # scipy raises many kinds on a damaged file; all mean the same here
+        raise ValueError(f"cannot read fixation map {path}: {error}. Restore the file, or train with --skip-bad") from error
+    if not isinstance(fixations, np.ndarray) or fixations.ndim != 2 or fixations.dtype.kind not in "buif":
+        raise ValueError(f"variable I of {path} must be a fixation map (H, W), got {getattr(fixations, 'dtype', type(fixations))} of shape {np.shape(fixations)}")
+    return fixations > 0
+
+
+def read_video(path: Path) -> Iterator[np.ndarray]:
+    """Decode a video file frame by frame, (H, W, 3) uint8, RGB; as many frames as there are, whatever its header says."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no video file {path}: it does not exist")
+    capture = cv2.VideoCapture(str(path))
+    count = 0
+    try:
+        while True:
+            decoded, frame = capture.read()
+            if not decoded:
+                break
+            count += 1
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    finally:
+        capture.release()
+    if not count:
+        raise ValueError(f"no frame could be decoded from {path} ({path.stat().st_size} bytes): not a video, or an interrupted download")
+
+
+# Moving annotation to another size
+
+def resize_density(density: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a density map to (H, W), bilinearly."""
+    return cv2.resize(density, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def move_fixations(fixations: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Move a fixation map to (H, W) point by point: each fixated pixel goes to the pixel its centre falls into.
+
+    No fixation is lost and none invented; two that fall into one pixel are one in a bool map.
+    """
+    row, column = np.nonzero(fixations)
+    moved = np.zeros(size, dtype=bool)
+    moved[(2 * row + 1) * size[0] // (2 * fixations.shape[0]), (2 * column + 1) * size[1] // (2 * fixations.shape[1])] = True
+    return moved
+
+
+# Clips
+
+class ClipDataset(Dataset):
+    """Clips with the density and fixation map of their last frame.
+
+    Item (epoch, index) is a function of (seed, epoch, index) alone, so an interrupted run can be continued without
+    any state of the loader. A clip of 32 frames decodes 32 frames, one density map and one fixation map.
+
+    Args:
+        videos: of `find_videos`, each with an annotated frame.
+        prepare: frame (H, W, 3) uint8 -> (3, h, w); a model's `prepare`.
+        clip_len: frames of a clip; at the start of a video the first frame is repeated in front.
+        frame_stride: frames of the video from one frame of a clip to the next.
+        size: (H, W) of the maps; None leaves each as it is on disk (batches of 1 then).
+        every: None for one random clip per video and epoch (training); a number for all clips that end `every` frames
+            apart, the first at frame `clip_len` (validation).
+        flip: mirror half of the clips, annotation and all.
+        skip_bad: an unreadable file gives {"skipped": why} instead of an error.
+    """
+
+    def __init__(self, videos: list[Video], prepare: Callable[[np.ndarray], Tensor], clip_len: int = 32, frame_stride: int = 1,
+                 size: tuple[int, int] | None = None, every: int | None = None, flip: bool = False, seed: int = 0, skip_bad: bool = False) -> None:
+        self.videos, self.prepare, self.size, self.seed = videos, prepare, size, seed
+        self.clip_len, self.frame_stride, self.flip, self.skip_bad = clip_len, frame_stride, flip, skip_bad
+        self.span = (clip_len - 1) * frame_stride + 1                      # frames of the video that a clip covers
+        # (video, index of a possible last frame): all of a video's in training, one an item in validation.
+        self.items = [(video, ends) for video in videos for ends in self.last_frames(video, every)]
+
+    def last_frames(self, video: Video, every: int | None) -> list[list[int]]:
+        """The possible last frames of each of a video's items: whole clips where there are any."""
+        annotated = video.annotated()
+        if every is None:
+            return [[i for i in annotated if i >= self.span - 1] or annotated[-1:]]
+        return [[i] for i in range(self.span - 1, len(video.frames), every) if video.is_annotated(i)] or [annotated[-1:]]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        """One sample.
+
+        Args:
+            key: (epoch, index).
+
+        Returns:
+            clip (3, clip_len, h, w) float32, density (H, W) float32 in [0, 1], fixations (H, W) bool, video and frame: names.
+        """
+        epoch, index = key
+        draw = np.random.default_rng((self.seed, epoch, index))
+        video, ends = self.items[index]
+        last, mirrored = int(draw.choice(ends)), self.flip and draw.random() < 0.5
+        try:
+            return self.sample(video, last, mirrored)
+        except (OSError, ValueError) as error:
+            if not self.skip_bad:
+                raise
+            return {"skipped": str(error)}
+
+    def sample(self, video: Video, last: int, mirrored: bool) -> dict:
+        indices = [max(0, last - back * self.frame_stride) for back in reversed(range(self.clip_len))]
+        prepared = {i: self.prepare(read_frame(video.frames[i])) for i in sorted(set(indices))}
+        stem = video.frames[last].stem
+        density, fixations = read_density(video.maps[stem]), read_fixations(video.fixations[stem])
+        check_same_size(density, fixations, video, stem)
+        if self.size is not None:
+            density, fixations = resize_density(density, self.size), move_fixations(fixations, self.size)
+        tensors = {"clip": torch.stack([prepared[i] for i in indices], dim=1), "density": torch.from_numpy(density), "fixations": torch.from_numpy(fixations)}
+        if mirrored:
+            tensors = {name: t.flip(-1) for name, t in tensors.items()}
+        return {**tensors, "video": video.name, "frame": stem}
+
+
+def check_same_size(density: np.ndarray, fixations: np.ndarray, video: Video, stem: str) -> None:
+    if density.shape != fixations.shape:
+        raise ValueError(f"density and fixation map of frame {stem} of video {video.name} differ in size: {video.maps[stem]} is "
+                         f"{density.shape[0]} x {density.shape[1]}, {video.fixations[stem]} is {fixations.shape[0]} x {fixations.shape[1]} (H x W)")
+
+
+class EpochSampler(Sampler):
+    """Yields (epoch, index): shuffled by (seed, epoch) in training, in order in validation.
+
+    Set `epoch` before each pass, and `start` to the number of items that an interrupted pass had already used.
+    """
+
+    def __init__(self, length: int, shuffle: bool, seed: int = 0) -> None:
+        self.length, self.shuffle, self.seed = length, shuffle, seed
+        self.epoch = self.start = 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length) if self.shuffle else range(self.length)
+        yield from ((self.epoch, int(index)) for index in order[self.start:])
+
+    def __len__(self) -> int:
+        return self.length - self.start
+
+
+def clip_loader(dataset: ClipDataset, batch_size: int, workers: int, shuffle: bool) -> DataLoader:
+    """A loader of batches; its sampler is an `EpochSampler`."""
+    sampler = EpochSampler(len(dataset), shuffle, dataset.seed)
+    return DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, collate_fn=collate, pin_memory=torch.cuda.is_available(),
+                      persistent_workers=workers > 0, worker_init_fn=start_worker,
+                      generator=torch.Generator())                         # else each pass would draw from training's random numbers
+
+
+def start_worker(worker: int) -> None:
+    """Loader processes share the cores, so OpenCV gets one thread in each; and Ctrl-C is the main process's to handle."""
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def collate(samples: list[dict]) -> dict:
+    """Stack samples to a batch; "skipped" lists why others were left out, and a batch may hold nothing else."""
+    good = [sample for sample in samples if "skipped" not in sample]
+    batch = default_collate(good) if good else {}
+    return {**batch, "skipped": [sample["skipped"] for sample in samples if "skipped" in sample]}

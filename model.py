@@ -1,0 +1,340 @@
+"""RecSal-Net, the network of Fig. 1: encoder, lateral convolutions, recursive block, decoders, readout.
+
+Source: Woo, Lee, Park, Kim, "RecSal-Net: Recursive Saliency Network for Video Saliency Prediction",
+Neurocomputing 650 (2025) 130822.
+"""
+import functools
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.transforms.functional import gaussian_blur
+
+import utils
+from swin_transformer import SwinTransformer3D
+
+IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+# The readable names used here -> the authors' names in state dicts and weight files.
+AUTHORS_NAMES = {"encoder.": "backbone.", "readout.": "convout."}
+for i in range(4):
+    AUTHORS_NAMES |= {
+        f"laterals.{i}.": f"conv{i + 1}.",
+        f"recursive_block.smooths.{i}.": f"convs{i + 1}.",
+        f"recursive_block.aspps.{i}.branches.": f"aspp{i + 1}.aspp.",
+        f"recursive_block.fusions.{i}.gate.": f"fusion{i + 1}.weight.",
+        f"decoders.{i}.": f"convtsp{i + 1}.",
+    }
+OUR_NAMES = {theirs: ours for ours, theirs in AUTHORS_NAMES.items()}
+
+
+class RecSalNet(nn.Module):
+    """A clip of 32 frames in, the saliency map of its last frame out.
+
+    The defaults are the published network: 55.2 M parameters, 944 GFLOP per map at 224 x 384. State dicts carry the
+    authors' names: their `RecSalNet.pth` loads strictly here, and ours loads in their code.
+
+    Args:
+        num_recursions: K, passes through the recursive block after the first top-down sum; K = 2 in the paper.
+        frame_size: (H, W) that frames are resized to, multiples of 32; the authors' is 224 x 384.
+        frame_stride: frames of the video from one frame of a clip to the next.
+        width: channels of the decoder.
+        embed_dim, depths, num_heads, patch_norm, drop_path: of the encoder (`SwinTransformer3D`).
+    """
+
+    temporal = "window"                                                    # each map needs a window of clip_len frames
+    clip_len = 32                                                          # fixed by the network: 16 tokens -> 8 -> 1
+    needs_flow = False
+    recipe = {                                                             # the paper's; defaults of train.py
+        "lr": 1e-5, "batch_size": 1, "epochs": 500, "val_every": 3,
+        "loss_weights": {"kl": 1.0, "cc": 1.0, "nss": 0.1, "sim": 0.0, "l1": 0.0},
+    }
+
+    def __init__(self, num_recursions: int = 2, frame_size: tuple[int, int] = (224, 384), frame_stride: int = 1,
+                 width: int = 192, embed_dim: int = 96, depths: tuple = (2, 2, 18, 2), num_heads: tuple = (3, 6, 12, 24),
+                 patch_norm: bool = False, drop_path: float = 0.2) -> None:
+        super().__init__()
+        check_configuration(num_recursions, frame_size, frame_stride, embed_dim, num_heads)
+        self.config = {
+            "num_recursions": num_recursions, "frame_size": list(frame_size), "frame_stride": frame_stride,
+            "width": width, "embed_dim": embed_dim, "depths": list(depths), "num_heads": list(num_heads),
+            "patch_norm": patch_norm, "drop_path": drop_path,
+        }
+        self.num_recursions = num_recursions
+        self.frame_stride = frame_stride
+        self.prepare = functools.partial(prepare_frame, size=tuple(frame_size))  # light: travels to loader processes
+        self.encoder = SwinTransformer3D(embed_dim, depths, num_heads, patch_norm=patch_norm, drop_path=drop_path)
+        self.laterals = nn.ModuleList(
+            nn.Conv3d(dim, width, kernel_size=(2, 1, 1), stride=(2, 1, 1)) for dim in self.encoder.dims
+        )
+        self.recursive_block = RecursiveBlock(width)
+        self.decoders = nn.ModuleList(decoder(width, factor) for factor in (4, 8, 16, 32))
+        self.readout = nn.Sequential(nn.Conv3d(4, 1, kernel_size=(1, 3, 3), padding=(0, 1, 1)), nn.Sigmoid())
+        self._register_state_dict_hook(to_authors_names)
+        self._register_load_state_dict_pre_hook(to_our_names)
+        self.register_load_state_dict_post_hook(report_authors_names)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Predict the saliency map of the last frame of a clip (paper, Fig. 1a).
+
+        Args:
+            clip: (B, 3, T, H, W), RGB, ImageNet-normalised; T = 32, H and W divisible by 32.
+
+        Returns:
+            Saliency map P, (B, H, W), in (0, 1); it does not sum to one.
+
+        Raises:
+            ValueError: the clip has another shape.
+        """
+        check_clip(clip, self.clip_len)
+        features = self.encoder(clip)                                          # 4 x (B, C_i, T/2, H_i, W_i)
+        encoded = [reduce(f) for reduce, f in zip(self.laterals, features)]    # F_1 .. F_4, (B, width, T/4, H_i, W_i)
+        state = self.recursive_block.top_down(encoded)                         # F_i^1
+        for _ in range(self.num_recursions):
+            state = self.recurse(encoded, state)                               # F_i^(4k+1), k = 1 .. K
+        side_maps = [decode(f) for decode, f in zip(self.decoders, state)]     # P_1 .. P_4, (B, 1, 1, H, W)
+        return self.readout(torch.cat(side_maps, dim=1))[:, 0, 0]              # P
+
+    def recurse(self, encoded: list[Tensor], state: list[Tensor]) -> list[Tensor]:
+        """One pass through the recursive block, recomputed in the backward pass where checkpointing is on."""
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(self.recursive_block, encoded, state, use_reentrant=False)
+        return self.recursive_block(encoded, state)
+
+    @property
+    def activation_checkpointing(self) -> bool:
+        """Trade compute for memory in training: keep only the inputs of encoder blocks and recursive passes."""
+        return self.encoder.activation_checkpointing
+
+    @activation_checkpointing.setter
+    def activation_checkpointing(self, on: bool) -> None:
+        self.encoder.activation_checkpointing = on
+
+    def finish(self, output: Tensor, size: tuple[int, int]) -> Tensor:
+        """Bring raw output to the frame's own size, as the authors do before scoring.
+
+        Args:
+            output: (B, h, w), what `forward` returned.
+            size: (H, W) of the frame.
+
+        Returns:
+            (B, H, W) float32 in (0, 1): resized bilinearly, blurred with OpenCV's default 11 x 11 Gaussian (sigma 2).
+        """
+        if min(size) < 6:
+            raise ValueError(f"frames must be at least 6 pixels high and wide for the 11 x 11 blur, got {size[0]} x {size[1]} (H x W)")
+        maps = F.interpolate(output[:, None].float(), size=tuple(size), mode="bilinear", align_corners=False)
+        return gaussian_blur(maps, kernel_size=[11, 11], sigma=[2.0, 2.0])[:, 0]
+
+    def parameter_groups(self, lr: float) -> list[dict]:
+        """What the optimiser gets: one group, everything that receives a gradient (the paper's recipe)."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> "RecSalNet":
+        """Build the network a weight file belongs to, and load it.
+
+        Sizes and patch_norm follow from the file's entries; what they cannot tell (number of recursions, frame size,
+        frame stride) comes from the `.json` beside the file if there is one, else it is the paper's.
+
+        Args:
+            path: the authors' `RecSalNet.pth` or one written by train.py.
+
+        Returns:
+            The network in eval mode, on the CPU.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no weight file, or an entry is missing, left over or of another shape; the message names it.
+        """
+        entries = utils.read_weights(path)
+        if "conv1.weight" not in entries or "backbone.patch_embed.proj.weight" not in entries:
+            raise ValueError(f"{path} does not hold RecSal-Net: expected entries such as conv1.weight and backbone.patch_embed.proj.weight, "
+                             f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
+        config = {**utils.read_configuration(path), **infer_configuration(entries)}
+        model = cls(**config)
+        utils.load_entries(model, entries, str(path))
+        return model.eval()
+
+
+class RecursiveBlock(nn.Module):
+    """One block, passed K times with the same weights (paper, Fig. 1b).
+
+    Fig. 1b draws the encoder inside the block. In the released network the encoder runs once: what each pass takes
+    in is the encoder's reduced output F_i, joined by what ASPP gathers from the previous state.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.smooths = nn.ModuleList(
+            nn.Conv3d(width, width, kernel_size=(1, 3, 3), padding=(0, 1, 1), bias=False) for _ in range(4)
+        )
+        self.aspps = nn.ModuleList(ASPP(width) for _ in range(4))
+        self.fusions = nn.ModuleList(GatedFusion(width) for _ in range(4))
+
+    def forward(self, encoded: list[Tensor], state: list[Tensor]) -> list[Tensor]:
+        """One pass: `encoded` and `state` are 4 x (B, width, T, H_i, W_i), and so is the new state."""
+        context = [aspp(f) for aspp, f in zip(self.aspps, state)]
+        enriched = [smooth(r + c) for smooth, r, c in zip(self.smooths, encoded, context)]
+        new = self.top_down(enriched)
+        return [fuse(n, f) for fuse, n, f in zip(self.fusions, new, state)]
+
+    def top_down(self, levels: list[Tensor]) -> list[Tensor]:
+        """Carry coarse levels into finer ones; the coarsest also reaches the finest directly, and stays as it is."""
+        x1, x2, x3, x4 = levels
+        t3 = upsample(x4, 2) + x3
+        t2 = upsample(t3, 2) + x2 + upsample(x4, 4)
+        t1 = upsample(t2, 2) + x1 + upsample(x4, 8)
+        return [smooth(t) for smooth, t in zip(self.smooths, (t1, t2, t3))] + [x4]
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: four views of a level, a quarter of the channels each."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList([
+            nn.Conv3d(width, width // 4, kernel_size=1),
+            nn.Conv3d(width, width // 4, kernel_size=3, dilation=(1, 3, 3), padding=(1, 3, 3)),
+            nn.Conv3d(width, width // 4, kernel_size=3, dilation=(1, 6, 6), padding=(1, 6, 6)),
+            nn.Conv3d(width, width // 4, kernel_size=1),                   # of the global average
+        ])
+        for conv in self.branches:
+            nn.init.normal_(conv.weight, std=math.sqrt(2 / (math.prod(conv.kernel_size) * conv.out_channels)))
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        point, near, far, overall = self.branches
+        average = overall(x.mean(dim=(2, 3, 4), keepdim=True)).expand(-1, -1, *x.shape[2:])
+        return F.relu(torch.cat([point(x), near(x), far(x), average], dim=1))
+
+
+class GatedFusion(nn.Module):
+    """Mix the new state into the old by one learnt gate per position."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate = nn.Conv3d(width, 1, kernel_size=1)
+
+    def forward(self, new: Tensor, old: Tensor) -> Tensor:
+        g = torch.sigmoid(self.gate(new))                                  # (B, 1, T, H, W)
+        return g * new + (1 - g) * old
+
+
+class Upsample(nn.Module):
+    """`upsample` as a layer of a Sequential."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return upsample(x, self.factor)
+
+
+def upsample(x: Tensor, factor: int) -> Tensor:
+    """Enlarge height and width of (B, C, T, H, W) by `factor`, bilinearly; time stays."""
+    return F.interpolate(x, scale_factor=(1, factor, factor), mode="trilinear", align_corners=False)
+
+
+def decoder(width: int, factor: int) -> nn.Sequential:
+    """A head: time 8 -> 4 -> 2 -> 1, height and width times `factor`, one map out, (B, 1, 1, H, W) in (0, 1).
+
+    The layers' positions are part of the released state dict: the last convolution is number 8 at factor 4, else 9.
+    """
+    widths = [width, width // 2, width // 4, width // 8]
+    layers = []
+    for before, after in zip(widths, widths[1:]):
+        layers += [nn.Conv3d(before, after, (2, 3, 3), stride=(2, 1, 1), padding=(0, 1, 1), bias=False), nn.ReLU(), Upsample(2)]
+    if factor == 4:
+        layers.pop()                                                       # two doublings are enough
+    layers.append(nn.Conv3d(widths[-1], 1, (1, 3, 3), padding=(0, 1, 1), bias=False))
+    if factor > 8:
+        layers.append(Upsample(factor // 8))
+    return nn.Sequential(*layers, nn.Sigmoid())
+
+
+def prepare_frame(frame: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Bring a frame to the network's size and range.
+
+    Args:
+        frame: (H, W, 3) uint8, RGB.
+        size: (h, w) to resize to, with PIL's antialiased bilinear filter.
+
+    Returns:
+        (3, h, w) float32, ImageNet-normalised.
+    """
+    resized = Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
+    return (pixels - IMAGENET_MEAN) / IMAGENET_STD
+
+
+def check_configuration(num_recursions: int, frame_size: tuple[int, int], frame_stride: int, embed_dim: int, num_heads: tuple) -> None:
+    """Refuse what the network cannot be built from; the message names the value."""
+    if num_recursions < 0:
+        raise ValueError(f"num_recursions must be 0 or more, got {num_recursions}")
+    if frame_stride < 1:
+        raise ValueError(f"frame_stride must be 1 or more, got {frame_stride}")
+    if len(frame_size) != 2 or any(n < 32 or n % 32 for n in frame_size):
+        raise ValueError(f"frame_size must be (H, W), both multiples of 32, got {tuple(frame_size)}")
+    if any(embed_dim * 2 ** i % heads for i, heads in enumerate(num_heads)):
+        raise ValueError(f"every stage's channels, embed_dim {embed_dim} times 1, 2, 4, 8, must divide by its num_heads {tuple(num_heads)}")
+
+
+def check_clip(clip: Tensor, clip_len: int) -> None:
+    """Say what came and what is needed, before a convolution says it less clearly."""
+    if clip.ndim != 5 or clip.shape[1] != 3:
+        raise ValueError(f"clip must be (B, 3, T, H, W), got {tuple(clip.shape)}")
+    _, _, t, h, w = clip.shape
+    if t != clip_len:
+        raise ValueError(f"clip must have T = {clip_len} frames, got {t}: {tuple(clip.shape)}; repeat the first frame of a shorter video in front")
+    if h % 32 or w % 32 or not h or not w:
+        raise ValueError(f"clip must have H and W divisible by 32, got {h} x {w}: {tuple(clip.shape)}; resize the frames, the paper's size is 224 x 384")
+
+
+def infer_configuration(entries: dict[str, Tensor]) -> dict:
+    """The sizes of the network a state dict (authors' names) belongs to."""
+    blocks = [re.match(r"backbone\.layers\.(\d+)\.blocks\.(\d+)\.attn\.relative_position_bias_table$", name) for name in entries]
+    blocks = sorted((int(m[1]), int(m[2])) for m in blocks if m)
+    stages = sorted({stage for stage, _ in blocks})
+    return {
+        "width": entries["conv1.weight"].shape[0],
+        "embed_dim": entries["backbone.patch_embed.proj.weight"].shape[0],
+        "depths": tuple(sum(stage == s for s, _ in blocks) for stage in stages),
+        "num_heads": tuple(entries[f"backbone.layers.{s}.blocks.0.attn.relative_position_bias_table"].shape[1] for s in stages),
+        "patch_norm": "backbone.patch_embed.norm.weight" in entries,
+    }
+
+
+def rename(name: str, table: dict[str, str]) -> str:
+    """Replace the beginning of a name by the one the table has for it."""
+    for old, new in table.items():
+        if name.startswith(old):
+            return new + name[len(old):]
+    return name
+
+
+def rename_entries(entries: dict, prefix: str, table: dict[str, str]) -> None:
+    """Rename, in place and in order, the entries below `prefix`."""
+    for name in list(entries):
+        if name.startswith(prefix):
+            entries[prefix + rename(name.removeprefix(prefix), table)] = entries.pop(name)
+
+
+def to_authors_names(module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict) -> None:
+    rename_entries(state_dict, prefix, AUTHORS_NAMES)
+
+
+def to_our_names(state_dict: dict, prefix: str, *unused) -> None:
+    rename_entries(state_dict, prefix, OUR_NAMES)
+
+
+def report_authors_names(module: nn.Module, incompatible_keys) -> None:
+    for names in incompatible_keys:                                        # missing and unexpected; load_state_dict prints them
+        names[:] = [rename(name, AUTHORS_NAMES) for name in names]

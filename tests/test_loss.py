@@ -1,0 +1,196 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import TESTS
+
+from loss import MEASURES, TERMS, auc_judd, auc_shuffled, cc, kldiv, measures, nss, objective, similarity
+
+
+def maps(*rows):
+    """A batch of one map, (1, H, W)."""
+    return torch.tensor([rows], dtype=torch.float32)
+
+
+def fixated(*rows):
+    return torch.tensor([rows]) > 0
+
+
+CONSTANT, ZERO, RAMP = maps([0.5, 0.5], [0.5, 0.5]), maps([0.0, 0.0], [0.0, 0.0]), maps([0.1, 0.2], [0.3, 0.4])
+NONE, ONE, ALL = fixated([0, 0], [0, 0]), fixated([0, 0], [0, 1]), fixated([1, 1], [1, 1])
+
+
+# Degenerate maps
+
+@pytest.mark.parametrize("value", [
+    cc(CONSTANT, RAMP), cc(RAMP, CONSTANT), cc(RAMP, ZERO), similarity(CONSTANT, RAMP), similarity(RAMP, ZERO), kldiv(RAMP, CONSTANT), kldiv(RAMP, ZERO),
+    nss(CONSTANT, ONE), nss(RAMP, NONE), auc_judd(RAMP, NONE), auc_judd(RAMP, ALL), auc_shuffled(RAMP, NONE, ONE), auc_shuffled(RAMP, ONE, NONE), auc_shuffled(CONSTANT, ONE, ONE),
+])
+def test_undefined_is_nan(value):
+    assert value.shape == (1,) and value.isnan().all()
+
+
+def test_one_undefined_sample_does_not_touch_its_neighbours():
+    both = measures(torch.cat([CONSTANT, RAMP]), torch.cat([ZERO, RAMP]), torch.cat([NONE, ONE]), torch.cat([ALL, ALL]))
+    alone = measures(RAMP, RAMP, ONE, ALL)
+    for name in MEASURES:
+        assert both[name][1] == alone[name][0]
+        assert both[name][0].isnan()
+
+
+def test_an_all_zero_saliency_map_has_a_finite_divergence():
+    assert kldiv(ZERO, RAMP).isfinite()
+
+
+# Answers known by hand
+
+def test_a_map_compared_with_itself_is_perfect():
+    assert cc(RAMP, RAMP).item() == pytest.approx(1)
+    assert similarity(RAMP, RAMP).item() == pytest.approx(1)
+    assert kldiv(RAMP, RAMP).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_an_inverted_map_is_as_wrong_as_can_be():
+    assert cc(-RAMP, RAMP).item() == pytest.approx(-1)
+    assert similarity(-RAMP, RAMP).item() == pytest.approx(1 / 3)          # (3 2 1 0) / 6 against (0 1 2 3) / 6: 0 + 1/6 + 1/6 + 0
+
+
+def test_kl_of_a_uniform_map_from_one_bright_pixel_is_the_log_of_their_number():
+    assert kldiv(CONSTANT, maps([0.0, 0.0], [0.0, 1.0])).item() == pytest.approx(math.log(4))
+
+
+def test_nss_is_the_standardised_value_at_the_fixation():
+    assert nss(RAMP, ONE).item() == pytest.approx(0.15 / np.std([0.1, 0.2, 0.3, 0.4], ddof=1), rel=1e-6)
+
+
+@pytest.mark.parametrize("ties", ["expected", "none"])
+def test_auc_judd_of_one_fixation_on_the_highest_and_on_the_lowest_pixel(ties):
+    assert auc_judd(RAMP, ONE, ties).item() == pytest.approx(1)            # through (0, 1): area 1
+    assert auc_judd(-RAMP, ONE, ties).item() == pytest.approx(0.5)         # the line from (0, 0) to (1, 1)
+
+
+def test_auc_judd_of_two_fixations_follows_the_trapezoid_rule():
+    assert auc_judd(maps([4.0, 3.0, 2.0, 1.0]), fixated([1, 0, 1, 0])).item() == pytest.approx(0.875)  # through (0, 0.5) and (0.5, 1)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_auc_judd_of_a_constant_map_follows_its_formula(n):
+    fixations = torch.arange(20).view(1, 4, 5) < n
+    assert auc_judd(torch.ones(1, 4, 5), fixations).item() == pytest.approx(0.5 + 1 / (2 * (n + 1)))
+
+
+def test_auc_judd_with_ties_is_the_mean_over_many_random_orders_of_the_tied_pixels():
+    generator = torch.Generator().manual_seed(0)
+    saliency = torch.randint(0, 4, (1, 5, 6), generator=generator).float()
+    fixations = torch.rand(1, 5, 6, generator=generator) < 0.3
+    noisy = saliency.expand(20000, -1, -1) + 1e-3 * torch.rand(20000, 5, 6, generator=generator)
+    sampled = auc_judd(noisy, fixations.expand(20000, -1, -1), ties="none")
+    assert auc_judd(saliency, fixations).item() == pytest.approx(sampled.mean().item(), abs=4 * sampled.std().item() / math.sqrt(20000))
+
+
+def test_auc_judd_refuses_an_unknown_rule_for_ties():
+    with pytest.raises(ValueError, match="ties.*got 'random'"):
+        auc_judd(RAMP, ONE, ties="random")
+
+
+def test_shuffled_auc_is_one_where_fixations_are_high_and_others_low_and_half_where_they_are_the_same():
+    assert auc_shuffled(RAMP, ONE, fixated([1, 0], [0, 0])).item() == pytest.approx(1)
+    assert auc_shuffled(RAMP, ALL, ALL).item() == pytest.approx(0.5)
+
+
+def test_shuffled_auc_equals_the_mean_over_every_possible_draw():
+    import itertools
+    generator = torch.Generator().manual_seed(1)
+    saliency, fixations = torch.rand(1, 3, 4, generator=generator), torch.zeros(1, 3, 4, dtype=torch.bool)
+    fixations.view(-1)[[1, 6, 7]] = True
+    others = [0, 2, 3, 6, 8, 11]
+    draws = []
+    for chosen in itertools.combinations(others, 3):
+        drawn = torch.zeros_like(fixations)
+        drawn.view(-1)[list(chosen)] = True
+        draws.append(auc_shuffled(saliency, fixations, drawn).item())
+    union = torch.zeros_like(fixations)
+    union.view(-1)[others] = True
+    assert auc_shuffled(saliency, fixations, union).item() == pytest.approx(np.mean(draws), abs=1e-9)
+
+
+# The benchmark's own results
+
+@pytest.mark.parametrize("part, case", [(part, case) for part, cases in (("a", range(6)), ("b", range(6, 12))) for case in cases])
+def test_measures_equal_what_the_benchmarks_code_returned(part, case):
+    recorded = np.load(TESTS / "golden" / f"metrics_dhf1k_matlab_{part}.npz")
+    saliency, density = torch.from_numpy(recorded[f"saliency_{case}"])[None], torch.from_numpy(recorded[f"density_{case}"])[None].double() / 255
+    fixations, other = (torch.from_numpy(recorded[f"{name}_{case}"])[None] > 0 for name in ("fixations", "other"))
+    ours = {name: value.item() for name, value in measures(saliency, density, fixations, other).items()}
+    theirs = {name: recorded[name][case % 6] for name in ("cc", "sim", "nss", "kldiv", "auc_judd_jitter", "auc_judd_nojitter", "auc_shuffled")}
+    for ours_name, theirs_name in {"cc": "cc", "sim": "sim", "nss": "nss", "kl": "kldiv"}.items():
+        assert ours[ours_name] == pytest.approx(theirs[theirs_name], abs=1e-6)
+    assert auc_judd(saliency, fixations, ties="none").item() == pytest.approx(theirs["auc_judd_nojitter"], abs=1e-6)
+    assert ours["auc_j"] == pytest.approx(theirs["auc_judd_jitter"], abs=1e-4)
+    assert ours["s_auc"] == pytest.approx(theirs["auc_shuffled"], abs=1e-2)
+
+
+# The objective
+
+WEIGHTS = {"kl": 1.0, "cc": 0.5, "nss": 0.1, "sim": 2.0, "l1": 3.0}
+
+
+def random_batch(size=3):
+    generator = torch.Generator().manual_seed(2)
+    saliency = torch.rand(size, 6, 8, generator=generator, requires_grad=True)
+    return saliency, torch.rand(size, 6, 8, generator=generator), torch.rand(size, 6, 8, generator=generator) < 0.2
+
+
+def test_loss_is_the_weighted_sum_of_its_terms_and_every_weight_counts():
+    terms = objective(*random_batch(), WEIGHTS)
+    assert terms["loss"].item() == pytest.approx(sum(sign * WEIGHTS[name] * terms[name].item() for name, sign in zip(("kl", "cc", "nss", "sim", "l1"), (1, -1, -1, -1, 1))))
+    for name in WEIGHTS:
+        without = objective(*random_batch(), {**WEIGHTS, name: 0})
+        assert without["loss"].item() != pytest.approx(terms["loss"].item())
+        assert without[name].item() == pytest.approx(terms[name].item())   # still logged
+
+
+def test_terms_are_the_measures_averaged_over_the_batch():
+    saliency, density, fixations = random_batch()
+    terms = objective(saliency, density, fixations, WEIGHTS)
+    for name, measure in TERMS.items():
+        assert terms[name].item() == pytest.approx(measure(saliency, fixations if name == "nss" else density).mean().item())
+        assert terms[f"{name}_left_out"] == 0
+
+
+def test_the_gradient_is_that_of_a_finite_difference():
+    saliency, density, fixations = random_batch(2)
+    saliency = saliency.detach().double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: objective(s, density.double(), fixations, WEIGHTS)["loss"], saliency)
+
+
+def test_a_sample_without_fixations_is_left_out_counted_and_keeps_gradients_finite():
+    saliency, density, fixations = random_batch()
+    density[1], fixations[1] = 0, False
+    terms = objective(saliency, density, fixations, WEIGHTS)
+    terms["loss"].backward()
+    assert [terms[f"{name}_left_out"] for name in ("kl", "cc", "nss", "sim", "l1")] == [1, 1, 1, 1, 0]
+    assert terms["cc"].item() == pytest.approx(cc(saliency[[0, 2]], density[[0, 2]]).sum().item() / 3)  # over the full batch
+    assert saliency.grad.isfinite().all() and saliency.grad[0].abs().sum() > 0
+
+
+def test_a_batch_in_which_nothing_is_defined_gives_zero_and_zero_gradients():
+    saliency = torch.full((2, 4, 4), 0.5, requires_grad=True)
+    terms = objective(saliency, torch.zeros(2, 4, 4), torch.zeros(2, 4, 4, dtype=torch.bool), {"kl": 1, "cc": 1, "nss": 0.1})
+    terms["loss"].backward()
+    assert terms["loss"].item() == 0 and terms["nss_left_out"] == 2
+    assert (saliency.grad == 0).all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_broken_saliency_map_makes_the_loss_non_finite_instead_of_being_left_out(value):
+    saliency, density, fixations = random_batch()
+    with torch.no_grad():
+        saliency[1, 2, 3] = value
+    assert not objective(saliency, density, fixations, {"kl": 1, "cc": 1})["loss"].isfinite()
+
+
+def test_an_unknown_term_is_refused():
+    with pytest.raises(ValueError, match=r"unknown terms.*\['auc'\]"):
+        objective(*random_batch(), {"auc": 1})

@@ -1,0 +1,204 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import make_sample
+import numpy as np
+import pytest
+from make_sample import Thing
+
+TINY = ("--train-videos", "2", "--val-videos", "1", "--frames", "12", "--size", "36", "64", "--observers", "5")
+SIZE = (36, 64)
+
+
+def make(out, *flags):
+    make_sample.main(make_sample.arguments().parse_args(["--out", str(out), *TINY, *flags]))
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def read(folder, kind):
+    return np.stack([cv2.imread(str(p), cv2.IMREAD_UNCHANGED) for p in sorted((folder / kind).glob("*.png"))])
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    """A set that tests only read."""
+    out = tmp_path_factory.mktemp("made") / "sample"
+    make(out)
+    return out
+
+
+# --- gaze ------------------------------------------------------------------------------------------------------------------
+
+def test_gaze_that_is_nowhere_or_beside_the_frame_gives_an_empty_map():
+    gaze = np.array([[[np.nan, np.nan]], [[-0.6, 3.0]], [[63.5, 3.0]], [[2.0, 35.6]]])
+    assert not any(fixations.any() for fixations in make_sample.fixation_maps(gaze, SIZE))
+
+
+def test_gaze_sets_the_nearest_pixel_row_from_y_and_column_from_x():
+    fixations, = make_sample.fixation_maps(np.array([[[5.4, 7.6], [np.nan, np.nan], [63.4, 0.0]]]), SIZE)
+    assert np.argwhere(fixations).tolist() == [[0, 63], [8, 5]]
+
+
+def thing(path):
+    return Thing(np.zeros((3, 2)), 8.0, np.array([0.0, 0.0, 255.0]), np.array(path, dtype=float))
+
+
+def test_what_is_out_of_sight_has_no_interest_and_what_stands_still_has_little():
+    outside, still, moving = thing([[-9, 5], [-9, 5]]), thing([[5, 5], [5, 5]]), thing([[5, 5], [6.28, 5]])     # 1.28 = 2 x 0.01 x 64
+    interest = make_sample.find_interest([outside, still, moving], np.zeros((*SIZE, 3), dtype=np.uint8), SIZE)
+    assert interest == pytest.approx(np.array([[0, 0.03, 2], [0, 0.03, 2]]) * 255 / 200)
+
+
+def test_an_entry_is_noticed_three_to_eight_frames_later():
+    interest = np.zeros((20, 1))
+    interest[5:] = 1
+    assert np.flatnonzero(make_sample.entries(interest)).tolist() == [8, 9, 10, 11, 12, 13]
+
+
+def test_a_single_frame_is_possible():
+    gaze = make_sample.watch(np.random.default_rng(0), [thing([[5, 5]])], np.ones((1, 1)), SIZE)
+    assert gaze.shape == (1, 2) and np.isfinite(gaze).all()
+
+
+def test_a_path_turns_at_the_border_and_may_come_in_from_outside():
+    path = make_sample.bounce(np.array([-2.0, 10.0]), np.array([3.0, 0.0]), 6, (20, 12), radius=2.0)
+    assert path[:, 0].tolist() == [-2, 1, 4, 7, 10, 13] and (path[:, 1] == 10).all()
+    path = make_sample.bounce(np.array([9.0, 10.0]), np.array([3.0, 0.0]), 3, (20, 12), radius=2.0)
+    assert path[:, 0].tolist() == [9, 12, 9]
+
+
+def test_an_object_larger_than_the_frame_is_placed_in_its_middle():
+    assert make_sample.place(np.random.default_rng(0), SIZE, 100.0).tolist() == [32, 18]
+
+
+# --- the set ---------------------------------------------------------------------------------------------------------------
+
+def test_the_tree_is_that_of_the_prepared_dhf1k_and_val_goes_on_counting(sample):
+    assert sorted(str(p.relative_to(sample)) for p in sample.glob("*/*")) == ["train/001", "train/002", "val/003"]
+    assert sorted(p.name for p in sample.iterdir()) == ["sample.json", "train", "val"]
+    for video, num_frames in json.loads((sample / "sample.json").read_text())["videos"].items():
+        assert 10 <= num_frames <= 14
+        for kind in ("images", "maps", "fixation"):
+            assert sorted(p.name for p in (sample / video / kind).iterdir()) == [f"{k:04d}.png" for k in range(1, num_frames + 1)]
+
+
+def test_images_are_coloured_fixations_binary_and_density_has_its_peak_or_is_empty(sample):
+    for video in sample.glob("*/*"):
+        images, density, fixations = (read(video, kind) for kind in ("images", "maps", "fixation"))
+        assert images.shape[1:] == (*SIZE, 3) and density.shape == fixations.shape == images.shape[:3]
+        assert set(np.unique(fixations)) <= {0, 255}
+        assert density.max(axis=(1, 2)).tolist() == (255 * fixations.any(axis=(1, 2))).tolist()
+
+
+def test_objects_move(sample):
+    for video in sample.glob("*/*"):
+        images = read(video, "images").astype(int)
+        assert all((images[k] != images[k + 1]).any() for k in range(len(images) - 1))
+
+
+def test_about_two_percent_of_the_frames_have_no_fixation():
+    rng, background = np.random.default_rng(0), np.zeros((*SIZE, 3), dtype=np.uint8)
+    gaze = make_sample.simulate_gaze(rng, [thing(np.full((100, 2), 20.0))], background, observers=17)
+    assert np.isnan(gaze).all(axis=(1, 2)).sum() == 2
+
+
+def test_observers_follow_what_moves_and_not_what_stands_still():
+    moving, still = thing(np.stack([np.linspace(5, 25, 40), np.full(40, 8)], axis=1)), thing(np.full((40, 2), (50.0, 28.0)))
+    gaze = make_sample.simulate_gaze(np.random.default_rng(0), [still, moving], np.zeros((*SIZE, 3), dtype=np.uint8), observers=17)
+    at_moving, at_still = (np.linalg.norm(gaze - one.path[:, None], axis=2) < 8 for one in (moving, still))
+    assert at_moving.sum() > 0.5 * np.isfinite(gaze[..., 0]).sum() > 5 * at_still.sum()
+
+
+def test_the_same_flags_give_the_same_bytes_and_another_seed_others(sample, tmp_path):
+    make(tmp_path / "same")
+    make(tmp_path / "other", "--seed", "1")
+    assert contents(tmp_path / "same") == contents(sample)
+    assert contents(tmp_path / "other")["train/001/images/0001.png"] != contents(sample)["train/001/images/0001.png"]
+
+
+def test_more_videos_leave_the_earlier_ones_as_they_were(sample, tmp_path):
+    make(tmp_path / "more", "--train-videos", "3", "--val-videos", "2")
+    for ours, theirs in (("train/001", "train/001"), ("train/002", "train/002"), ("val/003", "val/004")):
+        assert contents(sample / ours) == contents(tmp_path / "more" / theirs)
+    assert contents(sample / "train/001") != contents(sample / "val/003")
+
+
+# --- running it again ------------------------------------------------------------------------------------------------------
+
+def test_a_second_run_with_the_same_flags_writes_nothing(sample, capsys):
+    before = {p: p.stat().st_mtime_ns for p in sample.rglob("*")}
+    make(sample)
+    assert {p: p.stat().st_mtime_ns for p in sample.rglob("*")} == before
+    assert "already there" in capsys.readouterr().out
+
+
+def test_other_flags_are_an_error_that_names_overwrite(sample):
+    with pytest.raises(ValueError, match=r"holds another set.*--overwrite"):
+        make(sample, "--seed", "1")
+
+
+def test_overwrite_replaces_the_set_and_leaves_no_video_of_the_old_one(tmp_path):
+    make(tmp_path / "set")
+    make(tmp_path / "set", "--train-videos", "1", "--overwrite")
+    assert sorted(p.name for p in (tmp_path / "set").glob("*/*")) == ["001", "002"]
+    assert (tmp_path / "set/val/002").is_dir()
+
+
+@pytest.mark.parametrize("flags", [(), ("--overwrite",)])
+def test_a_folder_of_somebody_else_is_never_touched(tmp_path, flags):
+    (tmp_path / "train/001").mkdir(parents=True)
+    (tmp_path / "train/001/thesis.tex").write_text("all of it")
+    with pytest.raises(ValueError, match="was not written by this program"):
+        make(tmp_path, *flags)
+    assert contents(tmp_path) == {"train/001/thesis.tex": b"all of it"}
+
+
+def test_a_marker_of_another_program_is_no_licence_to_remove(tmp_path):
+    (tmp_path / "sample.json").write_text('{"flags": {"colour": "red"}}')
+    with pytest.raises(ValueError, match="is not a marker that this program wrote"):
+        make(tmp_path, "--overwrite")
+
+
+def test_overwrite_removes_nothing_where_somebody_added_a_video(tmp_path):
+    make(tmp_path / "set")
+    (tmp_path / "set/train/mine").mkdir()
+    before = contents(tmp_path / "set")
+    with pytest.raises(ValueError, match=r"train/mine.*nothing was removed"):
+        make(tmp_path / "set", "--seed", "1", "--overwrite")
+    assert contents(tmp_path / "set") == before
+
+
+def test_an_interrupted_run_is_completed_by_the_next_and_lost_frames_are_noticed(sample, tmp_path, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(make_sample, "draw_frame", stop)
+        make(tmp_path / "set")
+    assert (tmp_path / "set/sample.json.unfinished").is_file() and not (tmp_path / "set/sample.json").exists()
+    with pytest.raises(ValueError, match="holds another set"):
+        make(tmp_path / "set", "--seed", "1")
+    make(tmp_path / "set")
+    assert contents(tmp_path / "set") == contents(sample)
+    (tmp_path / "set/val/003/images/0001.png").unlink()
+    with pytest.raises(ValueError, match="has lost frames of"):
+        make(tmp_path / "set")
+
+
+@pytest.mark.parametrize("flags, message", [(("--seed", "-1"), "expected a --seed from 0"),
+                                            (("--size", "16", "64"), "expected a --size of at least")])
+def test_senseless_flags_are_refused_and_leave_nothing(tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path / "set", *flags)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_users_mistake_ends_with_code_2_and_no_traceback(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    result = subprocess.run([sys.executable, Path(make_sample.__file__), "--out", tmp_path], capture_output=True, text=True)
+    assert result.returncode == 2 and result.stderr.startswith("make_sample.py: error: ") and "choose another --out" in result.stderr

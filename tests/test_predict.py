@@ -1,0 +1,177 @@
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import TESTS, TINY
+from PIL import Image
+from torch import nn
+
+import predict
+from dataloader import list_frames, read_frame
+from model import RecSalNet
+from predict import default_precision, precision_context, saliency_maps, select_device, to_8_bit
+
+
+class LastFrameMinusFirst(nn.Module):
+    """A network whose answer is known: the newest frame's value plus a hundredth of the window's oldest."""
+    temporal, needs_flow, clip_len, frame_stride = "window", False, 4, 1
+
+    def __init__(self, frame_stride=1):
+        super().__init__()
+        self.weight, self.frame_stride, self.prepared = nn.Parameter(torch.zeros(())), frame_stride, 0
+
+    def prepare(self, frame):
+        self.prepared += 1
+        return torch.full((3, 2, 2), float(frame[0, 0, 0]))
+
+    def forward(self, clip):
+        assert clip.shape == (1, 3, 4, 2, 2)
+        return clip[:, 0, -1] + clip[:, 0, 0] / 100
+
+    def finish(self, output, size):
+        return output[:, :1, :1].expand(-1, *size)
+
+
+def frames(count, size=(3, 5)):
+    return (np.full((*size, 3), number, np.uint8) for number in range(1, count + 1))
+
+
+@pytest.fixture
+def weights_file(tmp_path, tiny_model):
+    import json
+    torch.save(tiny_model.state_dict(), tmp_path / "RecSalNet.pth")
+    (tmp_path / "RecSalNet.json").write_text(json.dumps({"configuration": tiny_model.config}))
+    return tmp_path / "RecSalNet.pth"
+
+
+def run(*flags):
+    return predict.main(predict.arguments().parse_args([str(flag) for flag in flags]))
+
+
+# The engine
+
+def test_no_frames_give_no_maps_and_one_frame_gives_one():
+    assert list(saliency_maps(LastFrameMinusFirst(), [])) == []
+    assert [m[0, 0].item() for m in saliency_maps(LastFrameMinusFirst(), frames(1))] == [pytest.approx(1.01)]
+
+
+def test_each_map_sees_the_frames_up_to_its_own_and_the_first_one_repeated_before():
+    model = LastFrameMinusFirst()
+    maps = list(saliency_maps(model, frames(6)))
+    assert [m[0, 0].item() for m in maps] == pytest.approx([1.01, 2.01, 3.01, 4.01, 5.02, 6.03])
+    assert all(m.shape == (3, 5) for m in maps) and model.prepared == 6    # each frame once
+
+
+def test_frame_stride_widens_the_window():
+    maps = list(saliency_maps(LastFrameMinusFirst(frame_stride=2), frames(9)))
+    assert [m[0, 0].item() for m in maps] == pytest.approx([n + 0.01 * max(1, n - 6) for n in range(1, 10)])
+
+
+def test_maps_come_one_by_one_from_a_video_without_end():
+    def endless():
+        while True:
+            yield np.zeros((3, 5, 3), np.uint8)
+    maps = saliency_maps(LastFrameMinusFirst(), endless())
+    assert next(maps).shape == next(maps).shape == (3, 5)
+
+
+def test_the_engine_agrees_with_the_network_on_whole_windows(tiny_model, tiny_set):
+    video = sorted((tiny_set / "val").iterdir())[0]
+    pictures = [read_frame(path) for path in list_frames(video / "images")][:34]
+    maps = list(saliency_maps(tiny_model, pictures))
+    clip = torch.stack([tiny_model.prepare(frame) for frame in pictures[2:34]], dim=1)[None]
+    with torch.no_grad():
+        expected = tiny_model.finish(tiny_model(clip), (45, 80))[0]
+    assert len(maps) == 34 and torch.equal(maps[33], expected)
+
+
+def test_a_model_that_moves_otherwise_through_time_is_refused():
+    model = LastFrameMinusFirst()
+    model.temporal = "state"
+    with pytest.raises(ValueError, match='moves through time by "state"'):
+        next(saliency_maps(model, frames(1)))
+
+
+def test_eight_bit_maps_span_the_range_and_a_constant_one_is_black():
+    assert to_8_bit(torch.tensor([[0.2, 0.3], [0.4, 0.6]])).tolist() == [[0, 64], [128, 255]]
+    assert to_8_bit(torch.full((2, 2), 0.7)).tolist() == [[0, 0], [0, 0]]
+
+
+# Device and precision
+
+def test_a_device_that_is_not_there_is_said_to_be_missing():
+    assert select_device("cpu").type == "cpu"
+    missing = "mps" if not torch.backends.mps.is_available() else "cuda"
+    with pytest.raises(ValueError, match=f"--device {missing}: PyTorch .* sees no {missing}"):
+        select_device(missing)
+
+
+def test_bfloat16_is_the_default_on_cuda_only_and_float32_turns_tf32_off():
+    assert default_precision(torch.device("cuda")) == "bfloat16" and default_precision(torch.device("cpu")) == "float32"
+    torch.backends.cudnn.allow_tf32 = True
+    with precision_context("float32", torch.device("cpu")):
+        assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    with precision_context("bfloat16", torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+# The command line
+
+def test_a_folder_of_frames_gives_a_map_per_frame_under_its_own_name_and_size(tmp_path, weights_file, tiny_set):
+    video = sorted((tiny_set / "val").iterdir())[0]
+    run(video, "--out", tmp_path / "maps", "--weights", weights_file, "--device", "cpu")
+    written = sorted((tmp_path / "maps" / video.name).iterdir())
+    assert [p.name for p in written] == [p.name for p in list_frames(video / "images")]
+    picture = Image.open(written[-1])
+    assert (picture.mode, picture.size) == ("L", (80, 45)) and np.array(picture).max() == 255
+
+
+def test_precision_changes_the_maps_a_little(tmp_path, weights_file, tiny_set):
+    video = sorted((tiny_set / "val").iterdir())[0]
+    for precision in ("float32", "bfloat16"):
+        run(video, "--out", tmp_path / precision, "--weights", weights_file, "--precision", precision, "--device", "cpu")
+    exact, rounded = (np.array(Image.open(tmp_path / p / video.name / "0010.png")).astype(int) for p in ("float32", "bfloat16"))
+    assert 0 < abs(exact - rounded).max()
+
+
+def test_a_video_file_gives_maps_counted_from_one(tmp_path, weights_file):
+    writer = cv2.VideoWriter(str(tmp_path / "my clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 30, (48, 32))
+    for value in range(3):
+        writer.write(np.full((32, 48, 3), 80 * value, np.uint8))
+    writer.release()
+    run(tmp_path / "my clip.avi", "--out", tmp_path / "maps", "--weights", weights_file, "--device", "cpu")
+    assert sorted(p.name for p in (tmp_path / "maps" / "my clip").iterdir()) == ["0001.png", "0002.png", "0003.png"]
+
+
+def test_a_folder_of_folders_is_taken_apart_and_two_inputs_of_one_name_are_refused(tmp_path, tiny_set):
+    sources = predict.expand_sources([tiny_set / "val"])
+    assert [p.name for p in sources] == sorted(p.name for p in (tiny_set / "val").iterdir())
+    with pytest.raises(ValueError, match="several inputs are called a"):
+        predict.output_folders([tmp_path / "x" / "a", tmp_path / "y" / "a"], tmp_path)
+
+
+@pytest.mark.parametrize("make, said", [
+    (lambda path: None, "no input .*thing: it does not exist"), (lambda path: path.mkdir(), "no frames in .*thing"), (lambda path: path.write_bytes(b"text"), "no frame could be decoded from .*thing"),
+])
+def test_a_wrong_input_is_an_error(tmp_path, weights_file, make, said):
+    make(tmp_path / "thing")
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        run(tmp_path / "thing", "--out", tmp_path / "maps", "--weights", weights_file, "--device", "cpu")
+
+
+def test_a_users_mistake_ends_with_one_line_and_exit_code_2(tmp_path):
+    ended = subprocess.run([sys.executable, TESTS.parent / "predict.py", tmp_path / "none.mp4"], capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.stderr.startswith("predict.py: error: no input") and ended.stderr.count("\n") == 1
+
+
+def test_the_published_networks_maps_come_out_of_the_engine_at_224_x_384(full_model):
+    """One real forward of the full network through prepare and finish."""
+    frame = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
+    saliency = next(saliency_maps(full_model, [frame]))
+    assert saliency.shape == (90, 160) and 0 < saliency.min() < saliency.max() < 1
+    assert RecSalNet.clip_len == 32 and TINY["frame_size"] != (224, 384)

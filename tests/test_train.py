@@ -1,0 +1,302 @@
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import TESTS, TINY_FLAGS
+from PIL import Image
+
+import train
+from model import RecSalNet
+from swin_transformer import SwinTransformer3D
+
+
+def flags_for(tiny_set, run_dir, *extra):
+    return [*TINY_FLAGS, "--data", str(tiny_set), "--run-dir", str(run_dir), "--lr", "1e-3", "--epochs", "2", "--val-every", "1", *extra]
+
+
+def run(tiny_set, run_dir, *extra):
+    return train.main(train.arguments().parse_args(flags_for(tiny_set, run_dir, *extra)))
+
+
+def weights_of(run_dir):
+    return torch.load(run_dir / "last.pt", weights_only=True)["model"]
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a) and a.keys() == b.keys()
+
+
+def log_of(run_dir):
+    return [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+
+
+# The paper's recipe is the default
+
+def test_no_argument_means_the_papers_recipe():
+    args = vars(train.arguments().parse_args([]))
+    expected = {"lr": 1e-5, "epochs": 500, "batch_size": 1, "accumulate": 1, "val_every": 3, "frame_size": [224, 384], "frame_stride": 1, "flip": False, "num_recursions": 2,
+                "kl_weight": 1.0, "cc_weight": 1.0, "nss_weight": 0.1, "sim_weight": 0.0, "l1_weight": 0.0, "patch_norm": False, "encoder_weights": "auto"}
+    assert {name: args[name] for name in expected} == expected
+    assert str(args["data"]) == "data/DHF1K" and str(args["run_dir"]) == "saved_models"
+
+
+# What is refused
+
+@pytest.mark.parametrize("flags, said", [
+    (["--epochs", "0"], "must be 1 or more"), (["--lr", "0"], "must be above 0"), (["--lr", "nan"], "must be above 0"), (["--resume", "--overwrite"], "not allowed with"), (["--precision", "int8"], "invalid choice"),
+])
+def test_senseless_flags_end_with_usage_and_exit_code_2(flags, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        train.arguments().parse_args(flags)
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_a_users_mistake_ends_with_one_line_and_exit_code_2(tmp_path):
+    ended = subprocess.run([sys.executable, TESTS.parent / "train.py"], capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    assert ended.stderr.startswith("train.py: error: no dataset data/DHF1K")
+
+
+def test_a_set_without_val_says_what_to_do(tiny_set, tmp_path):
+    shutil.copytree(tiny_set / "train", tmp_path / "set" / "train")
+    with pytest.raises(FileNotFoundError, match='no split "val".*--val-every 0'):
+        run(tmp_path / "set", tmp_path / "run")
+
+
+def test_existing_weights_are_not_replaced_unasked(tiny_set, tmp_path):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "RecSalNet.pth").write_bytes(b"the authors' weights")
+    with pytest.raises(FileExistsError, match=r"RecSalNet.pth would be replaced: .*--resume.*--overwrite"):
+        run(tiny_set, run_dir)
+    assert (run_dir / "RecSalNet.pth").read_bytes() == b"the authors' weights"
+    run(tiny_set, run_dir, "--overwrite", "--epochs", "1")
+    RecSalNet.from_pretrained(run_dir / "RecSalNet.pth")
+
+
+def test_nothing_to_resume_is_said(tiny_set, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        run(tiny_set, tmp_path / "run", "--resume")
+
+
+# What a run leaves behind
+
+@pytest.fixture(scope="module")
+def finished(tiny_set, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("finished")
+    assert run(tiny_set, run_dir, "--epochs", "3", "--val-every", "2") == 0
+    return run_dir
+
+
+def test_a_run_writes_best_weights_their_description_and_a_log(finished):
+    assert {"RecSalNet.pth", "RecSalNet.json", "last.pt", "log.jsonl"} <= {p.name for p in finished.iterdir()}
+    assert not list(finished.glob(".*part"))
+    model = RecSalNet.from_pretrained(finished / "RecSalNet.pth")
+    described = json.loads((finished / "RecSalNet.json").read_text())
+    assert described["configuration"] == json.loads(json.dumps(model.config))
+    assert {"validation", "protocol", "recipe", "revision", "versions", "epoch"} <= described.keys()
+    assert all(name.startswith(("backbone.", "conv", "aspp", "fusion")) for name in torch.load(finished / "RecSalNet.pth", weights_only=True))
+
+
+def test_every_epoch_is_logged_with_every_term_and_validated_when_due_and_at_the_end(finished):
+    log = log_of(finished)
+    assert [line["epoch"] for line in log] == [1, 2, 3]
+    assert ["val_cc" in line for line in log] == [False, True, True]
+    for line in log:
+        assert all(math.isfinite(line[name]) for name in ("loss", "kl", "cc", "nss", "sim", "l1", "seconds"))
+        assert line["nss_left_out"] in (0, 1, 2, 3)
+
+
+def test_the_kept_weights_are_those_of_the_best_validation(finished):
+    described, log = json.loads((finished / "RecSalNet.json").read_text()), log_of(finished)
+    best = max((line for line in log if "val_cc" in line), key=lambda line: line["val_cc"])
+    assert described["epoch"] == best["epoch"] and described["validation"]["cc"] == best["val_cc"]
+
+
+def test_without_validation_the_last_weights_are_kept(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--val-every", "0", "--epochs", "1")
+    assert same(torch.load(tmp_path / "RecSalNet.pth", weights_only=True), weights_of(tmp_path))
+    assert json.loads((tmp_path / "RecSalNet.json").read_text())["validation"] is None
+
+
+def test_the_same_seed_trains_the_same_weights_and_another_seed_others(tiny_set, tmp_path, finished):
+    run(tiny_set, tmp_path / "again", "--epochs", "3", "--val-every", "2")
+    run(tiny_set, tmp_path / "other", "--epochs", "1", "--seed", "1")
+    assert same(weights_of(tmp_path / "again"), weights_of(finished))
+    assert not same(weights_of(tmp_path / "other"), weights_of(finished))
+
+
+# Every option has an effect
+
+@pytest.mark.parametrize("flags", [
+    ["--flip"], ["--frame-stride", "2"], ["--batch-size", "2"], ["--accumulate", "2"], ["--num-recursions", "1"], ["--patch-norm"], ["--precision", "bfloat16"],
+    ["--kl-weight", "2"], ["--cc-weight", "2"], ["--nss-weight", "2"], ["--sim-weight", "2"], ["--l1-weight", "2"], ["--lr", "1e-2"], ["--train-split", "val"],
+], ids=lambda flags: flags[0])
+def test_an_option_changes_what_is_trained(tiny_set, tmp_path, flags, one_epoch):
+    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0", *flags)
+    assert not same(weights_of(tmp_path), one_epoch)
+
+
+@pytest.fixture(scope="module")
+def one_epoch(tiny_set, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("one_epoch")
+    run(tiny_set, run_dir, "--epochs", "1", "--val-every", "0")
+    return weights_of(run_dir)
+
+
+def test_activation_checkpointing_and_workers_change_nothing_but_time_and_memory(tiny_set, tmp_path, one_epoch):
+    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0", "--activation-checkpointing", "--workers", "2")
+    for name, t in weights_of(tmp_path).items():
+        torch.testing.assert_close(t, one_epoch[name], msg=name)
+
+
+def test_accumulating_two_batches_equals_one_batch_of_two(tiny_set, tmp_path):
+    common = ["--epochs", "1", "--val-every", "0", "--drop-path", "0"]
+    for name, flags in {"batch": ["--batch-size", "2"], "accumulated": ["--accumulate", "2"]}.items():
+        run(tiny_set, tmp_path / name, *common, *flags)
+    a, b = weights_of(tmp_path / "batch"), weights_of(tmp_path / "accumulated")
+    assert max((a[name] - b[name]).abs().max().item() for name in a if a[name].is_floating_point()) < 2e-3  # Adam turns rounding into steps of lr
+    assert np.mean([(a[name] - b[name]).abs().mean().item() for name in a if a[name].is_floating_point()]) < 1e-5
+
+
+def test_tensorboard_curves_are_written_where_it_is_installed(tiny_set, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)     # as if it were not installed
+    run(tiny_set, tmp_path / "without", "--epochs", "1", "--tensorboard")
+    assert "no TensorBoard curves" in capsys.readouterr().out
+    monkeypatch.undo()
+    pytest.importorskip("tensorboard")
+    run(tiny_set, tmp_path / "with", "--epochs", "1", "--tensorboard")
+    assert list((tmp_path / "with" / "tensorboard").iterdir())
+
+
+# Encoder weights
+
+def test_encoder_weights_are_read_from_a_file(tiny_set, tmp_path):
+    torch.manual_seed(5)
+    encoder = SwinTransformer3D(embed_dim=12, depths=(1, 2, 1, 1), num_heads=(1, 1, 2, 2))
+    torch.save({"state_dict": {f"backbone.{name}": t for name, t in encoder.state_dict().items()} | {"cls_head.fc_cls.bias": torch.zeros(400)}}, tmp_path / "kinetics.pth")
+    torch.manual_seed(0)
+    model = RecSalNet(embed_dim=12, depths=(1, 2, 1, 1), num_heads=(1, 1, 2, 2))
+    assert "unused: cls_head.fc_cls.bias" in train.initialise_encoder(model.encoder, str(tmp_path / "kinetics.pth"))
+    assert same(model.encoder.state_dict(), encoder.state_dict())
+
+
+def test_weights_that_cannot_be_downloaded_are_said_with_what_to_do(monkeypatch, tmp_path):
+    def offline(*args, **kwargs):
+        raise OSError("no route to host")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train.Swin3D_S_Weights.KINETICS400_V1.__class__, "get_state_dict", offline)
+    with pytest.raises(FileNotFoundError, match="could not be downloaded.*no route to host.*--encoder-weights none"):
+        train.initialise_encoder(SwinTransformer3D(), "auto")
+
+
+# Bad files
+
+def broken_copy(tiny_set, tmp_path):
+    shutil.copytree(tiny_set, tmp_path / "set")
+    for path in sorted((tmp_path / "set" / "train").iterdir())[0].glob("images/*.png"):
+        path.write_bytes(b"half a picture")
+    return tmp_path / "set"
+
+
+def test_an_unreadable_frame_stops_the_run_or_is_skipped_and_counted(tiny_set, tmp_path, capsys):
+    data = broken_copy(tiny_set, tmp_path)
+    with pytest.raises(ValueError, match="cannot read image"):
+        run(data, tmp_path / "a")
+    run(data, tmp_path / "b", "--skip-bad", "--epochs", "1")
+    assert log_of(tmp_path / "b")[0]["skipped"] == 1
+    assert "1 clips skipped" in capsys.readouterr().out
+
+
+def test_a_run_in_which_every_clip_is_skipped_stops(tiny_set, tmp_path):
+    data = broken_copy(tiny_set, tmp_path)
+    for path in (data / "train").glob("*/images/*.png"):
+        path.write_bytes(b"half a picture")
+    with pytest.raises(ValueError, match="all 3 clips of epoch 1 were skipped"):
+        run(data, tmp_path / "a", "--skip-bad")
+
+
+def test_a_non_finite_loss_stops_and_names_the_clip(tiny_set, tmp_path, monkeypatch):
+    forward = RecSalNet.forward
+    monkeypatch.setattr(RecSalNet, "forward", lambda self, clip: forward(self, clip) * math.nan)
+    with pytest.raises(FloatingPointError, match=r"loss is nan on \(video, frame\) \[\('00\d', '00\d\d'\)\].*'kl'"):
+        run(tiny_set, tmp_path)
+
+
+# Stopping and resuming
+
+class StopAfter(train.StopRequest):
+    """As if the user pressed Ctrl-C during the n-th optimiser step."""
+    step = 0
+
+    @property
+    def requested(self):
+        StopAfter.step += 1
+        return StopAfter.step >= StopAfter.at
+
+    @requested.setter
+    def requested(self, value):
+        pass
+
+
+@pytest.mark.parametrize("at", [2, 3, 7])
+def test_a_stopped_run_resumes_to_bit_identical_weights(tiny_set, tmp_path, finished, monkeypatch, at):
+    flags = ("--epochs", "3", "--val-every", "2")
+    StopAfter.step, StopAfter.at = 0, at
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "StopRequest", StopAfter)
+        assert run(tiny_set, tmp_path, *flags) == train.STOPPED
+    torch.manual_seed(99)                                                  # another process has other random numbers
+    assert run(tiny_set, tmp_path, *flags, "--resume") == 0
+    assert same(weights_of(tmp_path), weights_of(finished))
+    assert same(torch.load(tmp_path / "RecSalNet.pth", weights_only=True), torch.load(finished / "RecSalNet.pth", weights_only=True))
+    without_time = [{name: value for name, value in line.items() if name not in ("time", "seconds")} for line in log_of(tmp_path)]
+    assert without_time == [{name: value for name, value in line.items() if name not in ("time", "seconds")} for line in log_of(finished)]
+
+
+def test_more_epochs_can_be_added_to_a_finished_run(tiny_set, tmp_path, finished):
+    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "2")
+    run(tiny_set, tmp_path, "--epochs", "3", "--val-every", "2", "--resume")
+    assert same(weights_of(tmp_path), weights_of(finished))
+
+
+def test_resuming_with_other_options_is_refused_by_name(tiny_set, finished):
+    with pytest.raises(ValueError, match="lr was 0.001, is 0.5"):
+        run(tiny_set, finished, "--resume", "--lr", "0.5")
+
+
+def test_ctrl_c_leaves_a_resumable_state_and_exit_code_130(tiny_set, tmp_path):
+    command = [sys.executable, TESTS.parent / "train.py", *flags_for(tiny_set, tmp_path, "--epochs", "1000", "--val-every", "1000", "--workers", "1")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    waited = time.time() + 120
+    while not (tmp_path / "log.jsonl").exists() and time.time() < waited and process.poll() is None:
+        time.sleep(0.1)
+    import os
+    os.killpg(process.pid, signal.SIGINT)                                  # a terminal sends it to the workers as well
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "--resume continues" in output and "Traceback" not in output
+    stored = torch.load(tmp_path / "last.pt", weights_only=True)
+    epochs = len(log_of(tmp_path))
+    assert stored["epoch"] == epochs
+    ended = subprocess.run([*command, "--resume", "--epochs", str(epochs + 1)], capture_output=True, text=True)
+    assert ended.returncode == 0 and f"finished {epochs + 1} epochs" in ended.stdout
+
+
+def test_validation_is_at_the_annotations_full_resolution(tiny_set, monkeypatch):
+    from dataloader import ClipDataset, clip_loader, find_videos
+    model, sizes = RecSalNet(frame_size=(32, 64), width=16, embed_dim=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)), []
+    finish = model.finish
+    model.finish = lambda output, size: (sizes.append(tuple(size)), finish(output, size))[1]
+    loader = clip_loader(ClipDataset(find_videos(tiny_set, "val"), model.prepare, every=32), 1, 0, shuffle=False)
+    scores = train.validate(model, loader, "float32")
+    assert sizes == [(45, 80)] * scores["clips"] and scores["clips"] >= 2
+    assert all(math.isfinite(scores[name]) for name in ("cc", "kl", "nss", "sim")) and not model.training
+    assert Image.open(next((tiny_set / "val").glob("*/maps/*.png"))).size == (80, 45)

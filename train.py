@@ -1,0 +1,466 @@
+"""Train RecSal-Net. With no argument: the paper's recipe on data/DHF1K.
+
+    python train.py
+    python train.py --resume
+"""
+import argparse
+import functools
+import math
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+from torchvision.models.video import Swin3D_S_Weights
+from tqdm import tqdm
+
+import utils
+from dataloader import ClipDataset, Video, clip_loader, find_videos
+from loss import LABELS, TERMS, cc, kldiv, nss, objective, similarity
+from model import RecSalNet
+from predict import default_precision, device_arguments, precision_context, select_device
+from swin_transformer import SwinTransformer3D, load_encoder
+
+KINETICS = Path("saved_models/swin_small_patch244_window877_kinetics400_1k.pth")
+VALIDATION = {"cc": cc, "kl": kldiv, "nss": nss, "sim": similarity}       # the AUCs are test.py's
+STOPPED = 130                                                              # exit code of an interrupted run
+
+
+# One epoch, one validation
+
+def train_one_epoch(model: nn.Module, loader: DataLoader, compute_terms: Callable[..., dict], optimizer: Optimizer, precision: str,
+                    accumulate: int, progress: dict, stop: "StopRequest") -> bool:
+    """Train on what is left of an epoch, stopping between optimiser steps when asked to.
+
+    Args:
+        model: on its device; set to train mode here.
+        loader: of batches; its sampler starts where `progress` says.
+        compute_terms: saliency (B, H, W), density, fixations -> terms with "loss".
+        optimizer: over the model's parameters.
+        precision: "float32" or "bfloat16" (autocast), of the forward pass.
+        accumulate: batches whose gradients are averaged to one step.
+        progress: of `new_progress`, updated in place after each optimiser step.
+        stop: says whether the user asked to stop.
+
+    Returns:
+        Whether the epoch was finished.
+
+    Raises:
+        FloatingPointError: the loss is not finite; the message says on which (video, frame), with all terms.
+        ValueError: every clip of the epoch was skipped.
+    """
+    model.train()
+    batches = iter(loader)
+    bar = tqdm(total=len(loader), desc=f"epoch {loader.sampler.epoch + 1}", unit="batch", leave=False, disable=None)
+    while group := [batch for _, batch in zip(range(accumulate), batches)]:
+        used = [batch for batch in group if "clip" in batch]
+        optimizer.zero_grad(set_to_none=True)
+        for batch in used:
+            terms = forward_terms(model, batch, compute_terms, precision)
+            (terms["loss"] / len(used)).backward()
+            add_terms(progress["sums"], terms, len(batch["clip"]))
+        if used:
+            optimizer.step()
+        note_skipped(progress, group)
+        progress["batches"] += len(group)
+        bar.update(len(group))
+        if stop.requested:
+            break
+    bar.close()
+    finished = progress["batches"] >= progress["length"]
+    if finished and not progress["sums"]:
+        raise ValueError(f"all {progress['skipped']} clips of epoch {loader.sampler.epoch + 1} were skipped: nothing to train on")
+    return finished
+
+
+def forward_terms(model: nn.Module, batch: dict, compute_terms: Callable[..., dict], precision: str) -> dict:
+    """One forward pass: the terms of a batch, with a finite "loss"."""
+    device = next(model.parameters()).device
+    clip, density, fixations = (batch[name].to(device, non_blocking=True) for name in ("clip", "density", "fixations"))
+    with precision_context(precision, device):
+        saliency = model(clip)
+    terms = compute_terms(saliency.float(), density, fixations)
+    if not torch.isfinite(terms["loss"]):
+        values = {name: float(value) for name, value in terms.items()}
+        where = list(zip(batch["video"], batch["frame"]))
+        raise FloatingPointError(f"loss is {values['loss']} on (video, frame) {where}: {values}. Lower --lr, or try --precision float32")
+    return terms
+
+
+@torch.no_grad()
+def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, float]:
+    """Mean measures over validation clips at the annotation's full resolution (the authors' protocol).
+
+    Returns:
+        {"cc", "kl", "nss", "sim"}: means over the clips where each is defined, NaN where none is; {"clips"}: their number.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    values = {name: [] for name in VALIDATION}
+    for batch in tqdm(loader, desc="validation", unit="clip", leave=False, disable=None):
+        if "clip" not in batch:
+            tqdm.write(f"skipped in validation: {batch['skipped'][0]}")
+            continue
+        density, fixations = batch["density"].to(device), batch["fixations"].to(device)
+        with precision_context(precision, device):
+            output = model(batch["clip"].to(device))
+        saliency = model.finish(output, density.shape[1:])
+        for name, measure in VALIDATION.items():
+            values[name].append(measure(saliency, fixations if measure is nss else density))
+    scores = {name: torch.cat(column).nanmean().item() if column else math.nan for name, column in values.items()}
+    return {**scores, "clips": len(values["cc"])}
+
+
+# Sums of terms over an epoch
+
+def add_terms(sums: dict[str, float], terms: dict[str, Tensor | int], count: int) -> None:
+    """Add a batch's terms times its samples; "samples" counts those, "kl_left_out" and so on the undefined ones."""
+    sums["samples"] = sums.get("samples", 0) + count
+    for name, value in terms.items():
+        value = value if name.endswith("_left_out") else value.item() * count
+        sums[name] = sums.get(name, 0) + value
+
+
+def mean_terms(sums: dict[str, float]) -> dict[str, float]:
+    """Means: of the loss over all samples, of each term over the samples where it is defined."""
+    counted = {name: sums["samples"] - sums.get(f"{name}_left_out", 0) for name in ("loss", *TERMS) if name in sums}
+    return {name: sums[name] / count if count else float("nan") for name, count in counted.items()}
+
+
+def note_skipped(progress: dict, batches: list[dict]) -> None:
+    """Count and show the clips that --skip-bad left out."""
+    for message in (message for batch in batches for message in batch["skipped"]):
+        tqdm.write(f"skipped: {message}")
+        progress["skipped"] += 1
+
+
+def new_progress(length: int) -> dict:
+    """Where an epoch stands: batches used of `length`, clips skipped, sums of terms."""
+    return {"batches": 0, "length": length, "skipped": 0, "sums": {}}
+
+
+class StopRequest:
+    """Turns the first Ctrl-C into a request that is met after the running step; the second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> "StopRequest":
+        self.previous = signal.signal(signal.SIGINT, self.handle)
+        return self
+
+    def handle(self, *unused) -> None:
+        self.requested = True
+        signal.signal(signal.SIGINT, self.previous)
+        tqdm.write("stopping after this step; Ctrl-C again to stop at once")
+
+    def __exit__(self, *unused) -> None:
+        signal.signal(signal.SIGINT, self.previous)
+
+
+# Setting up
+
+def initialise_encoder(encoder: SwinTransformer3D, weights: str) -> str:
+    """Fill the encoder with pretrained weights; returns what they were, for the log.
+
+    Args:
+        encoder: to fill.
+        weights: "auto" (the authors' Kinetics file where it is in saved_models/, else torchvision's), "torchvision",
+            "none", or a file: the authors', torchvision's swin3d_s, or a 2-D Swin-S of timm.
+    """
+    if weights == "none":
+        return "none, random initialisation"
+    if weights == "auto":
+        weights = str(KINETICS) if KINETICS.is_file() else "torchvision"
+    entries, source = download_encoder() if weights == "torchvision" else (utils.read_weights(weights), weights)
+    dropped = load_encoder(encoder, entries, source)
+    return f"{source}, unused: {', '.join(dropped) or 'nothing'}"
+
+
+def download_encoder() -> tuple[dict[str, Tensor], str]:
+    """torchvision's swin3d_s, Kinetics-400, from its cache or the internet."""
+    weights = Swin3D_S_Weights.KINETICS400_V1
+    try:
+        return weights.get_state_dict(progress=True), f"torchvision's {weights}"
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no encoder weights: {KINETICS} is not there, and {weights.url} could not be downloaded ({error}). "
+            "Fetch either elsewhere and give its path as --encoder-weights FILE, or start from random weights with --encoder-weights none"
+        ) from error
+
+
+def usable_videos(data: Path, split: str, skip_bad: bool) -> list[Video]:
+    """The videos of a split, and a line that says how many; with --skip-bad, a line for each left out."""
+    skipped = [] if skip_bad else None
+    videos = find_videos(data, split, skipped=skipped)
+    for message in skipped or []:
+        print(f"skipped: {message}")
+    frames, annotated = sum(len(v.frames) for v in videos), sum(len(v.annotated()) for v in videos)
+    print(f"{data / split}: {len(videos)} videos, {frames} frames, {annotated} annotated" + (f"; {len(skipped)} videos skipped" if skipped else ""))
+    return videos
+
+
+def validation_videos(data: Path, split: str, skip_bad: bool) -> list[Video]:
+    try:
+        return usable_videos(data, split, skip_bad)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}. To train without validation: --val-every 0, which keeps the last epoch's weights instead of the best") from error
+
+
+# The run
+
+class Run:
+    """A training run: the model, its optimiser, and where it stands; written to and read from `last.pt`.
+
+    Args:
+        model: to train; its class's name names the weight file.
+        optimizer: over the model's parameters.
+        folder: the run folder.
+        recipe: plain values that the course of the run depends on; a resumed run must have the same.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, folder: Path, recipe: dict) -> None:
+        self.model, self.optimizer, self.folder, self.recipe = model, optimizer, folder, recipe
+        self.epoch = 0                                                     # finished epochs
+        self.best_cc: float | None = None                                  # of the validations so far
+        self.progress: dict | None = None                                  # of the running epoch
+        self.weights, self.last = run_files(folder, type(model))
+
+    def save(self) -> None:
+        """Write everything that continuing needs to last.pt."""
+        utils.save_checkpoint({
+            "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(), "random": utils.random_state(), "recipe": self.recipe,
+            "configuration": self.model.config, "epoch": self.epoch, "best_cc": self.best_cc, "progress": self.progress,
+        }, self.last)
+
+    def restore(self) -> None:
+        """Continue from last.pt."""
+        if not self.last.is_file():
+            raise FileNotFoundError(f"nothing to resume: {self.last} does not exist; start the run without --resume")
+        stored = utils.read_checkpoint(self.last)
+        check_recipe(stored["recipe"], self.recipe)
+        utils.load_entries(self.model, stored["model"], str(self.last))
+        self.optimizer.load_state_dict(stored["optimizer"])
+        utils.set_random_state(stored["random"])
+        self.epoch, self.best_cc, self.progress = stored["epoch"], stored["best_cc"], stored["progress"]
+
+    def keep_weights(self, scores: dict | None) -> None:
+        """Write the present weights as the run's result, and beside them what they are."""
+        utils.save_checkpoint(dict(self.model.state_dict()), self.weights)
+        utils.write_json(self.weights.with_suffix(".json"), {
+            "model": type(self.model).__name__, "configuration": self.model.config, "epoch": self.epoch, "validation": scores,
+            "protocol": f"clips {self.model.clip_len} frames apart, full resolution, 11 x 11 blur, mean over clips" if scores else None,
+            "recipe": self.recipe, "revision": utils.revision(), "versions": utils.versions(),
+        })
+
+    def consider(self, scores: dict) -> None:
+        """Keep the weights if their mean CC is the best so far; an undefined one beats only none at all."""
+        value = -math.inf if math.isnan(scores["cc"]) else scores["cc"]
+        if self.best_cc is None or value > self.best_cc:
+            self.best_cc = value
+            self.keep_weights(scores)
+
+
+def run_files(folder: Path, model_class: type) -> tuple[Path, Path]:
+    """Where a run keeps its best weights, and what it continues from."""
+    return folder / f"{model_class.__name__}.pth", folder / "last.pt"
+
+
+def check_recipe(stored: dict, given: dict) -> None:
+    changed = [f"{name} was {stored.get(name)}, is {value}" for name, value in given.items() if stored.get(name) != value]
+    if changed:
+        raise ValueError(f"--resume continues a run exactly, but {'; '.join(changed)}. Give the same options, or start another run in another --run-dir")
+
+
+def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, compute_terms: Callable[..., dict], epochs: int, accumulate: int,
+        val_every: int, precision: str, writer) -> bool:
+    """Train until `epochs` epochs are finished; returns False where the user stopped it before."""
+    sampler = train_loader.sampler
+    with StopRequest() as stop:
+        while run.epoch < epochs and not stop.requested:
+            started = time.time()
+            run.progress = run.progress or new_progress(-(-sampler.length // train_loader.batch_size))
+            sampler.epoch, sampler.start = run.epoch, run.progress["batches"] * train_loader.batch_size
+            if not train_one_epoch(run.model, train_loader, compute_terms, run.optimizer, precision, accumulate, run.progress, stop):
+                run.save()                                                 # in the middle of the epoch
+                break
+            finish_epoch(run, val_loader, run.epoch + 1 == epochs or (run.epoch + 1) % (val_every or 1) == 0, precision, started, writer)
+    return run.epoch >= epochs
+
+
+def finish_epoch(run: Run, val_loader: DataLoader | None, validation_due: bool, precision: str, started: float, writer) -> None:
+    """Validate where it is due, keep the best weights, log, and write last.pt."""
+    progress, run.progress = run.progress, None
+    run.epoch += 1
+    scores = validate(run.model, val_loader, precision) if val_loader is not None and validation_due else None
+    if scores is not None:
+        run.consider(scores)
+    elif val_loader is None:
+        run.keep_weights(None)
+    log_epoch(run, progress, scores, time.time() - started, writer)
+    run.save()
+
+
+def log_epoch(run: Run, progress: dict, scores: dict | None, seconds: float, writer) -> None:
+    """One line on the screen, one in log.jsonl, one point a curve in TensorBoard."""
+    terms = mean_terms(progress["sums"])
+    left_out = {name: count for name, count in progress["sums"].items() if name.endswith("_left_out")}
+    print(epoch_line(run, terms, left_out, progress["skipped"], scores, seconds), flush=True)
+    val = {f"val_{name}": value for name, value in (scores or {}).items()}
+    utils.append_log(run.folder / "log.jsonl", {"epoch": run.epoch, **terms, **left_out, "skipped": progress["skipped"], **val, "seconds": round(seconds, 3)})
+    if writer is not None:
+        for name, value in {**terms, **val}.items():
+            writer.add_scalar(f"val/{name[4:]}" if name in val else f"train/{name}", value, run.epoch)
+        writer.flush()
+
+
+def epoch_line(run: Run, terms: dict, left_out: dict, skipped: int, scores: dict | None, seconds: float) -> str:
+    parts = [f"epoch {run.epoch}", *(f"{LABELS.get(name, name)} {value:.4f}" for name, value in terms.items())]
+    parts += [f"{LABELS.get(name[:-9], name[:-9])} undefined on {count} clips" for name, count in left_out.items() if count]
+    parts += [f"{skipped} clips skipped"] if skipped else []
+    if scores is not None:
+        measured = " ".join(f"{LABELS[name]} {scores[name]:.4f}" for name in VALIDATION)
+        parts.append(f"| validation on {scores['clips']} clips: {measured} (best CC {run.best_cc:.4f})")
+    return "  ".join([*parts, f"| {seconds:.1f} s"])
+
+
+def open_tensorboard(folder: Path, wanted: bool):
+    """A TensorBoard writer, or None where it is not wanted or not installed."""
+    if not wanted:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        print("no TensorBoard curves: it is not installed (pip install tensorboard)")
+        return None
+    return SummaryWriter(folder / "tensorboard")
+
+
+# The command line
+
+def at_least(least: int) -> Callable[[str], int]:
+    """An argparse type: a whole number, `least` or more."""
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be {least} or more, got {value}")
+        return value
+    return number
+
+
+def positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data_arguments(parser.add_argument_group("data"))
+    network_arguments(parser.add_argument_group("network (the defaults are the paper's)"))
+    training_arguments(parser.add_argument_group("training"), RecSalNet.recipe)
+    terms = parser.add_argument_group("objective: loss = kl KL - cc CC - nss NSS - sim SIM + l1 L1")
+    for name, weight in RecSalNet.recipe["loss_weights"].items():
+        terms.add_argument(f"--{name}-weight", type=float, default=weight, help=f"weight of {LABELS.get(name, 'L1')} (default: {weight})")
+    run_arguments(parser.add_argument_group("run folder"))
+    device_arguments(parser, "bfloat16 on CUDA, else float32")
+    return parser
+
+
+def data_arguments(group) -> None:
+    onoff = argparse.BooleanOptionalAction
+    group.add_argument("--data", type=Path, default=Path("data/DHF1K"), help="folder of the dataset, see data/README.md (default: data/DHF1K)")
+    group.add_argument("--train-split", default="train", help="folder below --data to train on (default: train)")
+    group.add_argument("--val-split", default="val", help="folder below --data to validate on (default: val)")
+    group.add_argument("--frame-size", type=at_least(32), nargs=2, default=[224, 384], metavar=("H", "W"), help="size the network sees, in pixels, multiples of 32 (default: 224 384)")
+    group.add_argument("--frame-stride", type=at_least(1), default=1, help="frames of the video from one frame of a clip to the next (default: 1)")
+    group.add_argument("--flip", action=onoff, default=False, help="mirror half of the training clips; the authors do not (default: off)")
+    group.add_argument("--skip-bad", action=onoff, default=False, help="leave out unreadable videos and clips, counted and reported, instead of stopping (default: off)")
+    group.add_argument("--workers", type=at_least(0), default=4, help="processes that decode clips; 0: none besides this one (default: 4)")
+
+
+def network_arguments(group) -> None:
+    group.add_argument("--encoder-weights", default="auto", metavar="{auto,torchvision,none,FILE}",
+                       help=f"Kinetics-400 weights to start from; auto: {KINETICS} if it is there, else torchvision's, downloaded (default: auto)")
+    group.add_argument("--num-recursions", type=at_least(0), default=2, help="K, passes through the recursive block (default: 2)")
+    group.add_argument("--patch-norm", action=argparse.BooleanOptionalAction, default=False, help="LayerNorm after the patch embedding; the authors have none (default: off)")
+    group.add_argument("--width", type=at_least(8), default=192, help="channels of the decoder, a multiple of 8 (default: 192)")
+    group.add_argument("--embed-dim", type=at_least(1), default=96, help="channels of the encoder's first stage (default: 96)")
+    group.add_argument("--depths", type=at_least(1), nargs=4, default=[2, 2, 18, 2], help="blocks in each stage of the encoder (default: 2 2 18 2)")
+    group.add_argument("--num-heads", type=at_least(1), nargs=4, default=[3, 6, 12, 24], help="attention heads in each stage (default: 3 6 12 24)")
+    group.add_argument("--drop-path", type=float, default=0.2, help="stochastic depth of the encoder's last block, a probability (default: 0.2)")
+
+
+def training_arguments(group, recipe: dict) -> None:
+    group.add_argument("--epochs", type=at_least(1), default=recipe["epochs"], help=f"epochs, each one clip of every video (default: {recipe['epochs']})")
+    group.add_argument("--lr", type=positive, default=recipe["lr"], help=f"learning rate of Adam (default: {recipe['lr']})")
+    group.add_argument("--batch-size", type=at_least(1), default=recipe["batch_size"], help=f"clips in a forward pass (default: {recipe['batch_size']})")
+    group.add_argument("--accumulate", type=at_least(1), default=1, help="batches whose gradients are averaged to one step (default: 1)")
+    group.add_argument("--activation-checkpointing", action=argparse.BooleanOptionalAction, default=False,
+                       help="less memory for more time: recompute activations in the backward pass (default: off)")
+    group.add_argument("--val-every", type=at_least(0), default=recipe["val_every"],
+                       help=f"epochs from one validation to the next; the last epoch is always validated; 0: none, keep the last weights (default: {recipe['val_every']})")
+    group.add_argument("--seed", type=at_least(0), default=0, help="of initial weights, clips and stochastic depth (default: 0)")
+
+
+def run_arguments(group) -> None:
+    group.add_argument("--run-dir", type=Path, default=Path("saved_models"), help="gets RecSalNet.pth (best weights), RecSalNet.json, last.pt and log.jsonl (default: saved_models)")
+    again = group.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="continue the run in --run-dir exactly where it stopped")
+    again.add_argument("--overwrite", action="store_true", help="start anew in a --run-dir that holds a run or weights, and replace them")
+    group.add_argument("--tensorboard", action=argparse.BooleanOptionalAction, default=True, help="curves in RUN_DIR/tensorboard, where TensorBoard is installed (default: on)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Train; returns the exit code."""
+    utils.seed_everything(args.seed)
+    device = select_device(args.device)
+    precision = args.precision or default_precision(device)
+    network = {name: getattr(args, name) for name in ("num_recursions", "frame_size", "frame_stride", "width", "embed_dim", "depths", "num_heads", "patch_norm", "drop_path")}
+    weights = {name: getattr(args, f"{name}_weight") for name in TERMS}
+    if not args.resume and not args.overwrite:
+        utils.refuse_to_replace(run_files(args.run_dir, RecSalNet), "continue with --resume, start anew with --overwrite, or choose another --run-dir")
+
+    model = RecSalNet(**network)
+    clips = dict(prepare=model.prepare, clip_len=model.clip_len, frame_stride=model.frame_stride, seed=args.seed, skip_bad=args.skip_bad)
+    train_set = ClipDataset(usable_videos(args.data, args.train_split, args.skip_bad), size=tuple(args.frame_size), flip=args.flip, **clips)
+    train_loader, val_loader = clip_loader(train_set, args.batch_size, args.workers, shuffle=True), None
+    if args.val_every:
+        val_set = ClipDataset(validation_videos(args.data, args.val_split, args.skip_bad), every=model.clip_len * model.frame_stride, **clips)
+        val_loader = clip_loader(val_set, 1, args.workers, shuffle=False)
+
+    if not args.resume:
+        print(f"encoder weights: {initialise_encoder(model.encoder, args.encoder_weights)}")
+    model.activation_checkpointing = args.activation_checkpointing
+    model.to(device)
+    recipe = {**network, "objective": weights, "precision": precision, "train": str(args.data / args.train_split), "encoder_weights": args.encoder_weights,
+              **{name: getattr(args, name) for name in ("seed", "lr", "batch_size", "accumulate", "flip")}}
+    run = Run(model, torch.optim.Adam(model.parameter_groups(args.lr)), args.run_dir, recipe)
+    if args.resume:
+        run.restore()
+        print(f"resuming after epoch {run.epoch}" + (f" and {run.progress['batches']} batches" if run.progress else ""))
+    print(f"training {type(model).__name__} ({sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters) at {args.frame_size[0]} x {args.frame_size[1]} on {device.type} in {precision}")
+    finished = fit(run, train_loader, val_loader, functools.partial(objective, weights=weights), args.epochs, args.accumulate, args.val_every, precision,
+                   open_tensorboard(args.run_dir, args.tensorboard))
+    if not finished:
+        print(f"stopped in epoch {run.epoch + 1}; the same command with --resume continues")
+        return STOPPED
+    print(f"finished {run.epoch} epochs: {run.weights}" + (f", validation CC {run.best_cc:.4f}" if run.best_cc is not None else ""))
+    return 0
+
+
+if __name__ == "__main__":
+    parser = arguments()
+    try:
+        parser.exit(main(parser.parse_args()))
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"train.py: error: {error}\n")
+    except FloatingPointError as error:
+        parser.exit(1, f"train.py: stopped: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(STOPPED, "train.py: interrupted; --resume continues from the last finished epoch, if there is one\n")

@@ -1,0 +1,191 @@
+"""What the scripts share and no other room holds: run folder and log, atomic files, weight files, seeding."""
+import contextlib
+import json
+import math
+import os
+import pickle
+import random
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+LISTED = 5                                                                 # names an error message spells out
+
+
+# Weight files
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read the entries of a weight file, whatever its authors wrapped around them.
+
+    Args:
+        path: a file of `torch.save`: a state dict, or one under `state_dict`, `model_state_dict` or `model`; names may
+            carry DataParallel's `module.`.
+
+    Returns:
+        Names and tensors, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read as tensors and plain types (`weights_only`), or holds no state dict.
+    """
+    content = read_checkpoint(path)
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not content or not all(isinstance(t, Tensor) for t in content.values()):
+        raise ValueError(f"{path} holds no state dict: expected names and tensors, got {describe(content)}")
+    if all(name.startswith("module.") for name in content):
+        content = {name.removeprefix("module."): t for name, t in content.items()}
+    return dict(content)
+
+
+def read_checkpoint(path: str | Path):
+    """Read what `torch.save` wrote, tensors and plain types only, to the CPU."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weight file {path}: it does not exist. saved_models/README.md says what each file is and where it comes from")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path} ({path.stat().st_size} bytes) cannot be read as a PyTorch weight file of tensors and plain types: {reason}. "
+                         "An interrupted download? Fetch it again") from error
+
+
+def describe(content) -> str:
+    if isinstance(content, dict):
+        return f"a dict with {len(content)} entries such as {list(content)[:LISTED]}"
+    return f"a {type(content).__name__}"
+
+
+def load_entries(module: nn.Module, entries: dict[str, Tensor], source: str) -> None:
+    """Load a state dict strictly.
+
+    Raises:
+        ValueError: entries are missing, left over or of another shape: the message names them.
+    """
+    expected = module.state_dict()
+    problems = {
+        "missing": [name for name in expected if name not in entries],
+        "left over": [name for name in entries if name not in expected],
+        "of another shape": [f"{name} {tuple(entries[name].shape)}, expected {tuple(t.shape)}" for name, t in expected.items()
+                             if name in entries and entries[name].shape != t.shape],
+    }
+    lines = [f"{len(names)} {kind}: {', '.join(names[:LISTED])}{', ..' if len(names) > LISTED else ''}" for kind, names in problems.items() if names]
+    if lines:
+        raise ValueError(f"the weights of {source} do not fit {type(module).__name__}: " + "; ".join(lines))
+    module.load_state_dict(entries)
+
+
+def read_configuration(weights: str | Path) -> dict:
+    """The network's configuration from the `.json` beside a weight file; empty where there is none."""
+    path = Path(weights).with_suffix(".json")
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text())["configuration"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} should describe {Path(weights).name} and hold a \"configuration\", but cannot be read: {error!r}. "
+                         "Delete it to use the paper's configuration") from error
+
+
+# Files that are whole or not there
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(content: dict, path: Path) -> None:
+    """Write tensors and plain types with `torch.save`, atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write indented JSON atomically; what JSON does not know (NaN, infinity) becomes null."""
+    write_text(path, json.dumps(without_nan(content), indent=2, allow_nan=False) + "\n")
+
+
+def without_nan(content):
+    """A copy of nested dicts, lists and plain values with null for every float that is not finite."""
+    if isinstance(content, dict):
+        return {name: without_nan(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+# The run folder
+
+def refuse_to_replace(paths: Iterable[Path], remedy: str) -> None:
+    """Raise FileExistsError where one of the files is there already; `remedy` says what the user can do."""
+    present = [str(path) for path in paths if path.exists()]
+    if present:
+        raise FileExistsError(f"{', '.join(present)} would be replaced: {remedy}")
+
+
+def append_log(path: Path, record: dict) -> None:
+    """Append one line of JSON, with the time, to a log."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as log:
+        log.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **without_nan(record)}, allow_nan=False) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Versions that a number may depend on."""
+    packages = ("torch", "torchvision", "timm", "numpy", "Pillow")
+    return {"python": sys.version.split()[0], **{name: metadata.version(name) for name in packages}}
+
+
+def revision() -> str | None:
+    """The git revision of this code, with "+changes" where files differ from it; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        run = subprocess.run(["git", "-C", here, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"],
+                             capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return run.stdout.strip() or None
+
+
+# Seeding
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch on every device."""
+    random.seed(seed)
+    np.random.seed(seed % 2 ** 32)
+    torch.manual_seed(seed)
+
+
+def random_state() -> dict:
+    """The state of PyTorch's generators, as tensors: all that training draws from."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def set_random_state(state: dict) -> None:
+    """Continue where `random_state` was taken."""
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
