@@ -3,6 +3,7 @@
 The tree is DHF1K's, prepared: ROOT/SPLIT/VIDEO/{images,maps,fixation}/NAME.png (data/README.md). A frame and its
 annotation share a file stem; nothing is paired by position or by a number that was counted.
 """
+import itertools
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -72,7 +73,7 @@ def find_videos(root: Path, split: str, need_annotation: bool = True, skipped: l
                 raise
             skipped.append(str(error))
     if not videos:
-        raise FileNotFoundError(f"no usable video in {root / split}: {f'all {len(skipped)} were skipped, the first because {skipped[0]}' if skipped else TREE}")
+        raise FileNotFoundError(f"no usable video in {root / split}: all {len(skipped)} were skipped, the first because {skipped[0]}")
     return videos
 
 
@@ -111,7 +112,8 @@ def open_video(folder: Path, need_annotation: bool = True) -> Video:
     if need_annotation and not video.annotated():
         raise FileNotFoundError(
             f"no annotation for video {folder}: of {len(frames)} frames none has both a density map in maps/ ({len(maps)} files) and "
-            f"a fixation map in fixation/ ({len(fixations)} files). Videos 701-1000 of DHF1K have no public annotation: use predict.py for those. {TREE}"
+            f"a fixation map in fixation/ ({len(fixations)} files). Videos 701-1000 of DHF1K have no public annotation: "
+            f"use predict.py for those. {TREE}"
         )
     return video
 
@@ -122,7 +124,7 @@ def list_frames(folder: Path) -> list[Path]:
     if not images:
         raise FileNotFoundError(f"no frames in {folder}: {'it holds no images' if folder.is_dir() else 'the folder does not exist'}; {TREE}")
     frames = sorted(images, key=lambda path: natural_key(path.stem))
-    for before, after in zip(frames, frames[1:]):
+    for before, after in itertools.pairwise(frames):
         if before.stem == after.stem:
             raise ValueError(f"two frames share a name in {folder}: {before.name} and {after.name}; remove one")
         numbers = [re.search(r"(\d+)$", path.stem) for path in (before, after)]
@@ -183,7 +185,8 @@ def read_fixations(path: Path) -> np.ndarray:
     except Exception as error:  # scipy raises many kinds on a damaged file; all mean the same here
         raise ValueError(f"cannot read fixation map {path}: {error}. Restore the file, or train with --skip-bad") from error
     if not isinstance(fixations, np.ndarray) or fixations.ndim != 2 or fixations.dtype.kind not in "buif":
-        raise ValueError(f"variable I of {path} must be a fixation map (H, W), got {getattr(fixations, 'dtype', type(fixations))} of shape {np.shape(fixations)}")
+        raise ValueError(f"variable I of {path} must be a fixation map (H, W), "
+                         f"got {getattr(fixations, 'dtype', type(fixations))} of shape {np.shape(fixations)}")
     return fixations > 0
 
 
@@ -290,7 +293,8 @@ class ClipDataset(Dataset):
         check_same_size(density, fixations, video, stem)
         if self.size is not None:
             density, fixations = resize_density(density, self.size), move_fixations(fixations, self.size)
-        tensors = {"clip": torch.stack([prepared[i] for i in indices], dim=1), "density": torch.from_numpy(density), "fixations": torch.from_numpy(fixations)}
+        tensors = {"clip": torch.stack([prepared[i] for i in indices], dim=1),
+                   "density": torch.from_numpy(density), "fixations": torch.from_numpy(fixations)}
         if mirrored:
             tensors = {name: t.flip(-1) for name, t in tensors.items()}
         return {**tensors, "video": video.name, "frame": stem}

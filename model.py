@@ -4,6 +4,7 @@ Source: Woo, Lee, Park, Kim, "RecSal-Net: Recursive Saliency Network for Video S
 Neurocomputing 650 (2025) 130822.
 """
 import functools
+import itertools
 import math
 import re
 from pathlib import Path
@@ -250,7 +251,7 @@ def decoder(width: int, factor: int) -> nn.Sequential:
     """
     widths = [width, width // 2, width // 4, width // 8]
     layers = []
-    for before, after in zip(widths, widths[1:]):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Conv3d(before, after, (2, 3, 3), stride=(2, 1, 1), padding=(0, 1, 1), bias=False), nn.ReLU(), Upsample(2)]
     if factor == 4:
         layers.pop()                                                       # two doublings are enough
@@ -295,7 +296,8 @@ def check_clip(clip: Tensor, clip_len: int) -> None:
     if t != clip_len:
         raise ValueError(f"clip must have T = {clip_len} frames, got {t}: {tuple(clip.shape)}; repeat the first frame of a shorter video in front")
     if h % 32 or w % 32 or not h or not w:
-        raise ValueError(f"clip must have H and W divisible by 32, got {h} x {w}: {tuple(clip.shape)}; resize the frames, the paper's size is 224 x 384")
+        raise ValueError(f"clip must have H and W divisible by 32, got {h} x {w}: {tuple(clip.shape)}; "
+                         "resize the frames, the paper's size is 224 x 384")
 
 
 def infer_configuration(entries: dict[str, Tensor]) -> dict:

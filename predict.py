@@ -35,7 +35,8 @@ def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterabl
         (H, W) float32 in (0, 1) at the frame's own size, on the model's device.
     """
     if flows is not None or model.needs_flow or model.temporal != "window":
-        raise ValueError(f"{type(model).__name__} moves through time by \"{model.temporal}\" (needs_flow={model.needs_flow}): only \"window\" without flow is built so far")
+        raise ValueError(f"{type(model).__name__} moves through time by \"{model.temporal}\" (needs_flow={model.needs_flow}): "
+                         "only \"window\" without flow is built so far")
     like = next(model.parameters())
     window = collections.deque(maxlen=(model.clip_len - 1) * model.frame_stride + 1)
     for frame in frames:
@@ -89,8 +90,10 @@ def precision_context(precision: str, device: torch.device) -> contextlib.Abstra
 def device_arguments(parser: argparse.ArgumentParser, precision: str) -> None:
     """The flags every script has; `precision` says what its default is."""
     group = parser.add_argument_group("device")
-    group.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="where to compute; auto: CUDA, else MPS, else CPU (default: auto)")
-    group.add_argument("--precision", choices=["float32", "bfloat16"], help=f"bfloat16: autocast; float32: TF32 off (default: {precision})")
+    group.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
+                       help="where to compute; auto: CUDA, else MPS, else CPU (default: auto)")
+    group.add_argument("--precision", choices=["float32", "bfloat16"],
+                       help=f"bfloat16: autocast; float32: TF32 off (default: {precision})")
 
 
 # The command line
@@ -102,7 +105,8 @@ def open_source(source: Path) -> tuple[list[str] | None, Iterable[np.ndarray]]:
         frames = list_frames(folder)
         return [path.stem for path in frames], (read_frame(path) for path in frames)
     if not source.exists():
-        raise FileNotFoundError(f"no input {source}: it does not exist. Expected a video file, or a folder of frames ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise FileNotFoundError(f"no input {source}: it does not exist. "
+                                f"Expected a video file, or a folder of frames ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return None, read_video(source)
 
 
@@ -138,15 +142,19 @@ def output_folders(sources: list[Path], out: Path) -> list[Path]:
     names = [source.name if source.is_dir() else source.stem for source in (s.resolve() for s in sources)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"several inputs are called {twice[0]}, their maps would be mixed: {[str(s) for s, n in zip(sources, names) if n == twice[0]]}. Predict them into different --out folders")
+        same = [str(source) for source, name in zip(sources, names) if name == twice[0]]
+        raise ValueError(f"several inputs are called {twice[0]}, their maps would be mixed: {same}. Predict them into different --out folders")
     return [out / name for name in names]
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="video file, folder of frames, or folder of such folders")
-    parser.add_argument("--out", type=Path, default=Path("saliency"), help="maps are written to OUT/VIDEO/FRAME.png (default: saliency)")
-    parser.add_argument("--weights", type=Path, default=Path("saved_models/RecSalNet.pth"), help="weight file; a .json beside it is read for the configuration (default: saved_models/RecSalNet.pth)")
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT",
+                        help="video file, folder of frames, or folder of such folders")
+    parser.add_argument("--out", type=Path, default=Path("saliency"),
+                        help="maps are written to OUT/VIDEO/FRAME.png (default: saliency)")
+    parser.add_argument("--weights", type=Path, default=Path("saved_models/RecSalNet.pth"),
+                        help="weight file; a .json beside it is read for the configuration (default: saved_models/RecSalNet.pth)")
     device_arguments(parser, "bfloat16 on CUDA, else float32")
     return parser
 

@@ -143,11 +143,11 @@ class Block(nn.Module):
 
     def attend(self, x: Tensor, window: Size3, shift: Size3, mask: Tensor | None) -> Tensor:
         """Pad, roll, cut into windows, attend, and undo all that; x is (B, T, H, W, C)."""
-        batch, t, h, w, _ = x.shape
+        _, t, h, w, _ = x.shape
         pt, ph, pw = padded_size((t, h, w), window)
         x = F.pad(x, (0, 0, 0, pw - w, 0, ph - h, 0, pt - t))
         x = roll(x, shift, -1)
-        axes = dict(b=batch, t=pt // window[0], h=ph // window[1], w=pw // window[2], wt=window[0], wh=window[1], ww=window[2])
+        axes = {"t": pt // window[0], "h": ph // window[1], "w": pw // window[2], "wt": window[0], "wh": window[1], "ww": window[2]}
         windows = rearrange(x, "b (t wt) (h wh) (w ww) c -> b (t h w) (wt wh ww) c", **axes)
         windows = self.attn(windows, mask)
         x = rearrange(windows, "b (t h w) (wt wh ww) c -> b (t wt) (h wh) (w ww) c", **axes)

@@ -125,7 +125,8 @@ def score_video(model: nn.Module, video: Video, folder: Path, score: Callable[[V
     """
     frames = (read_frame(path) for path in video.frames)
     rows = []
-    for index, saliency in enumerate(tqdm(saliency_maps(model, frames), desc=video.name, total=len(video.frames), unit="frame", leave=False, disable=None)):
+    maps = tqdm(saliency_maps(model, frames), desc=video.name, total=len(video.frames), unit="frame", leave=False, disable=None)
+    for index, saliency in enumerate(maps):
         write_map(folder / video.name / f"{video.frames[index].stem}.png", saliency)
         if video.is_annotated(index):
             rows.append(score(video, index, saliency))
@@ -189,18 +190,24 @@ def report(rows: list[dict], method: str, folder: Path, details: dict) -> str:
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("data")
-    data.add_argument("--data", type=Path, default=Path("data/DHF1K"), help="folder of the dataset, see data/README.md (default: data/DHF1K)")
+    data.add_argument("--data", type=Path, default=Path("data/DHF1K"),
+                      help="folder of the dataset, see data/README.md (default: data/DHF1K)")
     data.add_argument("--split", default="val", help="folder below --data (default: val)")
-    data.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False, help="leave out videos that cannot be read, counted and reported, instead of stopping (default: off)")
-    parser.add_argument("--weights", type=Path, default=Path("saved_models/RecSalNet.pth"), help="weight file; a .json beside it is read for the configuration (default: saved_models/RecSalNet.pth)")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="maps go to OUT/DATA_SPLIT/RecSalNet/VIDEO/FRAME.png, scores.json, scores.md and per_video.csv to OUT/DATA_SPLIT (default: results)")
-    parser.add_argument("--centre-baseline", action=argparse.BooleanOptionalAction, default=False, help="score a Gaussian in the centre too, as a second row (default: off)")
+    data.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
+                      help="leave out videos that cannot be read, counted and reported, instead of stopping (default: off)")
+    parser.add_argument("--weights", type=Path, default=Path("saved_models/RecSalNet.pth"),
+                        help="weight file; a .json beside it is read for the configuration (default: saved_models/RecSalNet.pth)")
+    parser.add_argument("--out", type=Path, default=Path("results"),
+                        help="folder for OUT/DATA_SPLIT/RecSalNet/VIDEO/FRAME.png and the tables in OUT/DATA_SPLIT (default: results)")
+    parser.add_argument("--centre-baseline", action=argparse.BooleanOptionalAction, default=False,
+                        help="score a Gaussian in the centre too, as a second row (default: off)")
     parser.add_argument("--seed", type=int, default=0, help="of the frames drawn for s-AUC (default: 0)")
     device_arguments(parser, "float32, as the paper's numbers")
     return parser
 
 
-def score_videos(model: nn.Module, videos: list[Video], folder: Path, score: Callable[[Video, int, Tensor], dict], skipped: list[str] | None) -> Iterator[list[dict]]:
+def score_videos(model: nn.Module, videos: list[Video], folder: Path, score: Callable[[Video, int, Tensor], dict],
+                 skipped: list[str] | None) -> Iterator[list[dict]]:
     """The rows of each video in turn; a video that cannot be read to its end gives none where `skipped` is a list."""
     for video in tqdm(videos, desc="videos", unit="video", disable=None):
         try:
@@ -234,8 +241,9 @@ def main(args: argparse.Namespace) -> None:
     notes += ["s-AUC: only one video is annotated, so the other frames are its own."] if others.same_video else []
     notes += [f"{len(skipped)} videos were skipped."] if skipped else []
     print(report(rows, method, folder, {
-        "data": str(args.data), "split": args.split, "weights": str(args.weights), "protocol": PROTOCOL, "notes": notes, "skipped": skipped or [], "seed": args.seed,
-        "device": device.type, "precision": precision, "configuration": model.config, "revision": utils.revision(), "versions": utils.versions(),
+        "data": str(args.data), "split": args.split, "weights": str(args.weights), "protocol": PROTOCOL, "notes": notes, "skipped": skipped or [],
+        "seed": args.seed, "device": device.type, "precision": precision, "configuration": model.config,
+        "revision": utils.revision(), "versions": utils.versions(),
     }))
     print(f"written to {folder}: scores.json, scores.md, per_video.csv")
 

@@ -27,6 +27,7 @@ from swin_transformer import SwinTransformer3D, load_encoder
 
 KINETICS = Path("saved_models/swin_small_patch244_window877_kinetics400_1k.pth")
 VALIDATION = {"cc": cc, "kl": kldiv, "nss": nss, "sim": similarity}       # the AUCs are test.py's
+NETWORK = ("num_recursions", "frame_size", "frame_stride", "width", "embed_dim", "depths", "num_heads", "patch_norm", "drop_path")
 STOPPED = 130                                                              # exit code of an interrupted run
 
 
@@ -208,7 +209,8 @@ def validation_videos(data: Path, split: str, skip_bad: bool) -> list[Video]:
     try:
         return usable_videos(data, split, skip_bad)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}. To train without validation: --val-every 0, which keeps the last epoch's weights instead of the best") from error
+        raise FileNotFoundError(f"{error}. To train without validation: --val-every 0, "
+                                "which keeps the last epoch's weights instead of the best") from error
 
 
 # The run
@@ -273,7 +275,8 @@ def run_files(folder: Path, model_class: type) -> tuple[Path, Path]:
 def check_recipe(stored: dict, given: dict) -> None:
     changed = [f"{name} was {stored.get(name)}, is {value}" for name, value in given.items() if stored.get(name) != value]
     if changed:
-        raise ValueError(f"--resume continues a run exactly, but {'; '.join(changed)}. Give the same options, or start another run in another --run-dir")
+        raise ValueError(f"--resume continues a run exactly, but {'; '.join(changed)}. "
+                         "Give the same options, or start another run in another --run-dir")
 
 
 def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, compute_terms: Callable[..., dict], epochs: int, accumulate: int,
@@ -311,7 +314,8 @@ def log_epoch(run: Run, progress: dict, scores: dict | None, seconds: float, wri
     left_out = {name: count for name, count in progress["sums"].items() if name.endswith("_left_out")}
     print(epoch_line(run, terms, left_out, progress["skipped"], scores, seconds), flush=True)
     val = {f"val_{name}": value for name, value in (scores or {}).items()}
-    utils.append_log(run.folder / "log.jsonl", {"epoch": run.epoch, **terms, **left_out, "skipped": progress["skipped"], **val, "seconds": round(seconds, 3)})
+    record = {"epoch": run.epoch, **terms, **left_out, "skipped": progress["skipped"], **val, "seconds": round(seconds, 3)}
+    utils.append_log(run.folder / "log.jsonl", record)
     if writer is not None:
         for name, value in {**terms, **val}.items():
             writer.add_scalar(f"val/{name[4:]}" if name in val else f"train/{name}", value, run.epoch)
@@ -366,7 +370,8 @@ def arguments() -> argparse.ArgumentParser:
     training_arguments(parser.add_argument_group("training"), RecSalNet.recipe)
     terms = parser.add_argument_group("objective: loss = kl KL - cc CC - nss NSS - sim SIM + l1 L1")
     for name, weight in RecSalNet.recipe["loss_weights"].items():
-        terms.add_argument(f"--{name}-weight", type=float, default=weight, help=f"weight of {LABELS.get(name, 'L1')} (default: {weight})")
+        terms.add_argument(f"--{name}-weight", type=float, default=weight,
+                           help=f"weight of {LABELS.get(name, 'L1')} (default: {weight})")
     run_arguments(parser.add_argument_group("run folder"))
     device_arguments(parser, "bfloat16 on CUDA, else float32")
     return parser
@@ -374,46 +379,63 @@ def arguments() -> argparse.ArgumentParser:
 
 def data_arguments(group) -> None:
     onoff = argparse.BooleanOptionalAction
-    group.add_argument("--data", type=Path, default=Path("data/DHF1K"), help="folder of the dataset, see data/README.md (default: data/DHF1K)")
+    group.add_argument("--data", type=Path, default=Path("data/DHF1K"),
+                       help="folder of the dataset, see data/README.md (default: data/DHF1K)")
     group.add_argument("--train-split", default="train", help="folder below --data to train on (default: train)")
     group.add_argument("--val-split", default="val", help="folder below --data to validate on (default: val)")
-    group.add_argument("--frame-size", type=at_least(32), nargs=2, default=[224, 384], metavar=("H", "W"), help="size the network sees, in pixels, multiples of 32 (default: 224 384)")
-    group.add_argument("--frame-stride", type=at_least(1), default=1, help="frames of the video from one frame of a clip to the next (default: 1)")
-    group.add_argument("--flip", action=onoff, default=False, help="mirror half of the training clips; the authors do not (default: off)")
-    group.add_argument("--skip-bad", action=onoff, default=False, help="leave out unreadable videos and clips, counted and reported, instead of stopping (default: off)")
-    group.add_argument("--workers", type=at_least(0), default=4, help="processes that decode clips; 0: none besides this one (default: 4)")
+    group.add_argument("--frame-size", type=at_least(32), nargs=2, default=[224, 384], metavar=("H", "W"),
+                       help="size the network sees, in pixels, multiples of 32 (default: 224 384)")
+    group.add_argument("--frame-stride", type=at_least(1), default=1,
+                       help="frames of the video from one frame of a clip to the next (default: 1)")
+    group.add_argument("--flip", action=onoff, default=False,
+                       help="mirror half of the training clips; the authors do not (default: off)")
+    group.add_argument("--skip-bad", action=onoff, default=False,
+                       help="leave out unreadable videos and clips, counted and reported, instead of stopping (default: off)")
+    group.add_argument("--workers", type=at_least(0), default=4,
+                       help="processes that decode clips; 0: none besides this one (default: 4)")
 
 
 def network_arguments(group) -> None:
     group.add_argument("--encoder-weights", default="auto", metavar="{auto,torchvision,none,FILE}",
                        help=f"Kinetics-400 weights to start from; auto: {KINETICS} if it is there, else torchvision's, downloaded (default: auto)")
     group.add_argument("--num-recursions", type=at_least(0), default=2, help="K, passes through the recursive block (default: 2)")
-    group.add_argument("--patch-norm", action=argparse.BooleanOptionalAction, default=False, help="LayerNorm after the patch embedding; the authors have none (default: off)")
+    group.add_argument("--patch-norm", action=argparse.BooleanOptionalAction, default=False,
+                       help="LayerNorm after the patch embedding; the authors have none (default: off)")
     group.add_argument("--width", type=at_least(8), default=192, help="channels of the decoder, a multiple of 8 (default: 192)")
     group.add_argument("--embed-dim", type=at_least(1), default=96, help="channels of the encoder's first stage (default: 96)")
-    group.add_argument("--depths", type=at_least(1), nargs=4, default=[2, 2, 18, 2], help="blocks in each stage of the encoder (default: 2 2 18 2)")
-    group.add_argument("--num-heads", type=at_least(1), nargs=4, default=[3, 6, 12, 24], help="attention heads in each stage (default: 3 6 12 24)")
-    group.add_argument("--drop-path", type=float, default=0.2, help="stochastic depth of the encoder's last block, a probability (default: 0.2)")
+    group.add_argument("--depths", type=at_least(1), nargs=4, default=[2, 2, 18, 2],
+                       help="blocks in each stage of the encoder (default: 2 2 18 2)")
+    group.add_argument("--num-heads", type=at_least(1), nargs=4, default=[3, 6, 12, 24],
+                       help="attention heads in each stage (default: 3 6 12 24)")
+    group.add_argument("--drop-path", type=float, default=0.2,
+                       help="stochastic depth of the encoder's last block, a probability (default: 0.2)")
 
 
 def training_arguments(group, recipe: dict) -> None:
-    group.add_argument("--epochs", type=at_least(1), default=recipe["epochs"], help=f"epochs, each one clip of every video (default: {recipe['epochs']})")
+    group.add_argument("--epochs", type=at_least(1), default=recipe["epochs"],
+                       help=f"epochs, each one clip of every video (default: {recipe['epochs']})")
     group.add_argument("--lr", type=positive, default=recipe["lr"], help=f"learning rate of Adam (default: {recipe['lr']})")
-    group.add_argument("--batch-size", type=at_least(1), default=recipe["batch_size"], help=f"clips in a forward pass (default: {recipe['batch_size']})")
-    group.add_argument("--accumulate", type=at_least(1), default=1, help="batches whose gradients are averaged to one step (default: 1)")
+    group.add_argument("--batch-size", type=at_least(1), default=recipe["batch_size"],
+                       help=f"clips in a forward pass (default: {recipe['batch_size']})")
+    group.add_argument("--accumulate", type=at_least(1), default=1,
+                       help="batches whose gradients are averaged to one step (default: 1)")
     group.add_argument("--activation-checkpointing", action=argparse.BooleanOptionalAction, default=False,
                        help="less memory for more time: recompute activations in the backward pass (default: off)")
     group.add_argument("--val-every", type=at_least(0), default=recipe["val_every"],
-                       help=f"epochs from one validation to the next; the last epoch is always validated; 0: none, keep the last weights (default: {recipe['val_every']})")
+                       help="epochs from one validation to the next; the last is always validated; 0: none, keep the last weights "
+                            f"(default: {recipe['val_every']})")
     group.add_argument("--seed", type=at_least(0), default=0, help="of initial weights, clips and stochastic depth (default: 0)")
 
 
 def run_arguments(group) -> None:
-    group.add_argument("--run-dir", type=Path, default=Path("saved_models"), help="gets RecSalNet.pth (best weights), RecSalNet.json, last.pt and log.jsonl (default: saved_models)")
+    group.add_argument("--run-dir", type=Path, default=Path("saved_models"),
+                       help="gets RecSalNet.pth (best weights), RecSalNet.json, last.pt and log.jsonl (default: saved_models)")
     again = group.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue the run in --run-dir exactly where it stopped")
-    again.add_argument("--overwrite", action="store_true", help="start anew in a --run-dir that holds a run or weights, and replace them")
-    group.add_argument("--tensorboard", action=argparse.BooleanOptionalAction, default=True, help="curves in RUN_DIR/tensorboard, where TensorBoard is installed (default: on)")
+    again.add_argument("--overwrite", action="store_true",
+                       help="start anew in a --run-dir that holds a run or weights, and replace them")
+    group.add_argument("--tensorboard", action=argparse.BooleanOptionalAction, default=True,
+                       help="curves in RUN_DIR/tensorboard, where TensorBoard is installed (default: on)")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -421,13 +443,14 @@ def main(args: argparse.Namespace) -> int:
     utils.seed_everything(args.seed)
     device = select_device(args.device)
     precision = args.precision or default_precision(device)
-    network = {name: getattr(args, name) for name in ("num_recursions", "frame_size", "frame_stride", "width", "embed_dim", "depths", "num_heads", "patch_norm", "drop_path")}
+    network = {name: getattr(args, name) for name in NETWORK}
     weights = {name: getattr(args, f"{name}_weight") for name in TERMS}
     if not args.resume and not args.overwrite:
-        utils.refuse_to_replace(run_files(args.run_dir, RecSalNet), "continue with --resume, start anew with --overwrite, or choose another --run-dir")
+        utils.refuse_to_replace(run_files(args.run_dir, RecSalNet),
+                                "continue with --resume, start anew with --overwrite, or choose another --run-dir")
 
     model = RecSalNet(**network)
-    clips = dict(prepare=model.prepare, clip_len=model.clip_len, frame_stride=model.frame_stride, seed=args.seed, skip_bad=args.skip_bad)
+    clips = {"prepare": model.prepare, "clip_len": model.clip_len, "frame_stride": model.frame_stride, "seed": args.seed, "skip_bad": args.skip_bad}
     train_set = ClipDataset(usable_videos(args.data, args.train_split, args.skip_bad), size=tuple(args.frame_size), flip=args.flip, **clips)
     train_loader, val_loader = clip_loader(train_set, args.batch_size, args.workers, shuffle=True), None
     if args.val_every:
@@ -438,15 +461,16 @@ def main(args: argparse.Namespace) -> int:
         print(f"encoder weights: {initialise_encoder(model.encoder, args.encoder_weights)}")
     model.activation_checkpointing = args.activation_checkpointing
     model.to(device)
-    recipe = {**network, "objective": weights, "precision": precision, "train": str(args.data / args.train_split), "encoder_weights": args.encoder_weights,
-              **{name: getattr(args, name) for name in ("seed", "lr", "batch_size", "accumulate", "flip")}}
+    recipe = {**network, "objective": weights, "precision": precision, "train": str(args.data / args.train_split),
+              "encoder_weights": args.encoder_weights, **{name: getattr(args, name) for name in ("seed", "lr", "batch_size", "accumulate", "flip")}}
     run = Run(model, torch.optim.Adam(model.parameter_groups(args.lr)), args.run_dir, recipe)
     if args.resume:
         run.restore()
         print(f"resuming after epoch {run.epoch}" + (f" and {run.progress['batches']} batches" if run.progress else ""))
-    print(f"training {type(model).__name__} ({sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters) at {args.frame_size[0]} x {args.frame_size[1]} on {device.type} in {precision}")
-    finished = fit(run, train_loader, val_loader, functools.partial(objective, weights=weights), args.epochs, args.accumulate, args.val_every, precision,
-                   open_tensorboard(args.run_dir, args.tensorboard))
+    print(f"training {type(model).__name__} ({sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters) "
+          f"at {args.frame_size[0]} x {args.frame_size[1]} on {device.type} in {precision}")
+    finished = fit(run, train_loader, val_loader, functools.partial(objective, weights=weights), args.epochs, args.accumulate,
+                   args.val_every, precision, open_tensorboard(args.run_dir, args.tensorboard))
     if not finished:
         print(f"stopped in epoch {run.epoch + 1}; the same command with --resume continues")
         return STOPPED

@@ -1,9 +1,9 @@
 """Write a small generated set of videos with gaze, in the tree of the prepared DHF1K, to try the programs on.
 
-    python data/make_sample.py                      # 24 + 6 videos into data/sample, in a few seconds
+    python data/make_sample.py                      # 200 + 6 videos into data/sample, in seconds
     python data/make_sample.py --out data/tiny --train-videos 2 --val-videos 1 --frames 12 --size 90 160
 
-Bright objects move over dim, panning textures, and simulated observers pursue them: mostly the fast ones of high contrast, hardly
+Bright objects move over grey, panning textures, and simulated observers pursue them: mostly the fast ones of high contrast, hardly
 those that stand still, now and then the centre or anywhere. It can be learnt in minutes, from motion and colour together, and tells
 whether the programs work. Scores on it say nothing about real videos.
 
@@ -27,18 +27,19 @@ from tqdm import tqdm
 GENERATOR = 1                       # goes up when the same flags give other files
 FINISHED, STARTED = "sample.json", "sample.json.unfinished"     # markers with the flags: which folders are ours to replace
 MIN_SIZE = 32                       # pixels; objects get lost below
-DIAMETER = (0.10, 0.18)             # of an object, in widths of the frame, as all lengths below
-SPEED = (0.002, 0.006)              # of a moving object, per frame: across the frame in 2 to 4 seconds at 30 fps
+DIAMETER = (0.12, 0.18)             # of an object, in widths of the frame, as all lengths below
+SPEED = (0.001, 0.004)              # of a moving object, per frame: an eighth of the frame's width in half a second to two
+TURN = 0.3                          # in radii: how near to the border the centre of an object comes before it turns
 PAN = 0.005                         # of the background, per frame, at most
-NUM_MOVING = (0.4, 0.35, 0.25)      # shares of videos with one, two and three moving objects
+NUM_MOVING = (0.6, 0.3, 0.1)        # shares of videos with one, two and three moving objects
 STILL_SHARE = 0.6                   # videos with an object that stands still and gets little gaze: motion has to count
 CIRCLE_SHARE = 0.3                  # moving objects that circle; the others bounce at the borders
 LATE_SHARE = 0.3                    # moving objects, but for a video's first, that enter from outside after it has begun
-STILL_INTEREST = 0.03               # of an object that stands still, where the slowest moving one has 0.8
-LOOK_CENTRE, LOOK_ANYWHERE = 0.10, 0.04     # share of looks that go near the centre (centre bias), or anywhere
+STILL_INTEREST = 0.03               # of an object that stands still, where the slowest moving one has 0.1
+LOOK_CENTRE, LOOK_ANYWHERE = 0.06, 0.03     # share of looks that go near the centre (centre bias), or anywhere
 NEW_LOOK, NEW_LOOK_AT_ENTRY = 1 / 15, 1 / 4     # chance of a saccade per frame, ordinarily and while something enters
 SAMPLES = 3                         # gaze samples of one observer per frame
-JITTER = 0.006                      # standard deviation of a sample around the gaze
+JITTER = 0.025                      # standard deviation of a sample around the gaze: people look at all parts of an object
 LOST_SHARE = 0.02                   # frames without any fixation, as in DHF1K
 
 
@@ -79,7 +80,7 @@ def make_things(rng: np.random.Generator, num_frames: int, size: tuple[int, int]
 def make_thing(rng: np.random.Generator, kind: Callable, num_frames: int, size: tuple[int, int]) -> Thing:
     """An object of random looks on a path of the given kind."""
     diameter = rng.uniform(*DIAMETER) * size[1]
-    hsv = np.uint8([[[rng.integers(180), rng.integers(190, 256), rng.integers(215, 256)]]])         # any hue, but vivid
+    hsv = np.uint8([[[rng.integers(180), rng.integers(20, 110), rng.integers(240, 256)]]])          # any hue, but bright
     colour = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float64)
     path = kind(rng, num_frames, size, diameter / 2, rng.uniform(*SPEED) * size[1])
     return Thing(make_outline(rng), diameter, colour, path)
@@ -96,7 +97,7 @@ def make_outline(rng: np.random.Generator) -> np.ndarray:
 def bounce_path(rng: np.random.Generator, num_frames: int, size: tuple[int, int], radius: float, speed: float) -> np.ndarray:
     """A straight path, (T, 2) of (x, y) in pixels, that starts within the frame and bounces at its borders."""
     angle = rng.uniform(0, 2 * np.pi)
-    return bounce(place(rng, size, radius), speed * np.array([np.cos(angle), np.sin(angle)]), num_frames, size, radius)
+    return bounce(place(rng, size, TURN * radius), speed * np.array([np.cos(angle), np.sin(angle)]), num_frames, size, radius)
 
 
 def enter_path(rng: np.random.Generator, num_frames: int, size: tuple[int, int], radius: float, speed: float) -> np.ndarray:
@@ -113,7 +114,7 @@ def bounce(position: np.ndarray, velocity: np.ndarray, num_frames: int, size: tu
     frame, path = np.array([size[1], size[0]]), np.empty((num_frames, 2))
     for t in range(num_frames):
         path[t] = position
-        outward = ((position < radius) & (velocity < 0)) | ((position > frame - radius) & (velocity > 0))
+        outward = ((position < TURN * radius) & (velocity < 0)) | ((position > frame - TURN * radius) & (velocity > 0))
         velocity = np.where(outward, -velocity, velocity)
         position = position + velocity
     return path
@@ -132,20 +133,20 @@ def still_path(rng: np.random.Generator, num_frames: int, size: tuple[int, int],
 
 
 def place(rng: np.random.Generator, size: tuple[int, int], margin: float) -> np.ndarray:
-    """A place (x, y) in the frame, more often in its middle (the mean of two uniform numbers); in pixels, as the margin."""
+    """A place (x, y) in the frame, anywhere but on a margin; in pixels, as the margin."""
     frame = np.array([size[1], size[0]])
     room = np.maximum(frame - 2 * margin, 0)                        # an object larger than the frame stays in its middle
-    return (frame - room) / 2 + room * rng.random((2, 2)).mean(axis=0)
+    return (frame - room) / 2 + room * rng.random(2)
 
 
 def make_background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """A dim (H, W, 3) uint8 texture that continues over its borders; few levels, so that PNG files stay small."""
+    """A greyish (H, W, 3) uint8 texture that continues over its borders; few levels, so that PNG files stay small."""
     noise = np.zeros(size)
     for scale, weight in ((0.15, 1.0), (0.06, 0.6), (0.025, 0.35)):
         layer = gaussian_filter(rng.standard_normal(size), scale * size[1], mode="wrap")
         noise += weight * (layer - layer.mean()) / layer.std()
     levels = np.round(4 * np.clip(noise / noise.std(), -2.5, 2.5)) / 4
-    base, tint = rng.uniform(35, 75) + rng.uniform(-18, 18, 3), rng.uniform(10, 22, 3)
+    base, tint = rng.uniform(95, 120) + rng.uniform(-10, 10, 3), rng.uniform(6, 16, 3)
     return np.clip(base + levels[..., None] * tint, 0, 255).astype(np.uint8)
 
 
@@ -162,7 +163,7 @@ def draw_frame(background: np.ndarray, shift: np.ndarray, things: list[Thing], t
 # --- who looks at it -------------------------------------------------------------------------------------------------------
 
 def find_interest(things: list[Thing], background: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(T, number of things): contrast x speed where an object is visible; about 1 for an ordinary moving one."""
+    """(T, number of things): contrast x speed where an object is visible, else 0; about 0.3 for an ordinary moving one."""
     contrast = [np.linalg.norm(thing.colour - background.mean(axis=(0, 1))) / 200 for thing in things]
     return np.stack([c * thing.visible(size) * np.maximum(thing.speed / (0.01 * size[1]), STILL_INTEREST)
                      for c, thing in zip(contrast, things)], axis=1)
@@ -315,11 +316,11 @@ def arguments() -> argparse.ArgumentParser:
     files.add_argument("--out", type=Path, default=Path("data/sample"), help="folder that gets train/ and val/ (default: %(default)s)")
     files.add_argument("--overwrite", action="store_true", help="replace a set that this program wrote there before (default: refuse)")
     content = parser.add_argument_group("content")
-    content.add_argument("--train-videos", type=at_least_one, default=24, metavar="N", help="videos in train/ (default: %(default)s)")
+    content.add_argument("--train-videos", type=at_least_one, default=200, metavar="N", help="videos in train/ (default: %(default)s)")
     content.add_argument("--val-videos", type=at_least_one, default=6, metavar="N", help="videos in val/ (default: %(default)s)")
-    content.add_argument("--frames", type=at_least_one, default=48, metavar="N",
+    content.add_argument("--frames", type=at_least_one, default=40, metavar="N",
                          help="frames per video, give or take a sixth (default: %(default)s)")
-    content.add_argument("--size", type=at_least_one, nargs=2, default=[180, 320], metavar=("H", "W"),
+    content.add_argument("--size", type=at_least_one, nargs=2, default=[90, 160], metavar=("H", "W"),
                          help="height and width of the frames, pixels (default: 180 320)")
     content.add_argument("--observers", type=at_least_one, default=17, metavar="N",
                          help="simulated observers per video (default: %(default)s)")

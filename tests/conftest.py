@@ -5,9 +5,9 @@ from pathlib import Path
 import make_sample
 import pytest
 import torch
+from parity import fill
 
 from model import RecSalNet
-from parity import fill
 
 TESTS = Path(__file__).parent
 TINY = {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 2, 1, 1), "num_heads": (1, 1, 2, 2), "drop_path": 0.1}

@@ -7,8 +7,20 @@ import scipy.io
 import torch
 from PIL import Image
 
-from dataloader import (ClipDataset, EpochSampler, clip_loader, collate, find_videos, move_fixations, open_video, read_density, read_fixations,
-                        read_frame, read_video, resize_density)
+from dataloader import (
+    ClipDataset,
+    EpochSampler,
+    clip_loader,
+    collate,
+    find_videos,
+    move_fixations,
+    open_video,
+    read_density,
+    read_fixations,
+    read_frame,
+    read_video,
+    resize_density,
+)
 
 
 def prepare(frame):

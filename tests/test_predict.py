@@ -96,7 +96,7 @@ def test_a_model_that_moves_otherwise_through_time_is_refused():
 
 
 def test_eight_bit_maps_span_the_range_and_a_constant_one_is_black():
-    assert to_8_bit(torch.tensor([[0.2, 0.3], [0.4, 0.6]])).tolist() == [[0, 64], [128, 255]]
+    assert to_8_bit(torch.tensor([[0.1, 0.2], [0.3, 0.6]])).tolist() == [[0, 51], [102, 255]]
     assert to_8_bit(torch.full((2, 2), 0.7)).tolist() == [[0, 0], [0, 0]]
 
 

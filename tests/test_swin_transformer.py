@@ -3,10 +3,10 @@ import itertools
 import pytest
 import timm.models.swin_transformer as timm_swin
 import torch
+from parity import fill
 from torch import nn
 from torchvision.models.video import swin3d_s
 
-from parity import fill
 from swin_transformer import Stage, SwinTransformer3D, fit_window, load_encoder, relative_position_index, shift_mask
 
 SMALL = {"embed_dim": 12, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 2, 2)}

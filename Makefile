@@ -1,0 +1,31 @@
+# One command each: `make demo` sets up and runs the main job on a generated sample, `make test` sets up and runs all tests.
+PYTHON ?= python3
+BIN := .venv/bin
+
+# A network and frames small enough for two CPU cores; every default of train.py is the full one.
+DEMO := --data data/sample --run-dir saved_models/demo --overwrite --encoder-weights none \
+	--frame-size 32 64 --embed-dim 48 --depths 2 2 2 2 --num-heads 2 4 8 16 --width 16 --patch-norm --drop-path 0 \
+	--lr 3e-4 --batch-size 2 --epochs 10 --val-every 1 --flip --workers 1
+
+.PHONY: demo test lint clean
+
+demo: .venv/installed
+	$(BIN)/python data/make_sample.py --out data/sample
+	$(BIN)/python train.py $(DEMO)
+	$(BIN)/python test.py --data data/sample --weights saved_models/demo/RecSalNet.pth --centre-baseline --out results
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+
+.venv/installed: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv data/sample saved_models/demo results *.egg-info
