@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -100,7 +101,6 @@ def test_shuffled_auc_is_one_where_fixations_are_high_and_others_low_and_half_wh
 
 
 def test_shuffled_auc_equals_the_mean_over_every_possible_draw():
-    import itertools
     generator = torch.Generator().manual_seed(1)
     saliency, fixations = torch.rand(1, 3, 4, generator=generator), torch.zeros(1, 3, 4, dtype=torch.bool)
     fixations.view(-1)[[1, 6, 7]] = True

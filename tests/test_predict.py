@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -5,18 +6,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TESTS, TINY
+from conftest import TESTS
 from PIL import Image
 from torch import nn
 
 import predict
 from dataloader import list_frames, read_frame
-from model import RecSalNet
 from predict import default_precision, precision_context, saliency_maps, select_device, to_8_bit
 
 
-class LastFrameMinusFirst(nn.Module):
-    """A network whose answer is known: the newest frame's value plus a hundredth of the window's oldest."""
+class NewestAndOldest(nn.Module):
+    """A network whose answer is known: the newest frame's value plus a hundredth of the oldest's."""
     temporal, needs_flow, clip_len, frame_stride = "window", False, 4, 1
 
     def __init__(self, frame_stride=1):
@@ -41,7 +41,6 @@ def frames(count, size=(3, 5)):
 
 @pytest.fixture
 def weights_file(tmp_path, tiny_model):
-    import json
     torch.save(tiny_model.state_dict(), tmp_path / "RecSalNet.pth")
     (tmp_path / "RecSalNet.json").write_text(json.dumps({"configuration": tiny_model.config}))
     return tmp_path / "RecSalNet.pth"
@@ -54,19 +53,19 @@ def run(*flags):
 # The engine
 
 def test_no_frames_give_no_maps_and_one_frame_gives_one():
-    assert list(saliency_maps(LastFrameMinusFirst(), [])) == []
-    assert [m[0, 0].item() for m in saliency_maps(LastFrameMinusFirst(), frames(1))] == [pytest.approx(1.01)]
+    assert list(saliency_maps(NewestAndOldest(), [])) == []
+    assert [m[0, 0].item() for m in saliency_maps(NewestAndOldest(), frames(1))] == [pytest.approx(1.01)]
 
 
 def test_each_map_sees_the_frames_up_to_its_own_and_the_first_one_repeated_before():
-    model = LastFrameMinusFirst()
+    model = NewestAndOldest()
     maps = list(saliency_maps(model, frames(6)))
     assert [m[0, 0].item() for m in maps] == pytest.approx([1.01, 2.01, 3.01, 4.01, 5.02, 6.03])
     assert all(m.shape == (3, 5) for m in maps) and model.prepared == 6    # each frame once
 
 
 def test_frame_stride_widens_the_window():
-    maps = list(saliency_maps(LastFrameMinusFirst(frame_stride=2), frames(9)))
+    maps = list(saliency_maps(NewestAndOldest(frame_stride=2), frames(9)))
     assert [m[0, 0].item() for m in maps] == pytest.approx([n + 0.01 * max(1, n - 6) for n in range(1, 10)])
 
 
@@ -74,7 +73,7 @@ def test_maps_come_one_by_one_from_a_video_without_end():
     def endless():
         while True:
             yield np.zeros((3, 5, 3), np.uint8)
-    maps = saliency_maps(LastFrameMinusFirst(), endless())
+    maps = saliency_maps(NewestAndOldest(), endless())
     assert next(maps).shape == next(maps).shape == (3, 5)
 
 
@@ -89,7 +88,7 @@ def test_the_engine_agrees_with_the_network_on_whole_windows(tiny_model, tiny_se
 
 
 def test_a_model_that_moves_otherwise_through_time_is_refused():
-    model = LastFrameMinusFirst()
+    model = NewestAndOldest()
     model.temporal = "state"
     with pytest.raises(ValueError, match='moves through time by "state"'):
         next(saliency_maps(model, frames(1)))
@@ -174,4 +173,3 @@ def test_the_published_networks_maps_come_out_of_the_engine_at_224_x_384(full_mo
     frame = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
     saliency = next(saliency_maps(full_model, [frame]))
     assert saliency.shape == (90, 160) and 0 < saliency.min() < saliency.max() < 1
-    assert RecSalNet.clip_len == 32 and TINY["frame_size"] != (224, 384)

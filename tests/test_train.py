@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from conftest import TESTS, TINY_FLAGS
 from PIL import Image
 
 import train
+from dataloader import ClipDataset, clip_loader, find_videos
 from model import RecSalNet
 from swin_transformer import SwinTransformer3D
 
@@ -278,7 +280,6 @@ def test_ctrl_c_leaves_a_resumable_state_and_exit_code_130(tiny_set, tmp_path):
     waited = time.time() + 120
     while not (tmp_path / "log.jsonl").exists() and time.time() < waited and process.poll() is None:
         time.sleep(0.1)
-    import os
     os.killpg(process.pid, signal.SIGINT)                                  # a terminal sends it to the workers as well
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
@@ -291,7 +292,6 @@ def test_ctrl_c_leaves_a_resumable_state_and_exit_code_130(tiny_set, tmp_path):
 
 
 def test_validation_is_at_the_annotations_full_resolution(tiny_set, monkeypatch):
-    from dataloader import ClipDataset, clip_loader, find_videos
     model, sizes = RecSalNet(frame_size=(32, 64), width=16, embed_dim=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)), []
     finish = model.finish
     model.finish = lambda output, size: (sizes.append(tuple(size)), finish(output, size))[1]
