@@ -50,8 +50,10 @@ def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterabl
 
 
 def to_8_bit(saliency: Tensor) -> np.ndarray:
-    """Min-max normalise a map, (H, W), to uint8, as the authors save theirs; a constant one becomes 0."""
+    """Min-max normalise a map, (H, W), to uint8, as the authors save theirs; a constant one becomes 0, NaN is a ValueError."""
     low, high = saliency.min(), saliency.max()
+    if not (high - low).isfinite():
+        raise ValueError("the network's map is not finite: its weights are broken, or --precision bfloat16 overflowed; try float32")
     scaled = (saliency - low) / (high - low) if high > low else torch.zeros_like(saliency)
     return (scaled * 255).round().to(torch.uint8).cpu().numpy()
 

@@ -67,13 +67,15 @@ def test_every_encoder_stage_equals_the_golden_one_in_mean_and_spread(full_model
 def test_measures_and_gradients_equal_the_golden_ones(full_model):
     recorded = golden("recsalnet_grad_64x96")
     full_model.zero_grad()
-    saliency = full_model(clip_of(recorded))
     density, fixations = torch.from_numpy(recorded["density"]), torch.from_numpy(recorded["fixations"]) > 0
+    # Older releases of oneDNN (PyTorch 2.4) add up a bias's gradient so loosely that one scalar near cancellation is off by 6 %.
+    with torch.backends.mkldnn.flags(enabled=False):
+        saliency = full_model(clip_of(recorded))
+        terms = loss.objective(saliency, density, fixations, {"kl": 1, "cc": 1})
+        terms["loss"].backward()
     for name in ("kldiv", "cc", "nss", "similarity"):
         target = fixations if name == "nss" else density
         assert getattr(loss, name)(saliency, target).mean().item() == pytest.approx(float(recorded[name]), abs=1e-5)
-    terms = loss.objective(saliency, density, fixations, {"kl": 1, "cc": 1})
-    terms["loss"].backward()
     assert terms["loss"].item() == pytest.approx(float(recorded["loss"]), abs=1e-5)
     gradients = nn.Module.state_dict(full_model, keep_vars=True)
     norms = {name: p.grad.double().norm().item() for name, p in gradients.items() if p.grad is not None}

@@ -99,6 +99,11 @@ def test_eight_bit_maps_span_the_range_and_a_constant_one_is_black():
     assert to_8_bit(torch.full((2, 2), 0.7)).tolist() == [[0, 0], [0, 0]]
 
 
+def test_a_map_that_is_not_finite_is_an_error_and_never_a_black_picture():
+    with pytest.raises(ValueError, match="map is not finite"):
+        to_8_bit(torch.tensor([[0.1, torch.nan]]))
+
+
 # Device and precision
 
 def test_a_device_that_is_not_there_is_said_to_be_missing():
