@@ -6,7 +6,7 @@ annotation share a file stem; nothing is paired by position or by a number that 
 import itertools
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,6 +101,7 @@ def open_video(folder: Path, need_annotation: bool = True) -> Video:
         ValueError: a frame is missing, an annotation has no frame, or two frames share a stem.
     """
     frames = list_frames(folder / "images")
+    check_no_gap(frames)
     maps = by_stem(folder / "maps", IMAGE_SUFFIXES)
     fixations = {stem: path for place, suffixes in (("fixation/maps", {".mat"}), ("fixation", {".mat"}), ("fixations", IMAGE_SUFFIXES),
                                                     ("fixation", IMAGE_SUFFIXES)) for stem, path in by_stem(folder / place, suffixes).items()}
@@ -119,33 +120,50 @@ def open_video(folder: Path, need_annotation: bool = True) -> Video:
 
 
 def list_frames(folder: Path) -> list[Path]:
-    """The images of a folder in natural order; raises where there are none, or where their numbers leave a gap."""
+    """The images of a folder in natural order.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: two share a stem.
+    """
     images = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")] if folder.is_dir() else []
     if not images:
-        raise FileNotFoundError(f"no frames in {folder}: {'it holds no images' if folder.is_dir() else 'the folder does not exist'}; {TREE}")
+        raise FileNotFoundError(f"no frames in {folder}: {'it holds no images' if folder.is_dir() else 'the folder does not exist'}")
     frames = sorted(images, key=lambda path: natural_key(path.stem))
     for before, after in itertools.pairwise(frames):
         if before.stem == after.stem:
             raise ValueError(f"two frames share a name in {folder}: {before.name} and {after.name}; remove one")
+    return frames
+
+
+def check_no_gap(frames: list[Path]) -> None:
+    """A frame that is missing between two others would make a clip jump: a ValueError names its neighbours."""
+    for before, after in itertools.pairwise(frames):
         numbers = [re.search(r"(\d+)$", path.stem) for path in (before, after)]
         if all(numbers) and int(numbers[1][0]) != int(numbers[0][0]) + 1:
-            raise ValueError(f"missing frame in {folder}: {after.name} follows {before.name}; restore the frames between, or split the video there")
-    return frames
+            raise ValueError(f"missing frame in {before.parent}: {after.name} follows {before.name}; "
+                             "restore the frames between, or split the video there")
 
 
 def by_stem(folder: Path, suffixes: set[str]) -> dict[str, Path]:
     """Stem -> file for the files of a folder (which need not exist) with one of the suffixes."""
     if not folder.is_dir():
         return {}
-    return {p.stem: p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".")}
+    files = {}
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".")):
+        if path.stem in files:
+            raise ValueError(f"two annotations of one frame in {folder}: {files[path.stem].name} and {path.name}; remove one")
+        files[path.stem] = path
+    return files
 
 
 def natural_key(name: str) -> list:
     """Sorts frame2 before frame10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
-def natural(names) -> list[str]:
+def natural(names: Iterable[str]) -> list[str]:
+    """Names in natural order."""
     return sorted(names, key=natural_key)
 
 
@@ -155,11 +173,13 @@ def read_image(path: Path, mode: str) -> np.ndarray:
     """Decode an image to mode "RGB", (H, W, 3), or "L", (H, W), uint8; an unreadable one is a ValueError with its path."""
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"its pixels are of mode {image.mode}, expected 8 bits each")
             return np.array(image.convert(mode))
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"image {path} is gone: it was there when its folder was listed") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read image {path} ({path.stat().st_size} bytes): {error}. Restore the file, or train with --skip-bad") from error
+        raise ValueError(f"cannot read image {path} ({path.stat().st_size} bytes): {error}; restore the file") from error
 
 
 def read_frame(path: Path) -> np.ndarray:
@@ -178,12 +198,12 @@ def read_fixations(path: Path) -> np.ndarray:
         return read_image(path, "L") > 0
     try:
         fixations = scipy.io.loadmat(path)["I"]
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"fixation map {path} is gone: it was there when its folder was listed") from error
     except KeyError as error:
         raise ValueError(f"{path} has no variable I, which holds the fixation map in DHF1K's .mat files") from error
     except Exception as error:  # scipy raises many kinds on a damaged file; all mean the same here
-        raise ValueError(f"cannot read fixation map {path}: {error}. Restore the file, or train with --skip-bad") from error
+        raise ValueError(f"cannot read fixation map {path}: {error}; restore the file") from error
     if not isinstance(fixations, np.ndarray) or fixations.ndim != 2 or fixations.dtype.kind not in "buif":
         raise ValueError(f"variable I of {path} must be a fixation map (H, W), "
                          f"got {getattr(fixations, 'dtype', type(fixations))} of shape {np.shape(fixations)}")
@@ -244,7 +264,7 @@ class ClipDataset(Dataset):
         every: None for one random clip per video and epoch (training); a number for all clips that end `every` frames
             apart, the first at frame `clip_len` (validation).
         flip: mirror half of the clips, annotation and all.
-        skip_bad: an unreadable file gives {"skipped": why} instead of an error.
+        skip_bad: whether `readable` leaves unreadable clips out instead of stopping.
     """
 
     def __init__(self, videos: list[Video], prepare: Callable[[np.ndarray], Tensor], clip_len: int = 32, frame_stride: int = 1,
@@ -273,6 +293,8 @@ class ClipDataset(Dataset):
 
         Returns:
             clip (3, clip_len, h, w) float32, density (H, W) float32 in [0, 1], fixations (H, W) bool, video and frame: names.
+            Where a file cannot be read, {"skipped": why}: an error raised here would lose its type on the way from a
+            loader process. `readable` raises it.
         """
         epoch, index = key
         draw = np.random.default_rng((self.seed, epoch, index))
@@ -281,11 +303,10 @@ class ClipDataset(Dataset):
         try:
             return self.sample(video, last, mirrored)
         except (OSError, ValueError) as error:
-            if not self.skip_bad:
-                raise
             return {"skipped": str(error)}
 
     def sample(self, video: Video, last: int, mirrored: bool) -> dict:
+        """The clip that ends at frame `last` (an index), with that frame's maps."""
         indices = [max(0, last - back * self.frame_stride) for back in reversed(range(self.clip_len))]
         prepared = {i: self.prepare(read_frame(video.frames[i])) for i in sorted(set(indices))}
         stem = video.frames[last].stem
@@ -301,6 +322,7 @@ class ClipDataset(Dataset):
 
 
 def check_same_size(density: np.ndarray, fixations: np.ndarray, video: Video, stem: str) -> None:
+    """Raise a ValueError where the two maps of a frame differ in size."""
     if density.shape != fixations.shape:
         raise ValueError(f"density and fixation map of frame {stem} of video {video.name} differ in size: {video.maps[stem]} is "
                          f"{density.shape[0]} x {density.shape[1]}, {video.fixations[stem]} is {fixations.shape[0]} x {fixations.shape[1]} (H x W)")
@@ -336,6 +358,14 @@ def start_worker(worker: int) -> None:
     """Loader processes share the cores, so OpenCV gets one thread in each; and Ctrl-C is the main process's to handle."""
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def readable(loader: DataLoader) -> Iterator[dict]:
+    """The batches of a `clip_loader`; the first unreadable clip is a ValueError unless its dataset says `skip_bad`."""
+    for batch in loader:
+        if batch["skipped"] and not loader.dataset.skip_bad:
+            raise ValueError(f"{batch['skipped'][0]}. To go on without such clips: --skip-bad")
+        yield batch
 
 
 def collate(samples: list[dict]) -> dict:

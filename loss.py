@@ -156,7 +156,7 @@ def l1(saliency: Tensor, density: Tensor) -> Tensor:
 
 # Short names in files and tables -> functions; in the order of tables.
 MEASURES = {"auc_j": auc_judd, "sim": similarity, "s_auc": auc_shuffled, "cc": cc, "nss": nss, "kl": kldiv}
-LABELS = {"auc_j": "AUC-J", "sim": "SIM", "s_auc": "s-AUC", "cc": "CC", "nss": "NSS", "kl": "KL"}
+LABELS = {"auc_j": "AUC-J", "sim": "SIM", "s_auc": "s-AUC", "cc": "CC", "nss": "NSS", "kl": "KL", "l1": "L1"}
 # Terms of the objective: their sign in the loss, and whether they compare with fixations.
 SIGNS = {"kl": 1, "cc": -1, "nss": -1, "sim": -1, "l1": 1}
 TERMS = {"kl": kldiv, "cc": cc, "nss": nss, "sim": similarity, "l1": l1}
@@ -188,6 +188,9 @@ def objective(saliency: Tensor, density: Tensor, fixations: Tensor, weights: dic
     Returns:
         "loss", a scalar with a gradient; "kl", "cc", "nss", "sim", "l1", scalars, detached, unweighted;
         "kl_left_out" and so on, the number of samples left out of each.
+
+    Raises:
+        ValueError: a weight has an unknown name.
     """
     unknown = set(weights) - set(TERMS)
     if unknown:
@@ -216,31 +219,36 @@ def batch_mean(measure, saliency: Tensor, target: Tensor) -> tuple[Tensor, int]:
 # Shared arithmetic. Maps come in as (B, H, W) and are handled as (B, N).
 
 def accurate(x: Tensor) -> Tensor:
-    """(B, H, W) -> (B, N) in float64; on devices without it (mps), float32."""
+    """(B, H, W) -> (B, N), as `accurate_like`."""
     return accurate_like(x.flatten(1))
 
 
 def accurate_like(x: Tensor) -> Tensor:
+    """float64; float32 on devices without it (mps)."""
     return x.float() if x.device.type == "mps" else x.double()
 
 
 def centred(x: Tensor) -> Tensor:
+    """(B, H, W) -> (B, N) of mean 0."""
     x = accurate(x)
     return x - x.mean(1, keepdim=True)
 
 
 def min_max(x: Tensor) -> Tensor:
+    """(B, H, W) -> (B, N) from 0 to 1; NaN where constant."""
     x = accurate(x)
     low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
     return (x - low) / (high - low)
 
 
 def is_constant(x: Tensor) -> Tensor:
+    """(B, H, W) -> (B,) bool."""
     x = x.flatten(1)
     return x.amin(1) == x.amax(1)
 
 
 def defined_where(value: Tensor, condition: Tensor) -> Tensor:
+    """The value where the condition holds, else NaN; both (B,)."""
     return torch.where(condition, value, torch.full_like(value, torch.nan))
 
 

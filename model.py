@@ -62,7 +62,7 @@ class RecSalNet(nn.Module):
                  width: int = 192, embed_dim: int = 96, depths: tuple = (2, 2, 18, 2), num_heads: tuple = (3, 6, 12, 24),
                  patch_norm: bool = False, drop_path: float = 0.2) -> None:
         super().__init__()
-        check_configuration(num_recursions, frame_size, frame_stride, embed_dim, num_heads)
+        check_configuration(num_recursions, frame_size, frame_stride, width, embed_dim, num_heads, drop_path)
         self.config = {
             "num_recursions": num_recursions, "frame_size": list(frame_size), "frame_stride": frame_stride,
             "width": width, "embed_dim": embed_dim, "depths": list(depths), "num_heads": list(num_heads),
@@ -127,6 +127,9 @@ class RecSalNet(nn.Module):
 
         Returns:
             (B, H, W) float32 in (0, 1): resized bilinearly, blurred with OpenCV's default 11 x 11 Gaussian (sigma 2).
+
+        Raises:
+            ValueError: the frame is less than 6 pixels high or wide.
         """
         if min(size) < 6:
             raise ValueError(f"frames must be at least 6 pixels high and wide for the 11 x 11 blur, got {size[0]} x {size[1]} (H x W)")
@@ -142,7 +145,7 @@ class RecSalNet(nn.Module):
         """Build the network a weight file belongs to, and load it.
 
         Sizes and patch_norm follow from the file's entries; what they cannot tell (number of recursions, frame size,
-        frame stride) comes from the `.json` beside the file if there is one, else it is the paper's.
+        frame stride) comes from the `.json` beside the file, or from within a `last.pt`; else it is the paper's.
 
         Args:
             path: the authors' `RecSalNet.pth` or one written by train.py.
@@ -155,11 +158,14 @@ class RecSalNet(nn.Module):
             ValueError: it is no weight file, or an entry is missing, left over or of another shape; the message names it.
         """
         entries = utils.read_weights(path)
-        if "conv1.weight" not in entries or "backbone.patch_embed.proj.weight" not in entries:
+        if any(name not in entries or entries[name].ndim != 5 for name in ("conv1.weight", "backbone.patch_embed.proj.weight")):
             raise ValueError(f"{path} does not hold RecSal-Net: expected entries such as conv1.weight and backbone.patch_embed.proj.weight, "
                              f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
         config = {**utils.read_configuration(path), **infer_configuration(entries)}
-        model = cls(**config)
+        try:
+            model = cls(**config)
+        except TypeError as error:
+            raise ValueError(f"the configuration that belongs to {path} does not fit {cls.__name__}: {error}; it is {config}") from error
         utils.load_entries(model, entries, str(path))
         return model.eval()
 
@@ -276,8 +282,13 @@ def prepare_frame(frame: np.ndarray, size: tuple[int, int]) -> Tensor:
     return (pixels - IMAGENET_MEAN) / IMAGENET_STD
 
 
-def check_configuration(num_recursions: int, frame_size: tuple[int, int], frame_stride: int, embed_dim: int, num_heads: tuple) -> None:
+def check_configuration(num_recursions: int, frame_size: tuple[int, int], frame_stride: int, width: int, embed_dim: int,
+                        num_heads: tuple, drop_path: float) -> None:
     """Refuse what the network cannot be built from; the message names the value."""
+    if width < 8 or width % 8:
+        raise ValueError(f"width must be a multiple of 8, for the decoders halve it three times, got {width}")
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"drop_path must be a probability, 0 or more and below 1, got {drop_path}")
     if num_recursions < 0:
         raise ValueError(f"num_recursions must be 0 or more, got {num_recursions}")
     if frame_stride < 1:
@@ -328,6 +339,8 @@ def rename_entries(entries: dict, prefix: str, table: dict[str, str]) -> None:
         if name.startswith(prefix):
             entries[prefix + rename(name.removeprefix(prefix), table)] = entries.pop(name)
 
+
+# Hooks of nn.Module, called with what PyTorch passes them.
 
 def to_authors_names(module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict) -> None:
     rename_entries(state_dict, prefix, AUTHORS_NAMES)

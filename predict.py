@@ -33,6 +33,9 @@ def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterabl
 
     Yields:
         (H, W) float32 in (0, 1) at the frame's own size, on the model's device.
+
+    Raises:
+        ValueError: the model needs another engine than the sliding window, or a frame is too small.
     """
     if flows is not None or model.needs_flow or model.temporal != "window":
         raise ValueError(f"{type(model).__name__} moves through time by \"{model.temporal}\" (needs_flow={model.needs_flow}): "
@@ -98,7 +101,23 @@ def device_arguments(parser: argparse.ArgumentParser, precision: str) -> None:
                        help=f"bfloat16: autocast; float32: TF32 off (default: {precision})")
 
 
+def load_model(weights: Path, device: torch.device) -> nn.Module:
+    """The network of a weight file, in eval mode on the device, and a line that says what it is."""
+    model = RecSalNet.from_pretrained(weights)
+    height, width = model.config["frame_size"]
+    print(f"{weights}: {type(model).__name__}, K = {model.num_recursions}, frames of {height} x {width}, stride {model.frame_stride}")
+    return model.to(device)
+
+
 # The command line
+
+def whole_number(text: str) -> int:
+    """An argparse type: 0 or more, and not beyond what a seed or a size can be."""
+    value = int(text)
+    if not 0 <= value < 2 ** 31:
+        raise argparse.ArgumentTypeError(f"must be 0 or more and below 2^31, got {text}")
+    return value
+
 
 def open_source(source: Path) -> tuple[list[str] | None, Iterable[np.ndarray]]:
     """Names (None for a video file, whose frames are counted from 1) and frames of a video file or a folder of frames."""
@@ -168,7 +187,7 @@ def main(args: argparse.Namespace) -> None:
         open_source(source)                                                # a wrong input is said before anything is computed
     device = select_device(args.device)
     precision = args.precision or default_precision(device)
-    model = RecSalNet.from_pretrained(args.weights).to(device)
+    model = load_model(args.weights, device)
     for source, folder in zip(sources, folders):
         count = predict_video(model, source, folder, precision_context(precision, device))
         print(f"{source}: {count} maps in {folder} ({device.type}, {precision})")
@@ -178,7 +197,7 @@ if __name__ == "__main__":
     parser = arguments()
     try:
         main(parser.parse_args())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, torch.cuda.OutOfMemoryError) as error:
         parser.exit(2, f"predict.py: error: {error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "predict.py: interrupted; the maps written so far are whole\n")

@@ -165,7 +165,7 @@ class WindowAttention(nn.Module):
         self.register_buffer("relative_position_index", relative_position_index(window))
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        self._bias: tuple[tuple, Tensor] | None = None                     # (what it was built from, the bias)
+        self._bias: tuple | None = None                                    # (table and state it was built from, the bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend within each window.
@@ -192,16 +192,23 @@ class WindowAttention(nn.Module):
         return self.proj(rearrange(out, "b w heads n d -> b w n (heads d)"))
 
     def position_bias(self, n: int) -> Tensor:
-        """The bias of every pair of tokens, (heads, N, N); kept from call to call where no gradient is wanted."""
+        """The bias of every pair of tokens, (heads, N, N); kept from call to call where no gradient is wanted.
+
+        It is built anew after everything that changes the table, but for writes through `.data` in eval mode, which
+        PyTorch does not count: call `train()` or `eval()` after such a one.
+        """
         if torch.is_grad_enabled():
-            self._bias = None
             return self.build_position_bias(n)
         table = self.relative_position_bias_table
         version = 0 if table.is_inference() else table._version            # counts optimiser steps and loaded weights
         key = (n, version, table.data_ptr(), table.device, table.dtype)
-        if self._bias is None or self._bias[0] != key:
-            self._bias = (key, self.build_position_bias(n))
-        return self._bias[1]
+        if self._bias is None or self._bias[0] is not table or self._bias[1] != key:
+            self._bias = (table, key, self.build_position_bias(n))
+        return self._bias[2]
+
+    def train(self, mode: bool = True):
+        self._bias = None
+        return super().train(mode)
 
     def build_position_bias(self, n: int) -> Tensor:
         # A window that shrank to a small map takes the top left part of the index: the positions are then not the

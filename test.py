@@ -8,6 +8,7 @@ import csv
 import functools
 import io
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,8 +20,7 @@ from tqdm import tqdm
 import utils
 from dataloader import Video, find_videos, read_density, read_fixations, read_frame
 from loss import LABELS, MEASURES, measures
-from model import RecSalNet
-from predict import device_arguments, precision_context, saliency_maps, select_device, write_map
+from predict import device_arguments, load_model, precision_context, saliency_maps, select_device, whole_number, write_map
 
 OTHERS = 10                                                                # frames whose fixations s-AUC compares with
 PROTOCOL = ("float: the map as the network gives it, resized to the frame's size and blurred 11 x 11, not quantised; "
@@ -35,16 +35,28 @@ class OtherFixations:
     Args:
         videos: the dataset. If only one is annotated, the other frames are that video's own (`same_video`).
         seed: the frames drawn depend on it, on the video's name and on the frame's index, and on nothing else.
+        skipped: None to raise at an unreadable fixation map; a list to leave it out of every union, and append why.
     """
 
-    def __init__(self, videos: list[Video], seed: int) -> None:
-        self.seed, self.files, self.span = seed, [], {}
+    def __init__(self, videos: list[Video], seed: int, skipped: list[str] | None = None) -> None:
+        self.seed, self.skipped, self.files, self.span = seed, skipped, [], {}
         for video in videos:
             files = [video.fixations[video.frames[i].stem] for i in video.annotated()]
             self.span[video.name] = (len(self.files), len(self.files) + len(files))  # where a video's own files are
             self.files += files
         self.same_video = sum(stop > start for start, stop in self.span.values()) == 1
-        self.positions = functools.cache(relative_positions)               # each fixation file is read once
+        self.positions = functools.cache(self.read_positions)              # each fixation file is read once
+
+    def read_positions(self, path: Path) -> np.ndarray:
+        """The fixations of a file as (n, 2) rows and columns from 0, the first pixel, to 1, the last."""
+        try:
+            fixations = read_fixations(path)
+        except (FileNotFoundError, ValueError) as error:
+            if self.skipped is None:
+                raise
+            self.skipped.append(f"for s-AUC: {error}")
+            return np.empty((0, 2))
+        return np.argwhere(fixations) / np.maximum(1, np.array(fixations.shape) - 1)
 
     def draw(self, video: Video, index: int, size: tuple[int, int]) -> np.ndarray:
         """(H, W) bool for frame `index` of a video: 10 other frames (or all, if fewer), coordinates rescaled and rounded."""
@@ -61,12 +73,6 @@ class OtherFixations:
             row, column = np.round(position * (np.array(size) - 1)).astype(int).T
             union[row, column] = True
         return union
-
-
-def relative_positions(path: Path) -> np.ndarray:
-    """The fixations of a file as (n, 2) rows and columns from 0, the first pixel, to 1, the last."""
-    fixations = read_fixations(path)
-    return np.argwhere(fixations) / np.maximum(1, np.array(fixations.shape) - 1)
 
 
 def centre_gaussian(size: tuple[int, int]) -> Tensor:
@@ -100,6 +106,7 @@ def summarise(rows: list[dict]) -> dict:
 
 
 def by_video(rows: list[dict]) -> dict[str, list[dict]]:
+    """Video -> its rows."""
     grouped = {}
     for row in rows:
         grouped.setdefault(row["video"], []).append(row)
@@ -157,6 +164,7 @@ def table(summaries: dict[str, dict]) -> str:
 
 
 def left_out_line(summary: dict) -> str:
+    """How many frames each measure was undefined on."""
     counts = ", ".join(f"{LABELS[name]} {count}" for name, count in summary["left_out"].items() if count)
     return f"Frames left out because a measure is undefined there: {counts or 'none'}."
 
@@ -201,21 +209,22 @@ def arguments() -> argparse.ArgumentParser:
                         help="folder for OUT/DATA_SPLIT/RecSalNet/VIDEO/FRAME.png and the tables in OUT/DATA_SPLIT (default: results)")
     parser.add_argument("--centre-baseline", action=argparse.BooleanOptionalAction, default=False,
                         help="score a Gaussian in the centre too, as a second row (default: off)")
-    parser.add_argument("--seed", type=int, default=0, help="of the frames drawn for s-AUC (default: 0)")
+    parser.add_argument("--seed", type=whole_number, default=0, help="of the frames drawn for s-AUC (default: 0)")
     device_arguments(parser, "float32, as the paper's numbers")
     return parser
 
 
 def score_videos(model: nn.Module, videos: list[Video], folder: Path, score: Callable[[Video, int, Tensor], dict],
-                 skipped: list[str] | None) -> Iterator[list[dict]]:
-    """The rows of each video in turn; a video that cannot be read to its end gives none where `skipped` is a list."""
+                 skipped: list[str] | None) -> Iterator[tuple[Video, list[dict]]]:
+    """Each video with its rows; one that cannot be read to its end is left out, maps and all, where `skipped` is a list."""
     for video in tqdm(videos, desc="videos", unit="video", disable=None):
         try:
-            yield score_video(model, video, folder, score)
-        except ValueError as error:
+            yield video, score_video(model, video, folder, score)
+        except (FileNotFoundError, ValueError) as error:
             if skipped is None:
                 raise
             skipped.append(f"video {video.name}: {error}")
+            shutil.rmtree(folder / video.name, ignore_errors=True)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -223,23 +232,26 @@ def main(args: argparse.Namespace) -> None:
     videos = find_videos(args.data, args.split, need_annotation=False, skipped=skipped)
     device = select_device(args.device)
     precision = args.precision or "float32"
-    model = RecSalNet.from_pretrained(args.weights).to(device)
+    model = load_model(args.weights, device)
     method, folder = type(model).__name__, args.out / f"{args.data.resolve().name}_{args.split}"
-    others = OtherFixations(videos, args.seed)
+    others = OtherFixations(videos, args.seed, skipped)
     score = functools.partial(frame_rows, others=others, baseline=args.centre_baseline)
     with precision_context(precision, device):
-        rows = [row for rows in score_videos(model, videos, folder / method, score, skipped) for row in rows]
+        finished = list(score_videos(model, videos, folder / method, score, skipped))
 
     for message in skipped or []:
         print(f"skipped: {message}")
-    frames = sum(len(video.frames) for video in videos)
-    print(f"maps of {frames} frames of {len(videos)} videos in {folder / method}")
+    rows = [row for _, rows_of_one in finished for row in rows_of_one]
+    frames = sum(len(video.frames) for video, _ in finished)
+    print(f"maps of {frames} frames of {len(finished)} videos in {folder / method}")
+    if not finished:
+        raise ValueError(f"every video of {args.data / args.split} was skipped")
     if not rows:
         print(f"no annotation in {args.data / args.split}: nothing to score")
         return
     notes = [f"{frames - len(rows)} of {frames} frames have no annotation and were not scored."] if len(rows) < frames else []
     notes += ["s-AUC: only one video is annotated, so the other frames are its own."] if others.same_video else []
-    notes += [f"{len(skipped)} videos were skipped."] if skipped else []
+    notes += [f"{len(skipped)} files or videos that could not be read were skipped."] if skipped else []
     print(report(rows, method, folder, {
         "data": str(args.data), "split": args.split, "weights": str(args.weights), "protocol": PROTOCOL, "notes": notes, "skipped": skipped or [],
         "seed": args.seed, "device": device.type, "precision": precision, "configuration": model.config,
@@ -252,7 +264,7 @@ if __name__ == "__main__":
     parser = arguments()
     try:
         main(parser.parse_args())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, torch.cuda.OutOfMemoryError) as error:
         parser.exit(2, f"test.py: error: {error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "test.py: interrupted; the maps written so far are whole\n")

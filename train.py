@@ -6,8 +6,11 @@
 import argparse
 import functools
 import math
+import pickle
+import shutil
 import signal
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,10 +22,10 @@ from torchvision.models.video import Swin3D_S_Weights
 from tqdm import tqdm
 
 import utils
-from dataloader import ClipDataset, Video, clip_loader, find_videos
+from dataloader import ClipDataset, Video, clip_loader, find_videos, readable
 from loss import LABELS, TERMS, cc, kldiv, nss, objective, similarity
 from model import RecSalNet
-from predict import default_precision, device_arguments, precision_context, select_device
+from predict import default_precision, device_arguments, precision_context, select_device, whole_number
 from swin_transformer import SwinTransformer3D, load_encoder
 
 KINETICS = Path("saved_models/swin_small_patch244_window877_kinetics400_1k.pth")
@@ -52,10 +55,10 @@ def train_one_epoch(model: nn.Module, loader: DataLoader, compute_terms: Callabl
 
     Raises:
         FloatingPointError: the loss is not finite; the message says on which (video, frame), with all terms.
-        ValueError: every clip of the epoch was skipped.
+        ValueError: a clip cannot be read, or every clip of the epoch was skipped.
     """
     model.train()
-    batches = iter(loader)
+    batches = readable(loader)
     bar = tqdm(total=len(loader), desc=f"epoch {loader.sampler.epoch + 1}", unit="batch", leave=False, disable=None)
     while group := [batch for _, batch in zip(range(accumulate), batches)]:
         used = [batch for batch in group if "clip" in batch]
@@ -86,7 +89,7 @@ def forward_terms(model: nn.Module, batch: dict, compute_terms: Callable[..., di
         saliency = model(clip)
     terms = compute_terms(saliency.float(), density, fixations)
     if not torch.isfinite(terms["loss"]):
-        values = {name: float(value) for name, value in terms.items()}
+        values = {name: float(torch.as_tensor(value).detach()) for name, value in terms.items()}
         where = list(zip(batch["video"], batch["frame"]))
         raise FloatingPointError(f"loss is {values['loss']} on (video, frame) {where}: {values}. Lower --lr, or try --precision float32")
     return terms
@@ -97,14 +100,18 @@ def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, 
     """Mean measures over validation clips at the annotation's full resolution (the authors' protocol).
 
     Returns:
-        {"cc", "kl", "nss", "sim"}: means over the clips where each is defined, NaN where none is; {"clips"}: their number.
+        {"cc", "kl", "nss", "sim"}: means over the clips where each is defined, NaN where none is; {"clips", "skipped"}:
+        how many were measured, and how many could not be read.
+
+    Raises:
+        ValueError: a clip cannot be read, or none could.
     """
     model.eval()
     device = next(model.parameters()).device
-    values = {name: [] for name in VALIDATION}
-    for batch in tqdm(loader, desc="validation", unit="clip", leave=False, disable=None):
+    values, progress = {name: [] for name in VALIDATION}, new_progress(len(loader))
+    for batch in tqdm(readable(loader), desc="validation", total=len(loader), unit="clip", leave=False, disable=None):
+        note_skipped(progress, [batch])
         if "clip" not in batch:
-            tqdm.write(f"skipped in validation: {batch['skipped'][0]}")
             continue
         density, fixations = batch["density"].to(device), batch["fixations"].to(device)
         with precision_context(precision, device):
@@ -112,8 +119,10 @@ def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, 
         saliency = model.finish(output, density.shape[1:])
         for name, measure in VALIDATION.items():
             values[name].append(measure(saliency, fixations if measure is nss else density))
-    scores = {name: torch.cat(column).nanmean().item() if column else math.nan for name, column in values.items()}
-    return {**scores, "clips": len(values["cc"])}
+    if not values["cc"]:
+        raise ValueError(f"all {progress['skipped']} validation clips were skipped: no measure to choose weights by")
+    return {**{name: torch.cat(column).nanmean().item() for name, column in values.items()},
+            "clips": len(values["cc"]), "skipped": progress["skipped"]}
 
 
 # Sums of terms over an epoch
@@ -186,8 +195,8 @@ def download_encoder() -> tuple[dict[str, Tensor], str]:
     """torchvision's swin3d_s, Kinetics-400, from its cache or the internet."""
     weights = Swin3D_S_Weights.KINETICS400_V1
     try:
-        return weights.get_state_dict(progress=True), f"torchvision's {weights}"
-    except OSError as error:
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True), f"torchvision's {weights}"
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise FileNotFoundError(
             f"no encoder weights: {KINETICS} is not there, and {weights.url} could not be downloaded ({error}). "
             "Fetch either elsewhere and give its path as --encoder-weights FILE, or start from random weights with --encoder-weights none"
@@ -206,6 +215,7 @@ def usable_videos(data: Path, split: str, skip_bad: bool) -> list[Video]:
 
 
 def validation_videos(data: Path, split: str, skip_bad: bool) -> list[Video]:
+    """`usable_videos`, with what to do where there are none."""
     try:
         return usable_videos(data, split, skip_bad)
     except FileNotFoundError as error:
@@ -244,6 +254,9 @@ class Run:
         if not self.last.is_file():
             raise FileNotFoundError(f"nothing to resume: {self.last} does not exist; start the run without --resume")
         stored = utils.read_checkpoint(self.last)
+        needed = {"model", "optimizer", "random", "recipe", "epoch", "best_cc", "progress"}
+        if not isinstance(stored, dict) or not needed <= stored.keys():
+            raise ValueError(f"{self.last} is no last.pt of train.py: expected {sorted(needed)}, got {utils.describe(stored)}")
         check_recipe(stored["recipe"], self.recipe)
         utils.load_entries(self.model, stored["model"], str(self.last))
         self.optimizer.load_state_dict(stored["optimizer"])
@@ -252,11 +265,12 @@ class Run:
 
     def keep_weights(self, scores: dict | None) -> None:
         """Write the present weights as the run's result, and beside them what they are."""
+        apart = self.model.clip_len * self.model.frame_stride
         utils.save_checkpoint(dict(self.model.state_dict()), self.weights)
         utils.write_json(self.weights.with_suffix(".json"), {
             "model": type(self.model).__name__, "configuration": self.model.config, "epoch": self.epoch, "validation": scores,
-            "protocol": f"clips {self.model.clip_len} frames apart, full resolution, 11 x 11 blur, mean over clips" if scores else None,
-            "recipe": self.recipe, "revision": utils.revision(), "versions": utils.versions(),
+            "protocol": f"clips {apart} frames apart, full resolution, 11 x 11 blur, mean over clips" if scores else None,
+            "recipe": self.recipe, "device": next(self.model.parameters()).device.type, "revision": utils.revision(), "versions": utils.versions(),
         })
 
     def consider(self, scores: dict) -> None:
@@ -272,7 +286,22 @@ def run_files(folder: Path, model_class: type) -> tuple[Path, Path]:
     return folder / f"{model_class.__name__}.pth", folder / "last.pt"
 
 
+def clear_run(folder: Path) -> None:
+    """Remove what an earlier run would mix into a new one: its log, its curves, and the state to resume. Its best
+    weights stay until the first better ones replace them."""
+    for name in ("last.pt", "log.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+
+
+def fingerprint(videos: list[Video]) -> str:
+    """Tells one set of videos from another by names and frame counts."""
+    listed = "\n".join(f"{video.name} {len(video.frames)} {len(video.annotated())}" for video in videos)
+    return f"{len(videos)} videos, {sum(len(v.frames) for v in videos)} frames, crc {zlib.crc32(listed.encode()):08x}"
+
+
 def check_recipe(stored: dict, given: dict) -> None:
+    """Raise a ValueError that names every value in which the two differ."""
     changed = [f"{name} was {stored.get(name)}, is {value}" for name, value in given.items() if stored.get(name) != value]
     if changed:
         raise ValueError(f"--resume continues a run exactly, but {'; '.join(changed)}. "
@@ -323,12 +352,14 @@ def log_epoch(run: Run, progress: dict, scores: dict | None, seconds: float, wri
 
 
 def epoch_line(run: Run, terms: dict, left_out: dict, skipped: int, scores: dict | None, seconds: float) -> str:
+    """The line of an epoch: mean terms, what was left out, validation, time."""
     parts = [f"epoch {run.epoch}", *(f"{LABELS.get(name, name)} {value:.4f}" for name, value in terms.items())]
     parts += [f"{LABELS.get(name[:-9], name[:-9])} undefined on {count} clips" for name, count in left_out.items() if count]
     parts += [f"{skipped} clips skipped"] if skipped else []
     if scores is not None:
         measured = " ".join(f"{LABELS[name]} {scores[name]:.4f}" for name in VALIDATION)
-        parts.append(f"| validation on {scores['clips']} clips: {measured} (best CC {run.best_cc:.4f})")
+        skipped_too = f" ({scores['skipped']} skipped)" if scores["skipped"] else ""
+        parts.append(f"| validation on {scores['clips']} clips{skipped_too}: {measured} (best CC {run.best_cc:.4f})")
     return "  ".join([*parts, f"| {seconds:.1f} s"])
 
 
@@ -356,7 +387,16 @@ def at_least(least: int) -> Callable[[str], int]:
     return number
 
 
+def finite(text: str) -> float:
+    """An argparse type: a number that is one."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a finite number, got {text}")
+    return value
+
+
 def positive(text: str) -> float:
+    """An argparse type: above 0."""
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
@@ -370,8 +410,8 @@ def arguments() -> argparse.ArgumentParser:
     training_arguments(parser.add_argument_group("training"), RecSalNet.recipe)
     terms = parser.add_argument_group("objective: loss = kl KL - cc CC - nss NSS - sim SIM + l1 L1")
     for name, weight in RecSalNet.recipe["loss_weights"].items():
-        terms.add_argument(f"--{name}-weight", type=float, default=weight,
-                           help=f"weight of {LABELS.get(name, 'L1')} (default: {weight})")
+        terms.add_argument(f"--{name}-weight", type=finite, default=weight,
+                           help=f"weight of {LABELS[name]} (default: {weight})")
     run_arguments(parser.add_argument_group("run folder"))
     device_arguments(parser, "bfloat16 on CUDA, else float32")
     return parser
@@ -391,14 +431,14 @@ def data_arguments(group) -> None:
                        help="mirror half of the training clips; the authors do not (default: off)")
     group.add_argument("--skip-bad", action=onoff, default=False,
                        help="leave out unreadable videos and clips, counted and reported, instead of stopping (default: off)")
-    group.add_argument("--workers", type=at_least(0), default=4,
+    group.add_argument("--workers", type=whole_number, default=4,
                        help="processes that decode clips; 0: none besides this one (default: 4)")
 
 
 def network_arguments(group) -> None:
     group.add_argument("--encoder-weights", default="auto", metavar="{auto,torchvision,none,FILE}",
                        help=f"Kinetics-400 weights to start from; auto: {KINETICS} if it is there, else torchvision's, downloaded (default: auto)")
-    group.add_argument("--num-recursions", type=at_least(0), default=2, help="K, passes through the recursive block (default: 2)")
+    group.add_argument("--num-recursions", type=whole_number, default=2, help="K, passes through the recursive block (default: 2)")
     group.add_argument("--patch-norm", action=argparse.BooleanOptionalAction, default=False,
                        help="LayerNorm after the patch embedding; the authors have none (default: off)")
     group.add_argument("--width", type=at_least(8), default=192, help="channels of the decoder, a multiple of 8 (default: 192)")
@@ -421,10 +461,10 @@ def training_arguments(group, recipe: dict) -> None:
                        help="batches whose gradients are averaged to one step (default: 1)")
     group.add_argument("--activation-checkpointing", action=argparse.BooleanOptionalAction, default=False,
                        help="less memory for more time: recompute activations in the backward pass (default: off)")
-    group.add_argument("--val-every", type=at_least(0), default=recipe["val_every"],
+    group.add_argument("--val-every", type=whole_number, default=recipe["val_every"],
                        help="epochs from one validation to the next; the last is always validated; 0: none, keep the last weights "
                             f"(default: {recipe['val_every']})")
-    group.add_argument("--seed", type=at_least(0), default=0, help="of initial weights, clips and stochastic depth (default: 0)")
+    group.add_argument("--seed", type=whole_number, default=0, help="of initial weights, clips and stochastic depth (default: 0)")
 
 
 def run_arguments(group) -> None:
@@ -449,20 +489,24 @@ def main(args: argparse.Namespace) -> int:
         utils.refuse_to_replace(run_files(args.run_dir, RecSalNet),
                                 "continue with --resume, start anew with --overwrite, or choose another --run-dir")
 
+    args.run_dir.mkdir(parents=True, exist_ok=True)                        # a folder that cannot be written is said now
     model = RecSalNet(**network)
     clips = {"prepare": model.prepare, "clip_len": model.clip_len, "frame_stride": model.frame_stride, "seed": args.seed, "skip_bad": args.skip_bad}
-    train_set = ClipDataset(usable_videos(args.data, args.train_split, args.skip_bad), size=tuple(args.frame_size), flip=args.flip, **clips)
-    train_loader, val_loader = clip_loader(train_set, args.batch_size, args.workers, shuffle=True), None
-    if args.val_every:
-        val_set = ClipDataset(validation_videos(args.data, args.val_split, args.skip_bad), every=model.clip_len * model.frame_stride, **clips)
-        val_loader = clip_loader(val_set, 1, args.workers, shuffle=False)
+    train_videos = usable_videos(args.data, args.train_split, args.skip_bad)
+    val_videos = validation_videos(args.data, args.val_split, args.skip_bad) if args.val_every else []
+    train_set = ClipDataset(train_videos, size=tuple(args.frame_size), flip=args.flip, **clips)
+    val_set = ClipDataset(val_videos, every=model.clip_len * model.frame_stride, **clips)
+    train_loader = clip_loader(train_set, args.batch_size, args.workers, shuffle=True)
+    val_loader = clip_loader(val_set, 1, args.workers, shuffle=False) if args.val_every else None
 
+    if args.overwrite:
+        clear_run(args.run_dir)
     if not args.resume:
         print(f"encoder weights: {initialise_encoder(model.encoder, args.encoder_weights)}")
     model.activation_checkpointing = args.activation_checkpointing
     model.to(device)
-    recipe = {**network, "objective": weights, "precision": precision, "train": str(args.data / args.train_split),
-              "encoder_weights": args.encoder_weights, **{name: getattr(args, name) for name in ("seed", "lr", "batch_size", "accumulate", "flip")}}
+    recipe = {**network, "objective": weights, "precision": precision, "train": fingerprint(train_videos), "val": fingerprint(val_videos),
+              **{name: getattr(args, name) for name in ("encoder_weights", "seed", "lr", "batch_size", "accumulate", "flip", "val_every")}}
     run = Run(model, torch.optim.Adam(model.parameter_groups(args.lr)), args.run_dir, recipe)
     if args.resume:
         run.restore()
@@ -482,7 +526,7 @@ if __name__ == "__main__":
     parser = arguments()
     try:
         parser.exit(main(parser.parse_args()))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, torch.cuda.OutOfMemoryError) as error:
         parser.exit(2, f"train.py: error: {error}\n")
     except FloatingPointError as error:
         parser.exit(1, f"train.py: stopped: {error}\n")

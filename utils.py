@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 LISTED = 5                                                                 # names an error message spells out
@@ -26,8 +28,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read the entries of a weight file, whatever its authors wrapped around them.
 
     Args:
-        path: a file of `torch.save`: a state dict, or one under `state_dict`, `model_state_dict` or `model`; names may
-            carry DataParallel's `module.`.
+        path: a `.safetensors` file, or one of `torch.save`: a state dict, or one under `state_dict`, `model_state_dict` or
+            `model`; names may carry DataParallel's `module.`.
 
     Returns:
         Names and tensors, on the CPU.
@@ -40,7 +42,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not content or not all(isinstance(t, Tensor) for t in content.values()):
+    if not isinstance(content, dict) or not content or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in content.items()):
         raise ValueError(f"{path} holds no state dict: expected names and tensors, got {describe(content)}")
     if all(name.startswith("module.") for name in content):
         content = {name.removeprefix("module."): t for name, t in content.items()}
@@ -48,19 +50,21 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_checkpoint(path: str | Path):
-    """Read what `torch.save` wrote, tensors and plain types only, to the CPU."""
+    """Read what `torch.save` wrote, tensors and plain types only, or a `.safetensors` file, to the CPU."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no weight file {path}: it does not exist. saved_models/README.md says what each file is and where it comes from")
+        held = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"no weight file {path}: it {held}. saved_models/README.md says what each file is and where it comes from")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{path} ({path.stat().st_size} bytes) cannot be read as a PyTorch weight file of tensors and plain types: {reason}. "
-                         "An interrupted download? Fetch it again") from error
+                         "Interrupted while it was written or downloaded? Get it again") from error
 
 
 def describe(content) -> str:
+    """What a file turned out to hold, for an error message."""
     if isinstance(content, dict):
         return f"a dict with {len(content)} entries such as {list(content)[:LISTED]}"
     return f"a {type(content).__name__}"
@@ -86,10 +90,11 @@ def load_entries(module: nn.Module, entries: dict[str, Tensor], source: str) -> 
 
 
 def read_configuration(weights: str | Path) -> dict:
-    """The network's configuration from the `.json` beside a weight file; empty where there is none."""
+    """The network's configuration from the `.json` beside a weight file, or from within a `last.pt`; empty where neither is."""
     path = Path(weights).with_suffix(".json")
     if not path.is_file():
-        return {}
+        content = read_checkpoint(weights)
+        return dict(content["configuration"]) if isinstance(content.get("configuration"), dict) else {}
     try:
         return dict(json.loads(path.read_text())["configuration"])
     except (ValueError, KeyError, TypeError) as error:

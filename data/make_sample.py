@@ -321,7 +321,7 @@ def arguments() -> argparse.ArgumentParser:
     content.add_argument("--frames", type=at_least_one, default=40, metavar="N",
                          help="frames per video, give or take a sixth (default: %(default)s)")
     content.add_argument("--size", type=at_least_one, nargs=2, default=[90, 160], metavar=("H", "W"),
-                         help="height and width of the frames, pixels (default: 180 320)")
+                         help="height and width of the frames, pixels (default: 90 160)")
     content.add_argument("--observers", type=at_least_one, default=17, metavar="N",
                          help="simulated observers per video (default: %(default)s)")
     content.add_argument("--seed", type=int, default=0, help="another number, another set; from 0 (default: %(default)s)")

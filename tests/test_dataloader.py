@@ -1,3 +1,4 @@
+import re
 import shutil
 
 import cv2
@@ -11,7 +12,6 @@ from dataloader import (
     ClipDataset,
     EpochSampler,
     clip_loader,
-    collate,
     find_videos,
     move_fixations,
     open_video,
@@ -19,6 +19,7 @@ from dataloader import (
     read_fixations,
     read_frame,
     read_video,
+    readable,
     resize_density,
 )
 
@@ -88,6 +89,19 @@ def test_two_frames_of_one_name_are_an_error(tmp_path):
         open_video(folder)
 
 
+def test_two_annotations_of_one_frame_are_an_error(tmp_path):
+    folder = make_video(tmp_path / "v", [1])
+    write(folder / "maps" / "0001.jpg", np.zeros((6, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"two annotations of one frame in .*maps: 0001.jpg and 0001.png"):
+        open_video(folder)
+
+
+def test_images_of_sixteen_bits_are_refused_rather_than_clipped(tmp_path):
+    write(tmp_path / "a.png", np.full((4, 4), 40000, np.uint16))
+    with pytest.raises(ValueError, match="expected 8 bits"):
+        read_density(tmp_path / "a.png")
+
+
 def test_annotation_without_frame_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"annotation without frame in video .*: 1 of them, the first 0003"):
         open_video(make_video(tmp_path / "v", [1, 2], annotated=[1, 2, 3]))
@@ -115,17 +129,17 @@ def test_an_unreadable_frame_is_an_error_with_its_path_or_a_counted_skip(tmp_pat
     folder = make_video(tmp_path / "train" / "0001", range(1, 5))
     path = folder / "images" / "0002.png"
     path.write_bytes(path.read_bytes()[:40])                               # an interrupted download
-    with pytest.raises(ValueError, match=r"cannot read image .*0002.png \(40 bytes\)"):
-        dataset(tmp_path, clip_len=4)[0, 0]
-    batch = collate([dataset(tmp_path, clip_len=4, skip_bad=True)[0, 0]])
+    for workers in (0, 1):                                                 # a loader process must not wrap it in its traceback
+        with pytest.raises(ValueError, match=r"^cannot read image .*0002.png \(40 bytes\).*--skip-bad$"):
+            list(readable(clip_loader(dataset(tmp_path, clip_len=4), 1, workers, shuffle=False)))
+    batch, = readable(clip_loader(dataset(tmp_path, clip_len=4, skip_bad=True), 1, 0, shuffle=False))
     assert list(batch) == ["skipped"] and "0002.png" in batch["skipped"][0]
 
 
 def test_maps_of_two_sizes_are_an_error(tmp_path):
     folder = make_video(tmp_path / "train" / "0001", [1])
     write(folder / "maps" / "0001.png", np.zeros((3, 4), np.uint8))
-    with pytest.raises(ValueError, match="differ in size.*3 x 4.*6 x 8"):
-        dataset(tmp_path, clip_len=1)[0, 0]
+    assert re.search("differ in size.*3 x 4.*6 x 8", dataset(tmp_path, clip_len=1)[0, 0]["skipped"])
 
 
 # Finding and pairing

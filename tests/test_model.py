@@ -8,6 +8,7 @@ import torch
 from conftest import TESTS, TINY
 from parity import fill
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 import loss
@@ -33,7 +34,7 @@ def test_a_clip_of_another_shape_is_a_value_error_that_says_what_came_and_what_i
         tiny_model(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("change", [{"num_recursions": -1}, {"frame_size": (50, 64)}, {"frame_size": (0, 0)}, {"frame_stride": 0}, {"num_heads": (5, 5, 5, 5)}])
+@pytest.mark.parametrize("change", [{"num_recursions": -1}, {"frame_size": (50, 64)}, {"frame_size": (0, 0)}, {"frame_stride": 0}, {"num_heads": (5, 5, 5, 5)}, {"width": 12}, {"drop_path": 1.5}])
 def test_an_impossible_configuration_is_a_value_error_that_names_the_value(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         RecSalNet(**{**TINY, **change})
@@ -64,6 +65,7 @@ def test_every_encoder_stage_equals_the_golden_one_in_mean_and_spread(full_model
         np.testing.assert_allclose(feature.transpose(0, 1).flatten(1).std(1), recorded[f"encoder_stage{i}_std"], atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
 def test_measures_and_gradients_equal_the_golden_ones(full_model):
     recorded = golden("recsalnet_grad_64x96")
     full_model.zero_grad()
@@ -177,12 +179,28 @@ def test_other_weights_a_broken_file_and_no_file_are_said_to_be_so(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="does not hold RecSal-Net.*fc.weight"):
         RecSalNet.from_pretrained(tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="interrupted download"):
+    with pytest.raises(ValueError, match="cannot be read as a PyTorch weight file.*Get it again"):
         RecSalNet.from_pretrained(tmp_path / "broken.pth")
     with pytest.raises(ValueError, match="holds no state dict: expected names and tensors, got a list"):
         RecSalNet.from_pretrained(tmp_path / "list.pth")
-    with pytest.raises(FileNotFoundError, match="absent.pth"):
+    with pytest.raises(FileNotFoundError, match="absent.pth: it does not exist"):
         RecSalNet.from_pretrained(tmp_path / "absent.pth")
+    with pytest.raises(FileNotFoundError, match="it is a folder"):
+        RecSalNet.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("configuration", [{"num_recursions": "two"}, {"frame_size": 32}, {"surprise": 1}])
+def test_a_configuration_that_does_not_fit_is_said_with_its_file(tmp_path, tiny_model, configuration):
+    torch.save(tiny_model.state_dict(), tmp_path / "a.pth")
+    (tmp_path / "a.json").write_text(json.dumps({"configuration": configuration}))
+    with pytest.raises(ValueError, match="configuration that belongs to .*a.pth does not fit RecSalNet"):
+        RecSalNet.from_pretrained(tmp_path / "a.pth")
+
+
+def test_weights_load_from_safetensors_too(tmp_path, tiny_model):
+    save_file(tiny_model.state_dict(), tmp_path / "a.safetensors")
+    loaded = RecSalNet.from_pretrained(tmp_path / "a.safetensors").state_dict()
+    assert all(torch.equal(t, loaded[name]) for name, t in tiny_model.state_dict().items())
 
 
 # Before and after the network

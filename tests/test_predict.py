@@ -139,7 +139,7 @@ def test_precision_changes_the_maps_a_little(tmp_path, weights_file, tiny_set):
     for precision in ("float32", "bfloat16"):
         run(video, "--out", tmp_path / precision, "--weights", weights_file, "--precision", precision, "--device", "cpu")
     exact, rounded = (np.array(Image.open(tmp_path / p / video.name / "0010.png")).astype(int) for p in ("float32", "bfloat16"))
-    assert 0 < abs(exact - rounded).max()
+    assert 0 < abs(exact - rounded).mean() < 64                            # of 255; a random network's maps have little contrast
 
 
 def test_a_video_file_gives_maps_counted_from_one(tmp_path, weights_file):

@@ -147,13 +147,13 @@ def fresh(encoder):
     return output(other)
 
 
-def test_masks_and_biases_are_built_once_per_shape_in_inference(monkeypatch):
+def test_masks_and_biases_are_built_once_per_shape_in_inference():
     encoder = small()
     output(encoder)
-    kept = [a._bias[1] for a in attentions(encoder)], [list(layer._masks.values()) for layer in encoder.layers]
+    kept = [a._bias[2] for a in attentions(encoder)], [list(layer._masks.values()) for layer in encoder.layers]
     assert any(kept[1])
     output(encoder)
-    assert all(a._bias[1] is bias for a, bias in zip(attentions(encoder), kept[0]))
+    assert all(a._bias[2] is bias for a, bias in zip(attentions(encoder), kept[0]))
     assert all(x is y for layer, masks in zip(encoder.layers, kept[1]) for x, y in zip(layer._masks.values(), masks))
 
 
@@ -172,6 +172,23 @@ def test_loaded_weights_are_seen_in_the_next_inference():
     output(encoder)
     encoder.load_state_dict(other.state_dict())
     assert torch.equal(output(encoder), output(other))
+
+
+def test_weights_that_replace_the_parameters_themselves_are_seen_in_the_next_inference():
+    encoder, other = small(), small()
+    redraw(other)
+    output(encoder)
+    encoder.load_state_dict(other.state_dict(), assign=True)
+    assert torch.equal(output(encoder), output(other))
+
+
+def test_weights_written_behind_pytorchs_back_are_seen_after_eval():
+    encoder, other = small(), small()
+    redraw(other)
+    output(encoder)
+    for p, q in zip(encoder.parameters(), other.parameters()):
+        p.data.copy_(q)
+    assert torch.equal(output(encoder.eval()), output(other))
 
 
 def test_another_dtype_is_seen_in_the_next_inference():
@@ -211,7 +228,7 @@ def test_the_last_norm_is_frozen_for_it_never_gets_a_gradient():
     assert [name for name, p in small().named_parameters() if not p.requires_grad] == ["norm.weight", "norm.bias"]
 
 
-def test_blocks_of_a_stage_alternate_between_plain_and_shifted_windows(monkeypatch):
+def test_blocks_of_a_stage_alternate_between_plain_and_shifted_windows():
     stage, shifts = Stage(12, 1, (8, 7, 7), [0.0] * 3, merge=False), []
     for block in stage.blocks:
         block.forward = lambda x, window, shift, mask: (shifts.append((shift, mask is None)), x)[1]

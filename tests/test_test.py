@@ -14,7 +14,7 @@ import test as evaluation
 from dataloader import find_videos, open_video, read_density, read_fixations, read_frame
 from loss import MEASURES, measures
 from model import RecSalNet
-from predict import saliency_maps
+from predict import saliency_maps, to_8_bit
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,37 @@ def test_an_unreadable_video_stops_or_is_skipped_and_said(tiny_set, weights_file
         run(tmp_path / "set", weights_file, tmp_path / "a")
     run(tmp_path / "set", weights_file, tmp_path / "b", "--skip-bad")
     printed = capsys.readouterr().out
-    assert "skipped: video 004" in printed and "1 videos were skipped" in printed and "| 1 videos |" in printed
+    assert "skipped: video 004" in printed and "| 1 videos |" in printed and "have no annotation" not in printed
+    assert [p.name for p in (tmp_path / "b" / "set_val" / "RecSalNet").iterdir()] == ["005"]
+
+
+def test_an_unreadable_fixation_map_costs_its_own_video_and_no_other(tiny_set, weights_file, tmp_path, capsys):
+    shutil.copytree(tiny_set, tmp_path / "set")
+    (tmp_path / "set" / "val" / "004" / "fixation" / "0002.png").write_bytes(b"half")
+    run(tmp_path / "set", weights_file, tmp_path / "b", "--skip-bad")
+    assert "| 1 videos |" in capsys.readouterr().out
+    assert [p.name for p in (tmp_path / "b" / "set_val" / "RecSalNet").iterdir()] == ["005"]
+
+
+def test_seed_and_precision_change_what_is_scored_and_are_recorded(tiny_set, weights_file, tmp_path, scored):
+    plain = json.loads((scored / "scores.json").read_text())
+    run(tiny_set, weights_file, tmp_path, "--seed", "5", "--precision", "bfloat16")
+    other = json.loads((tmp_path / "tiny_val" / "scores.json").read_text())
+    assert (other["seed"], other["precision"], plain["seed"], plain["precision"]) == (5, "bfloat16", 0, "float32")
+    changed = {name for name in MEASURES if other["scores"]["RecSalNet"]["frame_average"][name] != plain["scores"]["RecSalNet"]["frame_average"][name]}
+    assert changed == set(MEASURES)
+
+
+def test_the_programs_maps_with_the_full_networks_weights_are_those_of_the_network(tmp_path, manifest):
+    torch.save(fill.weights(manifest, seed=1, gain=1.0), tmp_path / "RecSalNet.pth")
+    (tmp_path / "RecSalNet.json").write_text(json.dumps({"configuration": {"frame_size": [64, 96]}}))
+    make_fixations(tmp_path / "set" / "val" / "a", [(0, 0)] * 2, size=(40, 60))
+    run(tmp_path / "set", tmp_path / "RecSalNet.pth", tmp_path / "out")
+    model = RecSalNet.from_pretrained(tmp_path / "RecSalNet.pth")
+    with torch.no_grad():
+        clip = torch.stack([model.prepare(np.zeros((40, 60, 3), np.uint8))] * 32, dim=1)[None]
+        expected = to_8_bit(model.finish(model(clip), (40, 60))[0])
+    assert np.array_equal(np.array(Image.open(tmp_path / "out" / "set_val" / "RecSalNet" / "a" / "0002.png")), expected)
 
 
 def test_a_map_of_another_size_than_its_frame_is_an_error(tmp_path):
