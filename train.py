@@ -223,6 +223,14 @@ def validation_videos(data: Path, split: str, skip_bad: bool) -> list[Video]:
                                 "which keeps the last epoch's weights instead of the best") from error
 
 
+def make_sets(model: nn.Module, train_videos: list[Video], val_videos: list[Video], flip: bool, seed: int,
+              skip_bad: bool) -> tuple[ClipDataset, ClipDataset]:
+    """Clips for training, one of each video, at the network's size; and for validation, one after the other, at full resolution."""
+    common = {"prepare": model.prepare, "clip_len": model.clip_len, "frame_stride": model.frame_stride, "seed": seed, "skip_bad": skip_bad}
+    train_set = ClipDataset(train_videos, size=tuple(model.config["frame_size"]), flip=flip, **common)
+    return train_set, ClipDataset(val_videos, every=model.clip_len * model.frame_stride, **common)
+
+
 # The run
 
 class Run:
@@ -354,7 +362,8 @@ def log_epoch(run: Run, progress: dict, scores: dict | None, seconds: float, wri
 def epoch_line(run: Run, terms: dict, left_out: dict, skipped: int, scores: dict | None, seconds: float) -> str:
     """The line of an epoch: mean terms, what was left out, validation, time."""
     parts = [f"epoch {run.epoch}", *(f"{LABELS.get(name, name)} {value:.4f}" for name, value in terms.items())]
-    parts += [f"{LABELS.get(name[:-9], name[:-9])} undefined on {count} clips" for name, count in left_out.items() if count]
+    undefined = ", ".join(f"{LABELS[name.removesuffix('_left_out')]} {count}" for name, count in left_out.items() if count)
+    parts += [f"(clips left out as undefined: {undefined})"] if undefined else []
     parts += [f"{skipped} clips skipped"] if skipped else []
     if scores is not None:
         measured = " ".join(f"{LABELS[name]} {scores[name]:.4f}" for name in VALIDATION)
@@ -489,18 +498,14 @@ def main(args: argparse.Namespace) -> int:
         utils.refuse_to_replace(run_files(args.run_dir, RecSalNet),
                                 "continue with --resume, start anew with --overwrite, or choose another --run-dir")
 
-    args.run_dir.mkdir(parents=True, exist_ok=True)                        # a folder that cannot be written is said now
     model = RecSalNet(**network)
-    clips = {"prepare": model.prepare, "clip_len": model.clip_len, "frame_stride": model.frame_stride, "seed": args.seed, "skip_bad": args.skip_bad}
     train_videos = usable_videos(args.data, args.train_split, args.skip_bad)
     val_videos = validation_videos(args.data, args.val_split, args.skip_bad) if args.val_every else []
-    train_set = ClipDataset(train_videos, size=tuple(args.frame_size), flip=args.flip, **clips)
-    val_set = ClipDataset(val_videos, every=model.clip_len * model.frame_stride, **clips)
+    train_set, val_set = make_sets(model, train_videos, val_videos, args.flip, args.seed, args.skip_bad)
     train_loader = clip_loader(train_set, args.batch_size, args.workers, shuffle=True)
     val_loader = clip_loader(val_set, 1, args.workers, shuffle=False) if args.val_every else None
 
-    if args.overwrite:
-        clear_run(args.run_dir)
+    args.run_dir.mkdir(parents=True, exist_ok=True)                        # a folder that cannot be written is said now
     if not args.resume:
         print(f"encoder weights: {initialise_encoder(model.encoder, args.encoder_weights)}")
     model.activation_checkpointing = args.activation_checkpointing
@@ -511,6 +516,8 @@ def main(args: argparse.Namespace) -> int:
     if args.resume:
         run.restore()
         print(f"resuming after epoch {run.epoch}" + (f" and {run.progress['batches']} batches" if run.progress else ""))
+    if args.overwrite:
+        clear_run(args.run_dir)
     print(f"training {type(model).__name__} ({sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters) "
           f"at {args.frame_size[0]} x {args.frame_size[1]} on {device.type} in {precision}")
     finished = fit(run, train_loader, val_loader, functools.partial(objective, weights=weights), args.epochs, args.accumulate,

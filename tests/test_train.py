@@ -88,6 +88,13 @@ def test_overwrite_starts_with_an_empty_log(tiny_set, tmp_path):
     assert [line["epoch"] for line in log_of(tmp_path)] == [1]
 
 
+def test_overwrite_that_cannot_start_leaves_the_old_run_as_it_was(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0")
+    with pytest.raises(FileNotFoundError):
+        run(tiny_set, tmp_path, "--overwrite", "--encoder-weights", str(tmp_path / "absent.pth"))
+    assert run(tiny_set, tmp_path, "--epochs", "2", "--val-every", "0", "--resume") == 0
+
+
 def test_a_file_that_is_no_state_of_a_run_is_said(tiny_set, tmp_path):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "last.pt")
     with pytest.raises(ValueError, match=r"last.pt is no last.pt of train.py: .*got a dict with 1 entries"):
