@@ -5,7 +5,7 @@ BIN := .venv/bin
 # A network and frames small enough for two CPU cores; every default of train.py is the full one.
 DEMO := --data data/sample --run-dir saved_models/demo --overwrite --encoder-weights none \
 	--frame-size 32 64 --embed-dim 48 --depths 2 2 2 2 --num-heads 2 4 8 16 --width 16 --patch-norm --drop-path 0 \
-	--lr 3e-4 --batch-size 2 --epochs 10 --val-every 1 --flip --workers 1
+	--lr 3e-4 --batch-size 2 --epochs 10 --val-every 10 --flip --workers 1
 
 .PHONY: demo test lint clean
 
@@ -13,6 +13,7 @@ demo: .venv/installed
 	$(BIN)/python data/make_sample.py --out data/sample
 	$(BIN)/python train.py $(DEMO)
 	$(BIN)/python test.py --data data/sample --weights saved_models/demo/RecSalNet.pth --centre-baseline --out results
+	@echo 'Look at the maps in results/sample_val/RecSalNet, the frames are in data/sample/val.'
 
 test: .venv/installed
 	$(BIN)/python -m pytest
@@ -28,4 +29,4 @@ lint: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build data/sample saved_models/demo results *.egg-info
+	rm -rf .venv build data/sample saved_models/demo results/sample_val *.egg-info

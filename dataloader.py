@@ -100,6 +100,9 @@ def open_video(folder: Path, need_annotation: bool = True) -> Video:
         FileNotFoundError: no frames, or no annotation where it is needed.
         ValueError: a frame is missing, an annotation has no frame, or two frames share a stem.
     """
+    if not (folder / "images").is_dir():
+        present = ", ".join(natural(p.name for p in folder.iterdir())[:10]) or "nothing"
+        raise FileNotFoundError(f"no frames of video {folder}: it has no folder images (it holds {present}); {TREE}")
     frames = list_frames(folder / "images")
     check_no_gap(frames)
     maps = by_stem(folder / "maps", IMAGE_SUFFIXES)
@@ -210,8 +213,9 @@ def read_fixations(path: Path) -> np.ndarray:
     return fixations > 0
 
 
-def read_video(path: Path) -> Iterator[np.ndarray]:
+def read_video(path: str | Path) -> Iterator[np.ndarray]:
     """Decode a video file frame by frame, (H, W, 3) uint8, RGB; as many frames as there are, whatever its header says."""
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no video file {path}: it does not exist")
     capture = cv2.VideoCapture(str(path))

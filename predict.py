@@ -104,6 +104,8 @@ def device_arguments(parser: argparse.ArgumentParser, precision: str) -> None:
 def load_model(weights: Path, device: torch.device) -> nn.Module:
     """The network of a weight file, in eval mode on the device, and a line that says what it is."""
     model = RecSalNet.from_pretrained(weights)
+    if not utils.read_configuration(weights):
+        print(f"no {weights.with_suffix('.json').name} beside {weights.name}: the paper's frame size, K and stride are assumed")
     height, width = model.config["frame_size"]
     print(f"{weights}: {type(model).__name__}, K = {model.num_recursions}, frames of {height} x {width}, stride {model.frame_stride}")
     return model.to(device)
@@ -128,6 +130,8 @@ def open_source(source: Path) -> tuple[list[str] | None, Iterable[np.ndarray]]:
     if not source.exists():
         raise FileNotFoundError(f"no input {source}: it does not exist. "
                                 f"Expected a video file, or a folder of frames ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    if source.suffix.lower() in IMAGE_SUFFIXES:
+        raise ValueError(f"{source} is a single image: give the folder of frames it belongs to, or a video file")
     return None, read_video(source)
 
 

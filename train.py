@@ -6,6 +6,7 @@
 import argparse
 import functools
 import math
+import os
 import pickle
 import shutil
 import signal
@@ -440,8 +441,9 @@ def data_arguments(group) -> None:
                        help="mirror half of the training clips; the authors do not (default: off)")
     group.add_argument("--skip-bad", action=onoff, default=False,
                        help="leave out unreadable videos and clips, counted and reported, instead of stopping (default: off)")
-    group.add_argument("--workers", type=whole_number, default=4,
-                       help="processes that decode clips; 0: none besides this one (default: 4)")
+    workers = min(4, os.cpu_count() or 1)
+    group.add_argument("--workers", type=whole_number, default=workers,
+                       help=f"processes that decode clips; 0: none besides this one (default: 4 or the number of cores, here {workers})")
 
 
 def network_arguments(group) -> None:

@@ -72,9 +72,11 @@ def test_no_dataset_no_split_and_an_empty_split_are_said_with_what_is_there(tmp_
 def test_a_folder_without_frames_is_an_error(tmp_path):
     (tmp_path / "train" / "0001" / "images").mkdir(parents=True)
     (tmp_path / "train" / "0002").mkdir(parents=True)
-    for name in ("0001", "0002"):
-        with pytest.raises(FileNotFoundError, match=f"no frames in .*{name}"):
-            open_video(tmp_path / "train" / name)
+    with pytest.raises(FileNotFoundError, match="no frames in .*0001.*it holds no images"):
+        open_video(tmp_path / "train" / "0001")
+    (tmp_path / "train" / "0002" / "frames").mkdir()
+    with pytest.raises(FileNotFoundError, match="0002: it has no folder images .it holds frames.; expected tree"):
+        open_video(tmp_path / "train" / "0002")
 
 
 def test_a_missing_frame_is_an_error_that_names_its_neighbours(tmp_path):
@@ -202,7 +204,7 @@ def test_a_video_file_gives_all_its_frames_in_rgb(tmp_path):
     for value in (0, 100, 200):
         writer.write(np.full((16, 32, 3), (0, 0, value), np.uint8))        # OpenCV writes BGR: red
     writer.release()
-    frames = list(read_video(tmp_path / "a.avi"))
+    frames = list(read_video(str(tmp_path / "a.avi")))
     assert [f.shape for f in frames] == [(16, 32, 3)] * 3
     assert abs(int(frames[2][8, 8, 0]) - 200) < 8 and frames[2][8, 8, 2] < 8
 

@@ -167,6 +167,32 @@ def test_a_wrong_input_is_an_error(tmp_path, weights_file, make, said):
         run(tmp_path / "thing", "--out", tmp_path / "maps", "--weights", weights_file, "--device", "cpu")
 
 
+def test_a_single_image_is_refused(tmp_path, weights_file):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="a.png is a single image"):
+        run(tmp_path / "a.png", "--out", tmp_path / "maps", "--weights", weights_file, "--device", "cpu")
+
+
+def test_weights_without_their_description_are_said_to_be_taken_for_the_papers(tmp_path, weights_file, capsys):
+    predict.load_model(weights_file, torch.device("cpu"))
+    assert "no RecSalNet.json" not in capsys.readouterr().out
+    weights_file.with_suffix(".json").unlink()
+    predict.load_model(weights_file, torch.device("cpu"))
+    assert "no RecSalNet.json beside RecSalNet.pth" in capsys.readouterr().out
+
+
+def test_the_readmes_python_example_runs(tmp_path, weights_file, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    writer = cv2.VideoWriter("my_video.avi", cv2.VideoWriter_fourcc(*"MJPG"), 30, (48, 32))
+    for value in range(2):
+        writer.write(np.full((32, 48, 3), 80 * value, np.uint8))
+    writer.release()
+    example = (TESTS.parent / "README.md").read_text().split("```python\n")[1].split("```")[0].replace("    ...", "    found.append(saliency)")
+    found = []
+    exec(example.replace("saved_models/RecSalNet.pth", str(weights_file)).replace("my_video.mp4", "my_video.avi"), {"found": found})
+    assert [saliency.shape for saliency in found] == [(32, 48)] * 2
+
+
 def test_a_users_mistake_ends_with_one_line_and_exit_code_2(tmp_path):
     ended = subprocess.run([sys.executable, TESTS.parent / "predict.py", tmp_path / "none.mp4"], capture_output=True, text=True, cwd=tmp_path)
     assert ended.returncode == 2 and ended.stdout == ""
