@@ -134,7 +134,8 @@ class RecSalNet(nn.Module):
         if min(size) < 6:
             raise ValueError(f"frames must be at least 6 pixels high and wide for the 11 x 11 blur, got {size[0]} x {size[1]} (H x W)")
         maps = F.interpolate(output[:, None].float(), size=tuple(size), mode="bilinear", align_corners=False)
-        return gaussian_blur(maps, kernel_size=[11, 11], sigma=[2.0, 2.0])[:, 0]
+        with torch.autocast(output.device.type, enabled=False):            # or the blur would round to bfloat16
+            return gaussian_blur(maps, kernel_size=[11, 11], sigma=[2.0, 2.0])[:, 0]
 
     def parameter_groups(self, lr: float) -> list[dict]:
         """What the optimiser gets: one group, everything that receives a gradient (the paper's recipe)."""

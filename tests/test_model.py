@@ -218,6 +218,13 @@ def test_maps_are_resized_and_blurred_as_opencv_does(tiny_model):
     np.testing.assert_allclose(tiny_model.finish(output, (70, 101))[0], expected, atol=1e-5)
 
 
+def test_maps_are_finished_in_float32_whatever_the_network_computed_in(tiny_model):
+    output = torch.rand(1, 32, 64, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        finished = tiny_model.finish(output, (70, 101))
+    assert finished.dtype == torch.float32 and torch.equal(finished, tiny_model.finish(output, (70, 101)))
+
+
 def test_a_frame_too_small_to_blur_is_a_value_error(tiny_model):
     with pytest.raises(ValueError, match="at least 6 pixels.*got 4 x 50"):
         tiny_model.finish(torch.zeros(1, 32, 64), (4, 50))
