@@ -54,7 +54,7 @@ def read_checkpoint(path: str | Path):
     path = Path(path)
     if not path.is_file():
         held = "is a folder" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"no weight file {path}: it {held}. no weights come with this repository: train.py makes some, "
+        raise FileNotFoundError(f"no weight file {path}: it {held}. No weights come with this repository: train.py makes some, "
                                 "`make demo` makes saved_models/demo/RecSalNet.pth, and saved_models/README.md says what the programs can read")
     try:
         return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
