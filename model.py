@@ -68,6 +68,7 @@ class RecSalNet(nn.Module):
             "width": width, "embed_dim": embed_dim, "depths": list(depths), "num_heads": list(num_heads),
             "patch_norm": patch_norm, "drop_path": drop_path,
         }
+        self.is_described = True                                           # False: weights came without a configuration
         self.num_recursions = num_recursions
         self.frame_stride = frame_stride
         self.prepare = functools.partial(prepare_frame, size=tuple(frame_size))  # light: travels to loader processes
@@ -158,16 +159,17 @@ class RecSalNet(nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: it is no weight file, or an entry is missing, left over or of another shape; the message names it.
         """
-        entries = utils.read_weights(path)
+        entries, configuration = utils.read_weights(path)
         if any(name not in entries or entries[name].ndim != 5 for name in ("conv1.weight", "backbone.patch_embed.proj.weight")):
             raise ValueError(f"{path} does not hold RecSal-Net: expected entries such as conv1.weight and backbone.patch_embed.proj.weight, "
                              f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
-        config = {**utils.read_configuration(path), **infer_configuration(entries)}
+        config = {**configuration, **infer_configuration(entries)}
         try:
             model = cls(**config)
         except TypeError as error:
             raise ValueError(f"the configuration that belongs to {path} does not fit {cls.__name__}: {error}; it is {config}") from error
         utils.load_entries(model, entries, str(path))
+        model.is_described = bool(configuration)
         return model.eval()
 
 

@@ -104,7 +104,7 @@ def device_arguments(parser: argparse.ArgumentParser, precision: str) -> None:
 def load_model(weights: Path, device: torch.device) -> nn.Module:
     """The network of a weight file, in eval mode on the device, and a line that says what it is."""
     model = RecSalNet.from_pretrained(weights)
-    if not utils.read_configuration(weights):
+    if not model.is_described:
         print(f"no {weights.with_suffix('.json').name} beside {weights.name}: the paper's frame size, K and stride are assumed")
     height, width = model.config["frame_size"]
     print(f"{weights}: {type(model).__name__}, K = {model.num_recursions}, frames of {height} x {width}, stride {model.frame_stride}")

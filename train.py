@@ -187,7 +187,7 @@ def initialise_encoder(encoder: SwinTransformer3D, weights: str) -> str:
         return "none, random initialisation"
     if weights == "auto":
         weights = str(KINETICS) if KINETICS.is_file() else "torchvision"
-    entries, source = download_encoder() if weights == "torchvision" else (utils.read_weights(weights), weights)
+    entries, source = download_encoder() if weights == "torchvision" else (utils.read_weights(weights)[0], weights)
     dropped = load_encoder(encoder, entries, source)
     return f"{source}, unused: {', '.join(dropped) or 'nothing'}"
 

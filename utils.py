@@ -24,7 +24,7 @@ LISTED = 5                                                                 # nam
 
 # Weight files
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Read the entries of a weight file, whatever its authors wrapped around them.
 
     Args:
@@ -32,13 +32,16 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             `model`; names may carry DataParallel's `module.`.
 
     Returns:
-        Names and tensors, on the CPU.
+        Names and tensors, on the CPU; and the network's configuration, from the `.json` beside the file or from within a
+        `last.pt`, empty where neither is.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read as tensors and plain types (`weights_only`), or holds no state dict.
     """
     content = read_checkpoint(path)
+    stored = content.get("configuration") if isinstance(content, dict) else None
+    configuration = read_configuration(Path(path).with_suffix(".json")) or (dict(stored) if isinstance(stored, dict) else {})
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -46,7 +49,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} holds no state dict: expected names and tensors, got {describe(content)}")
     if all(name.startswith("module.") for name in content):
         content = {name.removeprefix("module."): t for name, t in content.items()}
-    return dict(content)
+    return dict(content), configuration
 
 
 def read_checkpoint(path: str | Path):
@@ -90,16 +93,14 @@ def load_entries(module: nn.Module, entries: dict[str, Tensor], source: str) -> 
     module.load_state_dict(entries)
 
 
-def read_configuration(weights: str | Path) -> dict:
-    """The network's configuration from the `.json` beside a weight file, or from within a `last.pt`; empty where neither is."""
-    path = Path(weights).with_suffix(".json")
+def read_configuration(path: Path) -> dict:
+    """The network's configuration from a `.json` beside a weight file; empty where there is no such file."""
     if not path.is_file():
-        content = read_checkpoint(weights)
-        return dict(content["configuration"]) if isinstance(content.get("configuration"), dict) else {}
+        return {}
     try:
         return dict(json.loads(path.read_text())["configuration"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} should describe {Path(weights).name} and hold a \"configuration\", but cannot be read: {error!r}. "
+        raise ValueError(f"{path} should describe the weights beside it and hold a \"configuration\", but cannot be read: {error!r}. "
                          "Delete it to use the paper's configuration") from error
 
 
