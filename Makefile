@@ -7,16 +7,22 @@ DEMO := --data data/sample --run-dir saved_models/demo --overwrite --encoder-wei
 	--frame-size 32 64 --embed-dim 48 --depths 2 2 2 2 --num-heads 2 4 8 16 --width 16 --patch-norm --drop-path 0 \
 	--lr 3e-4 --batch-size 2 --epochs 10 --val-every 10 --flip --workers 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test crosscheck lint clean
 
 demo: .venv/installed
 	$(BIN)/python data/make_sample.py --out data/sample
 	$(BIN)/python train.py $(DEMO)
-	$(BIN)/python test.py --data data/sample --weights saved_models/demo/RecSalNet.pth --centre-baseline --out results
-	@echo 'Look at the maps in results/sample_val/RecSalNet, the frames are in data/sample/val.'
+	$(BIN)/python test.py --data data/sample --weights saved_models/demo/RecSalNet.pth --centre-baseline --run demo --overwrite
+	@echo 'Look at results/demo: scores.md, best_and_worst.png, and the maps in RecSalNet. The frames are in data/sample/val.'
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+# The measures against pysaliency's, which comes as source and needs a C compiler.
+crosscheck: .venv/installed
+	$(BIN)/python -m pip install --quiet ".[crosscheck]"
+	$(BIN)/python -c 'import pysaliency'
+	$(BIN)/python -m pytest tests/test_loss.py -k pysaliency
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -29,4 +35,4 @@ lint: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build data/sample saved_models/demo results/sample_val *.egg-info
+	rm -rf .venv build data/sample saved_models/demo results/demo *.egg-info

@@ -1,7 +1,9 @@
 """How two maps are compared: the six measures, and the training objective built from the same functions.
 
 Every measure takes a batch and returns one value a sample, NaN where it is undefined: NSS and both AUCs of a frame
-without fixations; CC, NSS, SIM and shuffled AUC of a constant saliency map; CC, SIM and KL of a constant density map.
+without fixations; AUC-Judd where every pixel is fixated; CC, NSS, SIM and shuffled AUC of a constant saliency map; CC,
+SIM and KL of a constant density map; everything of a map that is not finite.
+Computed in float64, on the device of the saliency map. Fixations may stay on the CPU; then nothing waits for a GPU.
 Source: the definitions of the DHF1K benchmark's evaluation code (MIT Saliency Benchmark; Judd, Bylinskii).
 """
 import torch
@@ -20,8 +22,9 @@ def cc(saliency: Tensor, density: Tensor) -> Tensor:
     Returns:
         (B,); NaN where either map is constant.
     """
-    p, d = (centred(x) for x in (saliency, density))
-    value = (p * d).sum(1) / ((p * p).sum(1) * (d * d).sum(1)).sqrt()
+    p, d = accurate(saliency), accurate(density)
+    covariance = (p * (d - d.mean(1, keepdim=True))).sum(1) / (p.shape[1] - 1)
+    value = covariance / (p.var(1) * d.var(1)).sqrt()
     return defined_where(value, ~is_constant(saliency) & ~is_constant(density))
 
 
@@ -35,7 +38,7 @@ def similarity(saliency: Tensor, density: Tensor) -> Tensor:
     Returns:
         (B,); NaN where either map is constant.
     """
-    p, d = (min_max(x) for x in (saliency, density))
+    p, d = (above_minimum(x) for x in (saliency, density))                 # dividing by the maximum too would cancel out
     value = torch.minimum(p / p.sum(1, keepdim=True), d / d.sum(1, keepdim=True)).sum(1)
     return defined_where(value, ~is_constant(saliency) & ~is_constant(density))
 
@@ -68,11 +71,11 @@ def nss(saliency: Tensor, fixations: Tensor) -> Tensor:
     Returns:
         (B,), in standard deviations; NaN without fixations or where the map is constant.
     """
-    p, fixated = centred(saliency), fixations.flatten(1)
-    std = ((p * p).sum(1) / (p.shape[1] - 1)).sqrt()
-    count = fixated.sum(1)
-    value = (p * fixated).sum(1) / (std * count)
-    return defined_where(value, (count > 0) & ~is_constant(saliency))
+    p = accurate(saliency)
+    values, inside = fixated_values(p, fixations)
+    n = inside.sum(1)
+    value = ((values * inside).sum(1) / n - p.mean(1)) / p.std(1)
+    return defined_where(value, (n > 0) & ~is_constant(p))
 
 
 def auc_judd(saliency: Tensor, fixations: Tensor, ties: str = "expected") -> Tensor:
@@ -92,38 +95,52 @@ def auc_judd(saliency: Tensor, fixations: Tensor, ties: str = "expected") -> Ten
     """
     if ties not in ("expected", "none"):
         raise ValueError(f'ties must be "expected" or "none", got {ties!r}')
-    values, n = fixated_values(saliency, fixations)                        # (B, K) ascending, (B,)
-    ordered = saliency.flatten(1).sort(dim=1).values
-    m = ordered.shape[1] - n                                               # pixels that are not fixated
-    area = expected_area(values, n, ordered, m) if ties == "expected" else plain_area(values, n, ordered, m)
-    return defined_where(area, (n > 0) & (m > 0))
+    p = accurate(saliency)
+    values, inside = fixated_values(p, fixations)                          # (B, K)
+    values = values.masked_fill(~inside, torch.inf).sort(dim=1).values     # ascending, the padding last
+    inside, n = values.isfinite(), inside.sum(1)
+    m = p.shape[1] - n                                                     # pixels that are not fixated
+    area = (expected_area if ties == "expected" else plain_area)(values, inside, p, n, m)
+    return defined_where(area, (n > 0) & (m > 0) & is_finite(p))
 
 
-def plain_area(values: Tensor, n: Tensor, ordered: Tensor, m: Tensor) -> Tensor:
+def plain_area(values: Tensor, inside: Tensor, p: Tensor, n: Tensor, m: Tensor) -> Tensor:
     """The trapezoid rule through (0, 0), one point a fixated value, and (1, 1)."""
-    rank = 1 + n[:, None] - torch.arange(1, values.shape[1] + 1, device=n.device)  # n .. 1 along ascending values, then <= 0
-    fp = (count_from(ordered, values) - rank) / m[:, None]
+    rank = n[:, None] - torch.arange(values.shape[1], device=n.device)     # n .. 1 along ascending values
+    fp = (count_from(p, values)[0] - rank) / m[:, None]
     # In ascending order: (1, 1), (fp, n / n), .. (fp, 1 / n), (0, 0). The rule sums the mean TP of neighbours times their
     # distance in FP, which is the sum over all points of FP times half the difference of its neighbours' TP.
     # Half the difference is 1 / n, but 1 / (2 n) at the topmost-TP point, whose neighbour (1, 1) has TP 1 as well.
-    inside = accurate_like(fp) * (rank > 0)
-    return 1 - (inside.sum(1) - inside[:, 0] / 2) / n
+    fp = accurate_like(fp) * inside
+    return 1 - (fp.sum(1) - fp[:, 0] / 2) / n
 
 
-def expected_area(values: Tensor, n: Tensor, ordered: Tensor, m: Tensor) -> Tensor:
+def expected_area(values: Tensor, inside: Tensor, p: Tensor, n: Tensor, m: Tensor) -> Tensor:
     """The expectation of `plain_area` over noise that puts tied pixels into a random order (closed form).
 
     With a fixated and b other pixels at a value, A others above it, and l the lowest fixated value:
     1 - sum a (A + b / 2) / (n M) + (A_l + b_l a_l / (a_l + 1)) / (2 n M).
     """
-    above = count_above(ordered, values) - count_above(values, values)     # A, others above each fixated value
-    fixated_here = count_from(values, values) - count_above(values, values)
-    here = count_from(ordered, values) - count_above(ordered, values) - fixated_here  # b
-    above, here, a = (accurate_like(x) for x in (above, here, fixated_here))
-    inside = values.isfinite()                                             # the rest is padding
-    total = ((above + here / 2) * inside).sum(1)
-    lowest = above[:, 0] + here[:, 0] * a[:, 0] / (a[:, 0] + 1)
+    pixels = count_from(p, values)                                         # at or above each fixated value, and above it
+    fixated = [count - (~inside).sum(1, keepdim=True) for count in count_from(values, values)]
+    others_from, above = (accurate_like(x - y) for x, y in zip(pixels, fixated))  # A + b, A
+    a = accurate_like(fixated[0] - fixated[1])
+    total = ((above + others_from) / 2 * inside).sum(1)
+    lowest = above[:, 0] + (others_from - above)[:, 0] * a[:, 0] / (a[:, 0] + 1)
     return 1 - (total - lowest / 2) / (n * m)
+
+
+def count_from(p: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """How many of `p`, (B, N), are at or above each of the ascending `values`, (B, K); and how many are above it.
+
+    N searches in K values, and a histogram: several times faster than sorting N.
+    """
+    next_values = values.nextafter(torch.full_like(values, torch.inf))      # above a value is at or above the next number
+    bounds, order = torch.cat([values, next_values], dim=1).sort(dim=1)
+    passed = torch.searchsorted(bounds, p, right=True)                     # (B, N): bounds at or below each pixel
+    histogram = passed.new_zeros(len(p), bounds.shape[1] + 1).scatter_add_(1, passed, passed.new_ones(1).expand_as(passed))
+    reached = histogram.flip(1).cumsum(1).flip(1)[:, 1:]                   # pixels that pass at least so many bounds
+    return torch.empty_like(reached).scatter_(1, order, reached).chunk(2, dim=1)
 
 
 def auc_shuffled(saliency: Tensor, fixations: Tensor, other_fixations: Tensor) -> Tensor:
@@ -140,13 +157,22 @@ def auc_shuffled(saliency: Tensor, fixations: Tensor, other_fixations: Tensor) -
     Returns:
         (B,); NaN without fixations on either side or where the map is constant.
     """
-    normalised = min_max(saliency).view(saliency.shape)
-    thresholds = torch.arange(10, -1, -1, device=saliency.device, dtype=normalised.dtype) * 0.1
-    tp, n = share_from(normalised, fixations, thresholds)                  # (B, 11), from 0 or more up to 1
-    fp, others = share_from(normalised, other_fixations, thresholds)
-    tp, fp = (torch.nn.functional.pad(x, (1, 0)) for x in (tp, fp))        # (0, 0); (1, 1) is the point of threshold 0
+    low, high = (extreme(accurate(saliency), dim=1, keepdim=True) for extreme in (torch.amin, torch.amax))
+    thresholds = torch.arange(10, -1, -1, device=low.device, dtype=low.dtype) * 0.1
+    shares, counts = zip(*(share_from(saliency, low, high, x, thresholds) for x in (fixations, other_fixations)))
+    tp, fp = (torch.nn.functional.pad(x, (1, 0)) for x in shares)          # (B, 12), from 0 to 1; (1, 1) is threshold 0
     area = ((fp[:, 1:] - fp[:, :-1]) * (tp[:, 1:] + tp[:, :-1]) / 2).sum(1)
-    return defined_where(area, (n > 0) & (others > 0) & ~is_constant(saliency))
+    spread = (high - low)[:, 0]
+    return defined_where(area, (counts[0] > 0) & (counts[1] > 0) & (spread > 0) & spread.isfinite())
+
+
+def share_from(saliency: Tensor, low: Tensor, high: Tensor, fixations: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
+    """The share of the fixated pixels, min-max normalised, at or above each threshold, (B, thresholds); and their number, (B,)."""
+    values, inside = fixated_values(saliency, fixations)
+    values = (accurate_like(values) - low) / (high - low)
+    reached = (values[:, None] >= thresholds[:, None]) & inside[:, None]
+    n = inside.sum(1)
+    return accurate_like(reached.sum(2)) / n[:, None], n
 
 
 def l1(saliency: Tensor, density: Tensor) -> Tensor:
@@ -169,6 +195,7 @@ def measures(saliency: Tensor, density: Tensor, fixations: Tensor, other_fixatio
         saliency, density: (B, H, W) of one size.
         fixations, other_fixations: (B, H, W) bool.
     """
+    saliency, density = accurate_like(saliency), accurate_like(density)    # once for all
     targets = {"auc_j": (fixations,), "s_auc": (fixations, other_fixations), "nss": (fixations,)}
     return {name: measure(saliency, *targets.get(name, (density,))) for name, measure in MEASURES.items()}
 
@@ -211,6 +238,8 @@ def batch_mean(measure, saliency: Tensor, target: Tensor) -> tuple[Tensor, int]:
     values = measure(saliency, target)
     undefined = values.isnan() & saliency.flatten(1).isfinite().all(1)     # a broken saliency map is not left out
     left_out = int(undefined.sum())
+    if left_out == len(values):
+        return values.new_zeros(()), left_out
     if left_out:                                                           # once more without them: their gradient is NaN
         values = measure(saliency[~undefined], target[~undefined])
     return values.sum() / len(saliency), left_out
@@ -228,17 +257,10 @@ def accurate_like(x: Tensor) -> Tensor:
     return x.float() if x.device.type == "mps" else x.double()
 
 
-def centred(x: Tensor) -> Tensor:
-    """(B, H, W) -> (B, N) of mean 0."""
+def above_minimum(x: Tensor) -> Tensor:
+    """(B, H, W) -> (B, N) with 0 as the lowest value."""
     x = accurate(x)
-    return x - x.mean(1, keepdim=True)
-
-
-def min_max(x: Tensor) -> Tensor:
-    """(B, H, W) -> (B, N) from 0 to 1; NaN where constant."""
-    x = accurate(x)
-    low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
-    return (x - low) / (high - low)
+    return x - x.amin(1, keepdim=True)
 
 
 def is_constant(x: Tensor) -> Tensor:
@@ -252,28 +274,28 @@ def defined_where(value: Tensor, condition: Tensor) -> Tensor:
     return torch.where(condition, value, torch.full_like(value, torch.nan))
 
 
+def is_finite(x: Tensor) -> Tensor:
+    """(B, N) -> (B,) bool."""
+    return (x.amax(1) - x.amin(1)).isfinite()
+
+
 def fixated_values(x: Tensor, fixations: Tensor) -> tuple[Tensor, Tensor]:
-    """The values of (B, H, W) at the fixations, ascending and padded with infinity, (B, K); and their number, (B,)."""
-    n = fixations.flatten(1).sum(1)
-    sample, row, column = fixations.nonzero(as_tuple=True)
-    place = torch.arange(len(sample), device=x.device) - (n.cumsum(0) - n)[sample]
-    values = x.new_full((len(x), max(1, int(n.max())) if len(n) else 1), torch.inf)
-    values[sample, place] = x[sample, row, column]
-    return values.sort(dim=1).values, n
+    """The values of `x` at the fixations, (B, K), padded; and which are no padding, (B, K) bool. K is at least 1.
+
+    Fixations that lie on the CPU are listed there, and the list goes to the device of `x` without waiting for it.
+    """
+    fixations = fixations.flatten(1)
+    n = fixations.sum(1)
+    sample, place = fixations.nonzero(as_tuple=True)
+    rank = torch.arange(len(sample), device=n.device) - (n.cumsum(0) - n)[sample]
+    places = n.new_full((len(n), max(1, int(n.max()))), -1)
+    places[sample, rank] = place
+    places = to_device(places, x.device)
+    return x.flatten(1).gather(1, places.clamp(min=0)), places >= 0
 
 
-def count_from(ordered: Tensor, values: Tensor) -> Tensor:
-    """How many of the ascending `ordered` (B, N) are finite and at or above each of `values` (B, K)."""
-    return ordered.isfinite().sum(1, keepdim=True) - torch.searchsorted(ordered, values, side="left")
-
-
-def count_above(ordered: Tensor, values: Tensor) -> Tensor:
-    """How many of the ascending `ordered` (B, N) are finite and above each of `values` (B, K)."""
-    return (ordered.isfinite().sum(1, keepdim=True) - torch.searchsorted(ordered, values, side="right")).clamp(min=0)
-
-
-def share_from(x: Tensor, fixations: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
-    """The share of the fixated pixels of (B, H, W) at or above each threshold, (B, thresholds); and their number, (B,)."""
-    values, n = fixated_values(x, fixations)
-    reached = (values[:, None] >= thresholds[:, None]) & values.isfinite()[:, None]
-    return reached.sum(2).to(x.dtype) / n[:, None], n
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Like `.to(device)`, but a copy from the CPU to a GPU does not wait for what the GPU is doing."""
+    if x.device.type == "cpu" and device.type == "cuda":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)

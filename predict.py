@@ -6,7 +6,7 @@ import argparse
 import collections
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -113,12 +113,14 @@ def load_model(weights: Path, device: torch.device) -> nn.Module:
 
 # The command line
 
-def whole_number(text: str) -> int:
-    """An argparse type: 0 or more, and not beyond what a seed or a size can be."""
-    value = int(text)
-    if not 0 <= value < 2 ** 31:
-        raise argparse.ArgumentTypeError(f"must be 0 or more and below 2^31, got {text}")
-    return value
+def at_least(least: int) -> Callable[[str], int]:
+    """An argparse type: a whole number, `least` or more, and not beyond what a seed or a size can be."""
+    def number(text: str) -> int:
+        value = int(text)
+        if not least <= value < 2 ** 31:
+            raise argparse.ArgumentTypeError(f"must be {least} or more and below 2^31, got {text}")
+        return value
+    return number
 
 
 def open_source(source: Path) -> tuple[list[str] | None, Iterable[np.ndarray]]:

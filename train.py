@@ -26,7 +26,7 @@ import utils
 from dataloader import ClipDataset, Video, clip_loader, find_videos, readable
 from loss import LABELS, TERMS, cc, kldiv, nss, objective, similarity
 from model import RecSalNet
-from predict import default_precision, device_arguments, precision_context, select_device, whole_number
+from predict import at_least, default_precision, device_arguments, precision_context, select_device
 from swin_transformer import SwinTransformer3D, load_encoder
 
 KINETICS = Path("saved_models/swin_small_patch244_window877_kinetics400_1k.pth")
@@ -387,16 +387,6 @@ def open_tensorboard(folder: Path, wanted: bool):
 
 # The command line
 
-def at_least(least: int) -> Callable[[str], int]:
-    """An argparse type: a whole number, `least` or more."""
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be {least} or more, got {value}")
-        return value
-    return number
-
-
 def finite(text: str) -> float:
     """An argparse type: a number that is one."""
     value = float(text)
@@ -442,14 +432,14 @@ def data_arguments(group) -> None:
     group.add_argument("--skip-bad", action=onoff, default=False,
                        help="leave out unreadable videos and clips, counted and reported, instead of stopping (default: off)")
     workers = min(4, os.cpu_count() or 1)
-    group.add_argument("--workers", type=whole_number, default=workers,
+    group.add_argument("--workers", type=at_least(0), default=workers,
                        help=f"processes that decode clips; 0: none besides this one (default: 4 or the number of cores, here {workers})")
 
 
 def network_arguments(group) -> None:
     group.add_argument("--encoder-weights", default="auto", metavar="{auto,torchvision,none,FILE}",
                        help=f"Kinetics-400 weights to start from; auto: {KINETICS} if it is there, else torchvision's, downloaded (default: auto)")
-    group.add_argument("--num-recursions", type=whole_number, default=2, help="K, passes through the recursive block (default: 2)")
+    group.add_argument("--num-recursions", type=at_least(0), default=2, help="K, passes through the recursive block (default: 2)")
     group.add_argument("--patch-norm", action=argparse.BooleanOptionalAction, default=False,
                        help="LayerNorm after the patch embedding; the authors have none (default: off)")
     group.add_argument("--width", type=at_least(8), default=192, help="channels of the decoder, a multiple of 8 (default: 192)")
@@ -472,10 +462,10 @@ def training_arguments(group, recipe: dict) -> None:
                        help="batches whose gradients are averaged to one step (default: 1)")
     group.add_argument("--activation-checkpointing", action=argparse.BooleanOptionalAction, default=False,
                        help="less memory for more time: recompute activations in the backward pass (default: off)")
-    group.add_argument("--val-every", type=whole_number, default=recipe["val_every"],
+    group.add_argument("--val-every", type=at_least(0), default=recipe["val_every"],
                        help="epochs from one validation to the next; the last is always validated; 0: none, keep the last weights "
                             f"(default: {recipe['val_every']})")
-    group.add_argument("--seed", type=whole_number, default=0, help="of initial weights, clips and stochastic depth (default: 0)")
+    group.add_argument("--seed", type=at_least(0), default=0, help="of initial weights, clips and stochastic depth (default: 0)")
 
 
 def run_arguments(group) -> None:

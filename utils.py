@@ -131,8 +131,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write indented JSON atomically; what JSON does not know (NaN, infinity) becomes null."""
-    write_text(path, json.dumps(without_nan(content), indent=2, allow_nan=False) + "\n")
+    """Write JSON atomically, nested dicts indented and lists on one line; what JSON does not know (NaN, infinity) becomes null."""
+    write_text(path, json_text(without_nan(content)) + "\n")
+
+
+def json_text(content, indent: str = "") -> str:
+    """JSON that a person can read too."""
+    if not isinstance(content, dict) or not content:
+        return json.dumps(content, allow_nan=False)
+    inner = indent + "  "
+    lines = [f"{inner}{json.dumps(str(name))}: {json_text(value, inner)}" for name, value in content.items()]
+    return "{\n" + ",\n".join(lines) + "\n" + indent + "}"
 
 
 def without_nan(content):

@@ -13,6 +13,7 @@ from dataloader import (
     EpochSampler,
     clip_loader,
     find_videos,
+    imresize,
     move_fixations,
     open_video,
     read_density,
@@ -324,3 +325,29 @@ def test_a_loader_draws_nothing_from_trainings_random_numbers(tiny_set):
     before = torch.get_rng_state()
     list(loader)
     assert torch.equal(before, torch.get_rng_state())
+
+
+# Resizing as MATLAB does
+
+@pytest.mark.parametrize("before, after", [((24, 30), (41, 57)), ((60, 50), (17, 31)), ((33, 20), (20, 33)), ((9, 9), (9, 9)), ((3, 4), (40, 2))])
+def test_imresize_is_antialiased_bicubic_with_mirrored_borders(before, after):
+    """Pillow's bicubic has the same kernel; given the mirrored surroundings, it has the same borders."""
+    image = np.random.default_rng(0).random(before)
+    surroundings = Image.fromarray(np.pad(image, 80, mode="symmetric").astype(np.float32))
+    expected = surroundings.resize(after[::-1], Image.Resampling.BICUBIC, box=(80, 80, 80 + before[1], 80 + before[0]))
+    assert imresize(torch.from_numpy(image), after).numpy() == pytest.approx(np.array(expected), abs=1e-6)
+
+
+def test_imresize_of_a_step_known_by_hand():
+    """Twice as long: pixels take -9, 111, 29 and -3 of 128 from those at 1.25, 0.25, 0.75 and 1.75, or the mirror image of it."""
+    resized = imresize(torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0, 1.0]]), (1, 12))[0] * 128
+    assert resized.tolist() == pytest.approx([0, 0, 0, -3, -9, 29 - 3, 128 - 26, 128 + 9, 128 + 3, 128, 128, 128])
+
+
+def test_imresize_rounds_and_limits_8_bits_after_either_pass_and_keeps_a_constant():
+    assert (imresize(torch.full((7, 5), 200, dtype=torch.uint8), (13, 4)) == 200).all()
+    step = torch.tensor([[0, 0, 0, 255, 255, 255]], dtype=torch.uint8)
+    assert imresize(step, (1, 12))[0, 3:9].tolist() == [0, 0, 52, 203, 255, 255]  # over- and undershoot cut off; 26 / 128 of 255 is 51.8
+    half = torch.tensor([[0, 1]], dtype=torch.uint8)
+    assert imresize(half, (1, 1)).item() == 1                              # 0.5 rounds up, as in MATLAB
+    assert imresize(torch.tensor([[0, 1], [0, 0]], dtype=torch.uint8), (1, 1)).item() == 1  # rows: 0, 0.5 -> 1; then 0.5 -> 1; at once: 0.25 -> 0

@@ -44,6 +44,25 @@ def test_an_all_zero_saliency_map_has_a_finite_divergence():
     assert kldiv(ZERO, RAMP).isfinite()
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_broken_saliency_map_has_no_value_at_all(value):
+    broken = maps([value, 0.2], [0.3, 0.4])
+    assert all(result.isnan().all() for result in measures(broken, RAMP, ONE, fixated([1, 0], [0, 0])).values())
+
+
+def test_a_batch_is_measured_like_its_samples_one_by_one():
+    """Numbers of fixations from none to all in one batch, with and without ties."""
+    generator = torch.Generator().manual_seed(3)
+    saliency, density = (torch.rand(8, 5, 7, generator=generator) for _ in range(2))
+    saliency[::2] = (saliency[::2] * 4).round() / 4
+    fixations, others = (torch.rand(8, 5, 7, generator=generator) < share for share in (torch.linspace(-0.1, 1.1, 8)[:, None, None], 0.4))
+    together = measures(saliency, density, fixations, others)
+    for i in range(8):
+        alone = measures(*(x[i:i + 1] for x in (saliency, density, fixations, others)))
+        for name in MEASURES:
+            assert together[name][i].item() == pytest.approx(alone[name].item(), abs=1e-12, nan_ok=True)
+
+
 # Answers known by hand
 
 def test_a_map_compared_with_itself_is_perfect():
@@ -90,6 +109,23 @@ def test_auc_judd_with_ties_is_the_mean_over_many_random_orders_of_the_tied_pixe
     assert auc_judd(saliency, fixations).item() == pytest.approx(sampled.mean().item(), abs=4 * sampled.std().item() / math.sqrt(20000))
 
 
+def plain_auc_judd(values, fixations):
+    """The definition, over pixels without ties: thresholds at the fixated values, from above."""
+    n, tp, fp = sum(fixations), [0.0], [0.0]
+    for i, threshold in enumerate(sorted((v for v, f in zip(values, fixations) if f), reverse=True), start=1):
+        tp.append(i / n)
+        fp.append((sum(v >= threshold for v in values) - i) / (len(values) - n))
+    return np.trapezoid([*tp, 1.0], [*fp, 1.0]) if hasattr(np, "trapezoid") else np.trapz([*tp, 1.0], [*fp, 1.0])
+
+
+@pytest.mark.parametrize("values, fixations", [
+    ([1, 1, 2, 2, 2, 3], [0, 1, 1, 0, 1, 0]), ([0, 0, 0, 0, 1, 1], [1, 0, 0, 0, 1, 0]), ([5, 5, 5, 5, 5, 5], [1, 1, 0, 0, 0, 0]), ([3, 1, 3, 2, 2, 3], [1, 0, 1, 0, 0, 0]),
+])
+def test_auc_judd_with_ties_equals_the_mean_over_every_order_of_the_tied_pixels(values, fixations):
+    areas = [plain_auc_judd([v + 1e-3 * rank for v, rank in zip(values, order)], fixations) for order in itertools.permutations(range(6))]
+    assert auc_judd(maps(values), fixated(fixations)).item() == pytest.approx(np.mean(areas), abs=1e-12)
+
+
 def test_auc_judd_refuses_an_unknown_rule_for_ties():
     with pytest.raises(ValueError, match="ties.*got 'random'"):
         auc_judd(RAMP, ONE, ties="random")
@@ -100,19 +136,24 @@ def test_shuffled_auc_is_one_where_fixations_are_high_and_others_low_and_half_wh
     assert auc_shuffled(RAMP, ALL, ALL).item() == pytest.approx(0.5)
 
 
-def test_shuffled_auc_equals_the_mean_over_every_possible_draw():
-    generator = torch.Generator().manual_seed(1)
-    saliency, fixations = torch.rand(1, 3, 4, generator=generator), torch.zeros(1, 3, 4, dtype=torch.bool)
-    fixations.view(-1)[[1, 6, 7]] = True
+def one_split(values, drawn):
+    """The rule for one random split, as it is defined: thresholds 0, 0.1, .. up to the largest value seen."""
+    thresholds = [i * 0.1 for i in range(11) if i * 0.1 <= max(*values, *drawn)][::-1]
+    tp, fp = ([0.0, *(np.mean([v >= t for v in x]) for t in thresholds), 1.0] for x in (values, drawn))
+    return sum((fp[i + 1] - fp[i]) * (tp[i + 1] + tp[i]) / 2 for i in range(len(tp) - 1))
+
+
+@pytest.mark.parametrize("fixated_pixels", [[1, 6, 7], [0, 1, 4, 5, 7, 9, 10], [3]])
+def test_shuffled_auc_equals_the_mean_over_every_possible_draw(fixated_pixels):
+    """Fewer and more fixations than the other frames have, and pixels on both sides."""
+    saliency = torch.rand(1, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    fixations, union = torch.zeros(2, 12, dtype=torch.bool)
     others = [0, 2, 3, 6, 8, 11]
-    draws = []
-    for chosen in itertools.combinations(others, 3):
-        drawn = torch.zeros_like(fixations)
-        drawn.view(-1)[list(chosen)] = True
-        draws.append(auc_shuffled(saliency, fixations, drawn).item())
-    union = torch.zeros_like(fixations)
-    union.view(-1)[others] = True
-    assert auc_shuffled(saliency, fixations, union).item() == pytest.approx(np.mean(draws), abs=1e-9)
+    fixations[fixated_pixels], union[others] = True, True
+    values = ((saliency - saliency.min()) / (saliency.max() - saliency.min())).flatten().tolist()
+    areas = [one_split([values[i] for i in fixated_pixels], [values[i] for i in drawn])
+             for drawn in itertools.combinations(others, min(len(fixated_pixels), len(others)))]
+    assert auc_shuffled(saliency, fixations.view(1, 3, 4), union.view(1, 3, 4)).item() == pytest.approx(np.mean(areas), abs=1e-9)
 
 
 # The benchmark's own results
@@ -129,6 +170,32 @@ def test_measures_equal_what_the_benchmarks_code_returned(part, case):
     assert auc_judd(saliency, fixations, ties="none").item() == pytest.approx(theirs["auc_judd_nojitter"], abs=1e-6)
     assert ours["auc_j"] == pytest.approx(theirs["auc_judd_jitter"], abs=1e-4)
     assert ours["s_auc"] == pytest.approx(theirs["auc_shuffled"], abs=1e-2)
+
+
+# Another library's
+
+@pytest.mark.filterwarnings("ignore")
+def test_measures_equal_those_of_pysaliency_where_the_definitions_coincide(monkeypatch):
+    monkeypatch.setattr(np, "trapz", getattr(np, "trapezoid", None) or np.trapz, raising=False)  # pysaliency 0.2.22 calls it by NumPy 1's name
+    pysaliency = pytest.importorskip("pysaliency", reason="needs the extra crosscheck")
+    generator = np.random.default_rng(0)
+    saliency, density = generator.random((24, 30)), generator.random((24, 30))  # no ties, which are broken at random there
+    fixations = generator.random((24, 30)) < 0.05
+    y, x = fixations.nonzero()
+    ours = {name: value.item() for name, value in measures(*(torch.from_numpy(a)[None] for a in (saliency, density, fixations, fixations))).items()}
+    theirs = pysaliency.metrics
+    assert ours["cc"] == pytest.approx(theirs.CC(saliency, density), abs=1e-12)
+    assert ours["kl"] == pytest.approx(theirs.MIT_KLDiv(saliency, density), abs=1e-12)
+    assert ours["sim"] == pytest.approx(theirs.SIM(saliency - saliency.min(), density - density.min()), abs=1e-12)
+    assert ours["nss"] == pytest.approx(theirs.NSS(saliency, x, y).mean() * math.sqrt(1 - 1 / saliency.size), abs=1e-12)  # theirs divides by N, not N - 1
+
+    class Model(pysaliency.SaliencyMapModel):
+        def _saliency_map(self, stimulus):
+            return saliency
+
+    stimuli = pysaliency.Stimuli([np.zeros((24, 30, 3), np.uint8)])
+    trains = pysaliency.FixationTrains.from_fixation_trains([x], [y], [np.arange(len(x))], [0], [0])
+    assert ours["auc_j"] == pytest.approx(Model().AUC_Judd(stimuli, trains, jitter=False), abs=1e-12)
 
 
 # The objective

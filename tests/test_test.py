@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from parity import fill
 from PIL import Image
 
 import test as evaluation
-from dataloader import find_videos, open_video, read_density, read_fixations, read_frame
+from dataloader import find_videos, imresize, open_video, read_density, read_fixations, read_frame
 from loss import MEASURES, measures
 from model import RecSalNet
 from predict import saliency_maps, to_8_bit
@@ -31,11 +32,15 @@ def run(data, weights, out, *flags):
     return evaluation.main(evaluation.arguments().parse_args(["--data", str(data), "--weights", str(weights), "--out", str(out), "--device", "cpu", *flags]))
 
 
+def score_files(data, maps, out, *flags):
+    return evaluation.main(evaluation.arguments().parse_args(["--data", str(data), "--predictions", str(maps), "--out", str(out), "--device", "cpu", *flags]))
+
+
 @pytest.fixture(scope="module")
 def scored(tiny_set, weights_file, tmp_path_factory):
     out = tmp_path_factory.mktemp("results")
     run(tiny_set, weights_file, out, "--centre-baseline")
-    return out / "tiny_val"
+    return out / "tiny_val_RecSalNet_float"
 
 
 def row(video, **values):
@@ -56,10 +61,10 @@ def test_the_average_over_videos_weighs_a_long_video_like_a_short_one():
 
 
 def test_a_measure_defined_nowhere_is_nan_and_null_in_json(tmp_path):
-    rows = [{**row("a", s_auc=math.nan), "baseline": None}]
-    details = {"notes": [], "protocol": "p", "device": "cpu", "precision": "float32", "data": "d", "split": "s"}
+    rows = [{**row("a", s_auc=math.nan), "baseline": None, "others": []}]
+    details = {"notes": [], "protocol": "float", "device": "cpu", "precision": "float32", "data": "d", "split": "s"}
     text = evaluation.report(rows, "M", tmp_path, details)
-    assert "nan" in text and "s-AUC 1" in text
+    assert "| 0.0000 | nan | 0.0000 |" in text and "| M | frames left out: undefined | 0 | 0 | 1 | 0 | 0 | 0 |" in text
     assert json.loads((tmp_path / "scores.json").read_text())["scores"]["M"]["frame_average"]["s_auc"] is None
 
 
@@ -81,30 +86,89 @@ def make_fixations(folder, points, size=(4, 8)):
             Image.fromarray(content).save(path)
 
 
+def union_of(others, video, index, size=(4, 8)):
+    return others.union(others.draw(video, index), size)
+
+
 def test_other_fixations_come_from_other_videos_at_this_frames_size(tmp_path):
     make_fixations(tmp_path / "val" / "a", [(0, 0)] * 3)
     make_fixations(tmp_path / "val" / "b", [(3, 7)] * 3, size=(4, 8))
     videos = find_videos(tmp_path, "val")
     others = evaluation.OtherFixations(videos, seed=0)
     assert not others.same_video
-    assert np.argwhere(others.draw(videos[0], 0, (8, 16))).tolist() == [[7, 15]]  # the corner stays the corner
-    assert np.argwhere(others.draw(videos[1], 2, (4, 8))).tolist() == [[0, 0]]
+    assert np.argwhere(union_of(others, videos[0], 0, (8, 16))).tolist() == [[7, 15]]  # the corner stays the corner
+    assert np.argwhere(union_of(others, videos[1], 2)).tolist() == [[0, 0]]
 
 
 def test_ten_other_frames_are_drawn_reproducibly_and_by_seed(tmp_path):
     make_fixations(tmp_path / "val" / "a", [(0, 0)])
     make_fixations(tmp_path / "val" / "b", [(y, x) for y in range(4) for x in range(8)])
     videos = find_videos(tmp_path, "val")
-    drawn = [evaluation.OtherFixations(videos, seed).draw(videos[0], 0, (4, 8)) for seed in (0, 0, 1)]
-    assert [d.sum() for d in drawn] == [10, 10, 10]
-    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+    drawn = [evaluation.OtherFixations(videos, seed).draw(videos[0], 0) for seed in (0, 0, 1)]
+    assert [len(set(d)) for d in drawn] == [10, 10, 10] and {video for video, _ in drawn[0]} == {"b"}
+    assert drawn[0] == drawn[1] and set(drawn[0]) != set(drawn[2])
+    assert evaluation.OtherFixations(videos, 0).union(drawn[0], (4, 8)).sum() == 10
 
 
 def test_a_single_video_is_compared_with_its_own_other_frames(tmp_path):
     make_fixations(tmp_path / "val" / "a", [(0, x) for x in range(5)])
     others = evaluation.OtherFixations(videos := find_videos(tmp_path, "val"), seed=0)
     assert others.same_video
-    assert np.argwhere(others.draw(videos[0], 2, (4, 8)))[:, 1].tolist() == [0, 1, 3, 4]
+    assert np.argwhere(union_of(others, videos[0], 2))[:, 1].tolist() == [0, 1, 3, 4]
+
+
+def test_frames_are_sampled_over_all_videos_reproducibly_and_by_seed(tmp_path):
+    for name in "ab":
+        make_fixations(tmp_path / "val" / name, [(0, 0)] * 30)
+    videos = find_videos(tmp_path, "val")
+    chosen = [evaluation.choose_frames(videos, 20, seed) for seed in (0, 0, 1)]
+    assert [sum(map(len, c.values())) for c in chosen] == [20] * 3 and all(chosen[0].values())
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert evaluation.choose_frames(videos, 60, 0) == evaluation.choose_frames(videos, None, 0) == {"a": list(range(30)), "b": list(range(30))}
+
+
+# Scoring
+
+def test_maps_are_scored_in_batches_of_one_size_and_rows_stay_in_order(tmp_path):
+    """A video whose annotation changes its size in the middle."""
+    make_fixations(tmp_path / "val" / "a", [(0, 0), (1, 1), (2, 2)])
+    make_fixations(tmp_path / "later", [(0, 0)] * 5, size=(6, 6))
+    for kind in ("images", "maps", "fixation"):
+        for number in (4, 5):
+            shutil.copy(tmp_path / "later" / kind / f"{number:04d}.png", tmp_path / "val" / "a" / kind)
+    video = open_video(tmp_path / "val" / "a")
+    maps = [(i, torch.rand(read_density(video.maps[video.frames[i].stem]).shape, generator=torch.Generator().manual_seed(i))) for i in range(5)]
+    rows = {size: evaluation.Scorer(evaluation.OtherFixations([video], 0), "float", baseline=True, batch_size=size)(video, maps) for size in (1, 2, 16)}
+    assert [r["frame"] for r in rows[1]] == ["0001", "0002", "0003", "0004", "0005"] and all(r["nss"] == r["nss"] for r in rows[1])
+    for size in (2, 16):
+        for one, many in zip(rows[1], rows[size]):
+            assert {name: many[name] for name in MEASURES} == pytest.approx({name: one[name] for name in MEASURES}, nan_ok=True)
+            assert many["baseline"] == pytest.approx(one["baseline"], nan_ok=True) and many["others"] == one["others"]
+
+
+def test_a_map_of_another_size_is_resized_to_its_annotation_and_counted(tmp_path):
+    make_fixations(tmp_path / "val" / "a", [(0, 0)] * 2, size=(40, 60))
+    video = open_video(tmp_path / "val" / "a")
+    scorer = evaluation.Scorer(evaluation.OtherFixations([video], 0), "dhf1k")
+    saliency = torch.randint(0, 256, (20, 30), dtype=torch.uint8)
+    small, large = (scorer(video, [(0, x)])[0] for x in (saliency, imresize(saliency, (40, 60))))
+    assert {name: small[name] for name in MEASURES} == pytest.approx({name: large[name] for name in MEASURES}, nan_ok=True) and scorer.resized == 1
+
+
+def test_annotation_of_two_sizes_is_an_error(tmp_path):
+    make_fixations(tmp_path / "val" / "a", [(0, 0)] * 2)
+    Image.fromarray(np.zeros((6, 6), np.uint8)).save(tmp_path / "val" / "a" / "fixation" / "0001.png")
+    with pytest.raises(ValueError, match=r"density and fixation map of frame 0001 of video a differ in size.*4 x 8.*6 x 6"):
+        evaluation.read_annotation(open_video(tmp_path / "val" / "a"), 0)
+
+
+@pytest.mark.parametrize("protocol, sim", [("float", math.nan), ("dhf1k", 0.0)])
+def test_similarity_with_an_all_zero_density_is_zero_in_the_benchmarks_protocol_only(tmp_path, protocol, sim):
+    make_fixations(tmp_path / "val" / "a", [(0, 0)] * 2)
+    Image.fromarray(np.zeros((4, 8), np.uint8)).save(tmp_path / "val" / "a" / "maps" / "0001.png")
+    video = open_video(tmp_path / "val" / "a")
+    scores = evaluation.Scorer(evaluation.OtherFixations([video], 0), protocol)(video, [(0, torch.rand(4, 8)), (1, torch.rand(4, 8))])
+    assert scores[0]["sim"] == pytest.approx(sim, nan_ok=True) and math.isnan(scores[0]["cc"]) and scores[1]["sim"] > 0
 
 
 # The whole program
@@ -117,15 +181,37 @@ def test_every_frame_gets_an_eight_bit_map_of_its_own_size(scored, tiny_set):
         assert (picture.mode, picture.size) == ("L", (80, 45))
 
 
-def test_scores_are_those_of_the_maps_before_quantisation(scored, tiny_set, weights_file):
+def frame_scores(folder):
+    """(video, frame) -> measures, as written."""
+    with (folder / "per_frame.csv").open() as file:
+        return {(r["video"], r["frame"]): {name: float(r[name] or "nan") for name in MEASURES} for r in csv.DictReader(file)}
+
+
+def expected_scores(videos, index, saliency):
+    others, stem = evaluation.OtherFixations(videos, 0), videos[0].frames[index].stem
+    targets = read_density(videos[0].maps[stem]), read_fixations(videos[0].fixations[stem]), union_of(others, videos[0], index, saliency.shape)
+    return {name: value.item() for name, value in measures(saliency[None], *(torch.from_numpy(t)[None] for t in targets)).items()}
+
+
+def test_by_default_scores_are_those_of_the_maps_before_quantisation(scored, tiny_set, weights_file):
     videos = find_videos(tiny_set, "val")
-    video, others = videos[0], evaluation.OtherFixations(videos, 0)
-    stem = video.frames[5].stem
-    saliency = list(saliency_maps(RecSalNet.from_pretrained(weights_file), [read_frame(p) for p in video.frames[:6]]))[5]
-    targets = read_density(video.maps[stem]), read_fixations(video.fixations[stem]), others.draw(video, 5, (45, 80))
-    expected = {name: value.item() for name, value in measures(saliency[None], *(torch.from_numpy(t)[None] for t in targets)).items()}
-    frame = evaluation.frame_rows(video, 5, saliency, others, baseline=False)
-    assert {name: frame[name] for name in MEASURES} == pytest.approx(expected)
+    saliency = list(saliency_maps(RecSalNet.from_pretrained(weights_file), [read_frame(p) for p in videos[0].frames[:6]]))[5]
+    assert frame_scores(scored)["004", videos[0].frames[5].stem] == pytest.approx(expected_scores(videos, 5, saliency), abs=1e-6)
+
+
+def test_the_benchmarks_protocol_scores_the_saved_maps_and_needs_no_model_for_it(tiny_set, weights_file, tmp_path, scored):
+    run(tiny_set, weights_file, tmp_path, "--protocol", "dhf1k")
+    by_model = tmp_path / "tiny_val_RecSalNet_dhf1k"
+    score_files(tiny_set, scored / "RecSalNet", tmp_path / "p")
+    by_files = tmp_path / "p" / "tiny_val_RecSalNet_dhf1k"
+    assert (by_model / "per_frame.csv").read_text() == (by_files / "per_frame.csv").read_text()
+    videos = find_videos(tiny_set, "val")
+    stored = torch.from_numpy(np.array(Image.open(by_model / "RecSalNet" / "004" / videos[0].frames[5].name)))
+    written = frame_scores(by_model)["004", videos[0].frames[5].stem]
+    assert written == pytest.approx(expected_scores(videos, 5, stored), abs=1e-6)
+    assert written["kl"] != pytest.approx(frame_scores(scored)["004", videos[0].frames[5].stem]["kl"], abs=1e-3)
+    content = json.loads((by_files / "scores.json").read_text())
+    assert content["protocol"] == "dhf1k" and content["predictions"] == str(scored / "RecSalNet") and content["precision"] is None
 
 
 def test_tables_hold_six_measures_both_averages_the_baseline_and_the_protocol(scored):
@@ -144,10 +230,116 @@ def test_tables_hold_six_measures_both_averages_the_baseline_and_the_protocol(sc
     assert sum(float(r["cc"]) for r in rows) / 2 == pytest.approx(content["scores"]["RecSalNet"]["video_average"]["cc"], abs=1e-5)
 
 
+def test_the_other_frames_of_every_score_are_listed(scored, tiny_set):
+    content = json.loads((scored / "scores.json").read_text())
+    assert {video: len(frames) for video, frames in content["other_frames"].items()} == {"004": 36, "005": 38}
+    videos = find_videos(tiny_set, "val")
+    drawn = evaluation.OtherFixations(videos, 0).draw(videos[0], 6)
+    assert content["other_frames"]["004"][videos[0].frames[6].stem] == [f"005/{stem}" for _, stem in drawn]
+
+
+def test_our_rows_and_the_published_ones_share_a_file_and_no_column(scored):
+    ours, published = (scored / "scores.md").read_text().split("## Published")
+    assert "hidden **test** set" in published and "not comparable" in published
+    assert len(evaluation.PUBLISHED) == 15 and published.count("\n| ") == 17
+    assert "| RecSal-Net | 0.913 | 0.414 | 0.728 | 0.547 | 3.135 |" in published and "0.913" not in ours
+
+
+def test_sampled_frames_are_the_only_ones_scored_and_the_number_is_said(tiny_set, scored, tmp_path, capsys):
+    score_files(tiny_set, scored / "RecSalNet", tmp_path, "--sample-frames", "20", "--run", "some")
+    assert "20 of 74 annotated frames were drawn at random" in capsys.readouterr().out
+    assert len(frame_scores(tmp_path / "some")) == 20
+    content = json.loads((tmp_path / "some" / "scores.json").read_text())
+    assert content["sample_frames"] == 20 and content["scores"]["RecSalNet"]["frames"] == 20
+
+
+def test_scores_of_an_earlier_run_are_replaced_only_when_told(tiny_set, scored, tmp_path):
+    score_files(tiny_set, scored / "RecSalNet", tmp_path)
+    with pytest.raises(FileExistsError, match=r"tiny_val_RecSalNet_dhf1k/scores.json would be replaced: --overwrite .*--run NAME"):
+        score_files(tiny_set, scored / "RecSalNet", tmp_path, "--seed", "7")
+    score_files(tiny_set, scored / "RecSalNet", tmp_path, "--seed", "7", "--overwrite")
+    assert json.loads((tmp_path / "tiny_val_RecSalNet_dhf1k" / "scores.json").read_text())["seed"] == 7
+
+
+def test_maps_of_any_method_and_size_are_scored(tiny_set, tmp_path, capsys):
+    """Half the frames' size, in another kind of file: scored as if they had been resized before."""
+    for video in find_videos(tiny_set, "val"):
+        for frame in video.frames:
+            small = imresize(torch.from_numpy(np.array(Image.open(video.maps[frame.stem]))), (30, 50))
+            for folder, saliency in (("small", small), ("large", imresize(small, (45, 80)))):
+                path = tmp_path / folder / video.name / f"{frame.stem}.bmp"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(saliency.numpy()).save(path)
+    for folder in ("small", "large"):
+        score_files(tiny_set, tmp_path / folder, tmp_path / "out")
+    assert "74 maps were resized to their annotation's size" in capsys.readouterr().out
+    small, large = (frame_scores(tmp_path / "out" / f"tiny_val_{folder}_dhf1k") for folder in ("small", "large"))
+    assert all(small[frame] == pytest.approx(large[frame], nan_ok=True) for frame in large) and small["004", "0001"]["cc"] > 0.9
+
+
+def test_missing_maps_are_an_error_that_says_what_is_there_or_a_video_left_out(tiny_set, scored, tmp_path, capsys):
+    maps = shutil.copytree(scored / "RecSalNet", tmp_path / "maps")
+    (maps / "004" / "0007.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no map for 1 of the 36 frames to score of video 004: expected .*0007.png, but .*004 holds 35"):
+        score_files(tiny_set, maps, tmp_path / "a")
+    score_files(tiny_set, maps, tmp_path / "b", "--skip-bad")
+    assert "skipped: video 004: no map for 1" in capsys.readouterr().out
+    assert len(list((maps / "004").iterdir())) == 35                        # the user's own files stay
+    with pytest.raises(FileNotFoundError, match="but .*nowhere does not exist"):
+        score_files(tiny_set, tmp_path / "nowhere", tmp_path / "c")
+
+
+def test_weights_and_predictions_exclude_each_other(capsys):
+    with pytest.raises(SystemExit):
+        evaluation.arguments().parse_args(["--weights", "a.pth", "--predictions", "maps"])
+    assert "not allowed with" in capsys.readouterr().err
+
+
+# Figures
+
+def test_best_and_worst_frames_are_of_different_videos_and_ranked():
+    rows = [row(video, frame=str(i), cc=cc) for video, scores in {"a": (0.9, 0.8), "b": (0.1, math.nan), "c": (0.5, 0.6), "d": (math.nan,)}.items() for i, cc in enumerate(scores)]
+    assert [(kind, r["video"], r["cc"]) for kind, r in evaluation.best_and_worst(rows)] == [
+        ("best", "a", 0.9), ("best", "c", 0.6), ("best", "b", 0.1), ("worst", "b", 0.1), ("worst", "c", 0.5), ("worst", "a", 0.8)]
+
+
+def test_figures_are_drawn_where_matplotlib_is_installed(scored, tiny_set):
+    pytest.importorskip("matplotlib")
+    assert all(Image.open(scored / name).size[0] >= 900 for name in ("distributions.png", "best_and_worst.png"))
+
+
+def test_an_example_shows_image_density_and_prediction(scored, tiny_set):
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    video = find_videos(tiny_set, "val")[0]
+    evaluation.draw_examples([("best", row("004", frame="0003", cc=0.25))], [video], scored / "RecSalNet", figure)
+    shown = [axis.images[0].get_array() for axis in figure.axes]
+    expected = read_frame(video.frames[2]), read_density(video.maps["0003"]), np.array(Image.open(scored / "RecSalNet" / "004" / "0003.png"))
+    assert all(np.array_equal(a, b) for a, b in zip(shown, expected))
+    assert [axis.get_title() for axis in figure.axes] == ["best: 004, frame 0003", "density", "prediction, CC 0.250"]
+
+
+def test_distributions_show_every_video(scored):
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    evaluation.draw_distributions([row("a", nss=1.0), row("a", nss=3.0), row("b", nss=5.0), row("c", nss=math.nan)], figure)
+    axis = figure.axes[list(MEASURES).index("nss")]
+    assert axis.get_title() == "NSS: mean 3.500 of 2 videos" and sorted(axis.lines[-1].get_ydata()) == [2.0, 5.0]
+
+
+def test_without_matplotlib_the_figures_are_skipped_with_one_line(tiny_set, scored, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)            # as if it were not installed
+    score_files(tiny_set, scored / "RecSalNet", tmp_path)
+    printed = capsys.readouterr().out
+    assert printed.count("figures skipped: matplotlib is not installed") == 1
+    assert not list(tmp_path.rglob("*.png")) and len(frame_scores(tmp_path / "tiny_val_RecSalNet_dhf1k")) == 74
+
+
+# Robustness
+
 def test_every_frame_is_decoded_once(tiny_set, weights_file, tmp_path, monkeypatch):
     opened = []
     real = evaluation.read_frame
     monkeypatch.setattr(evaluation, "read_frame", lambda path: (opened.append(path), real(path))[1])
+    monkeypatch.setattr(evaluation, "figures", lambda *_: [])
     run(tiny_set, weights_file, tmp_path)
     assert len(opened) == len(set(opened)) == sum(len(v.frames) for v in find_videos(tiny_set, "val"))
 
@@ -157,8 +349,8 @@ def test_a_set_without_annotation_gets_maps_and_no_scores(tiny_set, weights_file
     shutil.copytree(source / "images", tmp_path / "set" / "test" / "0701" / "images")
     run(tmp_path / "set", weights_file, tmp_path / "out", "--split", "test")
     assert "nothing to score" in capsys.readouterr().out
-    assert len(list((tmp_path / "out" / "set_test" / "RecSalNet" / "0701").iterdir())) == len(list((source / "images").iterdir()))
-    assert not (tmp_path / "out" / "set_test" / "scores.json").exists()
+    assert len(list((tmp_path / "out" / "set_test_RecSalNet_float" / "RecSalNet" / "0701").iterdir())) == len(list((source / "images").iterdir()))
+    assert not (tmp_path / "out" / "set_test_RecSalNet_float" / "scores.json").exists()
 
 
 def test_frames_without_annotation_are_counted(tiny_set, weights_file, tmp_path, capsys):
@@ -176,22 +368,22 @@ def test_an_unreadable_video_stops_or_is_skipped_and_said(tiny_set, weights_file
         run(tmp_path / "set", weights_file, tmp_path / "a")
     run(tmp_path / "set", weights_file, tmp_path / "b", "--skip-bad")
     printed = capsys.readouterr().out
-    assert "skipped: video 004" in printed and "| 1 videos |" in printed and "have no annotation" not in printed
-    assert [p.name for p in (tmp_path / "b" / "set_val" / "RecSalNet").iterdir()] == ["005"]
+    assert "skipped: video 004" in printed and "mean over 1 videos |" in printed and "have no annotation" not in printed
+    assert [p.name for p in (tmp_path / "b" / "set_val_RecSalNet_float" / "RecSalNet").iterdir()] == ["005"]
 
 
 def test_an_unreadable_fixation_map_costs_its_own_video_and_no_other(tiny_set, weights_file, tmp_path, capsys):
     shutil.copytree(tiny_set, tmp_path / "set")
     (tmp_path / "set" / "val" / "004" / "fixation" / "0002.png").write_bytes(b"half")
     run(tmp_path / "set", weights_file, tmp_path / "b", "--skip-bad")
-    assert "| 1 videos |" in capsys.readouterr().out
-    assert [p.name for p in (tmp_path / "b" / "set_val" / "RecSalNet").iterdir()] == ["005"]
+    assert "mean over 1 videos |" in capsys.readouterr().out
+    assert [p.name for p in (tmp_path / "b" / "set_val_RecSalNet_float" / "RecSalNet").iterdir()] == ["005"]
 
 
 def test_seed_and_precision_change_what_is_scored_and_are_recorded(tiny_set, weights_file, tmp_path, scored):
     plain = json.loads((scored / "scores.json").read_text())
     run(tiny_set, weights_file, tmp_path, "--seed", "5", "--precision", "bfloat16")
-    other = json.loads((tmp_path / "tiny_val" / "scores.json").read_text())
+    other = json.loads((tmp_path / "tiny_val_RecSalNet_float" / "scores.json").read_text())
     assert (other["seed"], other["precision"], plain["seed"], plain["precision"]) == (5, "bfloat16", 0, "float32")
     changed = {name for name in MEASURES if other["scores"]["RecSalNet"]["frame_average"][name] != plain["scores"]["RecSalNet"]["frame_average"][name]}
     assert changed == set(MEASURES)
@@ -206,14 +398,7 @@ def test_the_programs_maps_with_the_full_networks_weights_are_those_of_the_netwo
     with torch.no_grad():
         clip = torch.stack([model.prepare(np.zeros((40, 60, 3), np.uint8))] * 32, dim=1)[None]
         expected = to_8_bit(model.finish(model(clip), (40, 60))[0])
-    assert np.array_equal(np.array(Image.open(tmp_path / "out" / "set_val" / "RecSalNet" / "a" / "0002.png")), expected)
-
-
-def test_a_map_of_another_size_than_its_frame_is_an_error(tmp_path):
-    make_fixations(tmp_path / "val" / "a", [(0, 0)] * 2)
-    video = open_video(tmp_path / "val" / "a")
-    with pytest.raises(ValueError, match=r"frame 0001 of video a differs in size from its annotation: frame \(6, 6\), density \(4, 8\)"):
-        evaluation.frame_rows(video, 0, torch.zeros(6, 6), evaluation.OtherFixations([video], 0), baseline=False)
+    assert np.array_equal(np.array(Image.open(tmp_path / "out" / "set_val_RecSalNet_float" / "RecSalNet" / "a" / "0002.png")), expected)
 
 
 def test_a_weight_file_by_fill_gives_the_golden_map_through_the_programs_engine(tmp_path, manifest):
