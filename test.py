@@ -280,7 +280,7 @@ def predicted_maps(video: Video, chosen: dict[str, list[int]], model: nn.Module,
         path = folder / video.name / f"{video.frames[index].stem}.png"
         write_map(path, saliency)
         if index in wanted:
-            yield index, stored_map(path, protocol).to(saliency.device) if protocol == "dhf1k" else saliency
+            yield index, to_device(stored_map(path, protocol), saliency.device) if protocol == "dhf1k" else saliency
 
 
 def stored_maps(video: Video, chosen: dict[str, list[int]], folder: Path, protocol: str, device: torch.device) -> Iterator[tuple[int, Tensor]]:
