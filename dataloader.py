@@ -157,7 +157,7 @@ def by_stem(folder: Path, suffixes: set[str]) -> dict[str, Path]:
     files = {}
     for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".")):
         if path.stem in files:
-            raise ValueError(f"two annotations of one frame in {folder}: {files[path.stem].name} and {path.name}; remove one")
+            raise ValueError(f"two files for one frame in {folder}: {files[path.stem].name} and {path.name}; remove one")
         files[path.stem] = path
     return files
 
@@ -179,12 +179,12 @@ def read_image(path: Path, mode: str) -> np.ndarray:
     try:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
-                raise ValueError(f"its pixels are of mode {image.mode}, expected 8 bits each")
+                raise ValueError(f"its pixels are of mode {image.mode}, expected 8 bits a channel: save it so")
             return np.array(image.convert(mode))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"image {path} is gone: it was there when its folder was listed") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read image {path} ({path.stat().st_size} bytes): {error}; restore the file") from error
+        raise ValueError(f"cannot read image {path} ({path.stat().st_size} bytes): {error}") from error
 
 
 def read_frame(path: Path) -> np.ndarray:

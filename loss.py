@@ -22,6 +22,7 @@ def cc(saliency: Tensor, density: Tensor) -> Tensor:
     Returns:
         (B,); NaN where either map is constant.
     """
+    check(saliency, density)
     p, d = accurate(saliency), accurate(density)
     covariance = (p * (d - d.mean(1, keepdim=True))).sum(1) / (p.shape[1] - 1)
     value = covariance / (p.var(1) * d.var(1)).sqrt()
@@ -38,6 +39,7 @@ def similarity(saliency: Tensor, density: Tensor) -> Tensor:
     Returns:
         (B,); NaN where either map is constant.
     """
+    check(saliency, density)
     p, d = (above_minimum(x) for x in (saliency, density))                 # dividing by the maximum too would cancel out
     value = torch.minimum(p / p.sum(1, keepdim=True), d / d.sum(1, keepdim=True)).sum(1)
     return defined_where(value, ~is_constant(saliency) & ~is_constant(density))
@@ -53,6 +55,7 @@ def kldiv(saliency: Tensor, density: Tensor) -> Tensor:
     Returns:
         (B,); NaN where the density map is constant.
     """
+    check(saliency, density)
     p, d = accurate(saliency), accurate(density)
     total = p.sum(1, keepdim=True)
     p = p / torch.where(total == 0, torch.ones_like(total), total)
@@ -71,6 +74,7 @@ def nss(saliency: Tensor, fixations: Tensor) -> Tensor:
     Returns:
         (B,), in standard deviations; NaN without fixations or where the map is constant.
     """
+    check(saliency, fixations)
     p = accurate(saliency)
     values, inside = fixated_values(p, fixations)
     n = inside.sum(1)
@@ -95,6 +99,7 @@ def auc_judd(saliency: Tensor, fixations: Tensor, ties: str = "expected") -> Ten
     """
     if ties not in ("expected", "none"):
         raise ValueError(f'ties must be "expected" or "none", got {ties!r}')
+    check(saliency, fixations)
     p = accurate(saliency)
     values, inside = fixated_values(p, fixations)                          # (B, K)
     values = values.masked_fill(~inside, torch.inf).sort(dim=1).values     # ascending, the padding last
@@ -157,6 +162,8 @@ def auc_shuffled(saliency: Tensor, fixations: Tensor, other_fixations: Tensor) -
     Returns:
         (B,); NaN without fixations on either side or where the map is constant.
     """
+    check(saliency, fixations)
+    check(saliency, other_fixations)
     low, high = (extreme(accurate(saliency), dim=1, keepdim=True) for extreme in (torch.amin, torch.amax))
     thresholds = torch.arange(10, -1, -1, device=low.device, dtype=low.dtype) * 0.1
     shares, counts = zip(*(share_from(saliency, low, high, x, thresholds) for x in (fixations, other_fixations)))
@@ -247,6 +254,13 @@ def batch_mean(measure, saliency: Tensor, target: Tensor) -> tuple[Tensor, int]:
 
 # Shared arithmetic. Maps come in as (B, H, W) and are handled as (B, N).
 
+def check(saliency: Tensor, target: Tensor) -> None:
+    """Raise a ValueError where two arguments are not batches of maps of one size."""
+    if saliency.ndim != 3 or saliency.shape != target.shape:
+        raise ValueError(f"expected two batches of maps of one size, (B, H, W), got {tuple(saliency.shape)} and {tuple(target.shape)}: "
+                         "resize one of them, or add the batch axis to a single map with [None]")
+
+
 def accurate(x: Tensor) -> Tensor:
     """(B, H, W) -> (B, N), as `accurate_like`."""
     return accurate_like(x.flatten(1))
@@ -284,6 +298,8 @@ def fixated_values(x: Tensor, fixations: Tensor) -> tuple[Tensor, Tensor]:
 
     Fixations that lie on the CPU are listed there, and the list goes to the device of `x` without waiting for it.
     """
+    if fixations.dtype != torch.bool:
+        raise ValueError(f"expected fixations of dtype bool, got {fixations.dtype}: give fixations > 0")
     fixations = fixations.flatten(1)
     n = fixations.sum(1)
     sample, place = fixations.nonzero(as_tuple=True)

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 import utils
 from dataloader import (
     IMAGE_SUFFIXES,
+    TREE,
     Video,
     by_stem,
     check_same_size,
@@ -32,9 +33,10 @@ from dataloader import (
     read_frame,
     read_image,
 )
-from loss import LABELS, MEASURES, measures, to_device
-from predict import at_least, device_arguments, load_model, precision_context, saliency_maps, select_device, write_map
+from loss import LABELS, MEASURES, is_constant, measures, to_device
+from predict import at_least, device_arguments, load_model, precision_context, saliency_maps, select_device, to_8_bit, write_map
 
+COLOURED = 32                                                              # levels between channels, above what JPEG does to a grey picture
 OTHERS = 10                                                                # frames whose fixations s-AUC compares with
 PROTOCOLS = {
     "float": "maps as the network gives them, resized to the frame's size and blurred 11 x 11, not quantised (the authors' way); "
@@ -42,6 +44,9 @@ PROTOCOLS = {
     "dhf1k": "maps re-read from their 8-bit files, as the benchmark does; SIM of an all-zero density map counts as 0, as in the benchmark's code; "
              "other undefined values are left out of the averages",
 }
+STORED = {**PROTOCOLS, "float": "maps as their files have them, resized without rounding; undefined values are left out of the averages"}
+STRETCH = ("Files that test.py and predict.py write are stretched to 0 .. 255 frame by frame, as the authors' are. KL depends on that stretch, the "
+           "other measures do not: compare KL within one protocol only")
 COMMON = ("AUC-J is the expectation over the random breaking of ties, s-AUC the exact expectation over random splits against the fixations of "
           f"{OTHERS} other frames. Maps that differ from their annotation in size are resized to it as MATLAB's imresize does (bicubic, antialiased)")
 # DHF1K's hidden test set (videos 701-1000), scored by the benchmark's organisers, as collected in RecSal-Net's paper.
@@ -65,6 +70,9 @@ PUBLISHED = {
 }
 NEVER_COMPARABLE = ("DHF1K's hidden **test** set (videos 701-1000), scored by the benchmark's organisers; the numbers are the papers'. "
                     "Scores on any other set, DHF1K's validation set included, are not comparable with these.")
+BASELINE = "centre Gaussian"
+FIGURES = {"distributions.png": "the videos' averages and their quartiles",
+           "best_and_worst.png": "each video's best, and worst, frame by CC; three videos of each"}
 
 
 # What is compared with what
@@ -146,31 +154,36 @@ class Scorer:
         protocol: a key of `PROTOCOLS`.
         baseline: whether to score the centre Gaussian on the same frames.
         batch_size: maps scored at once; one at a time is fastest on a CPU, whose caches hold no more.
+
+    Attributes:
+        drawn: video -> frame -> the frames that s-AUC compared it with, "VIDEO/FRAME".
+        resized, constant: number of maps that had another size than their annotation, and of maps of one value.
     """
 
     def __init__(self, others: OtherFixations, protocol: str, baseline: bool = False, batch_size: int = 1) -> None:
         self.others, self.protocol, self.baseline, self.batch_size = others, protocol, baseline, batch_size
-        self.resized = 0                                                   # maps that had another size than their annotation
+        self.drawn, self.resized, self.constant = {}, 0, 0
 
-    def __call__(self, video: Video, maps: Iterable[tuple[int, Tensor]]) -> list[dict]:
+    def __call__(self, video: Video, maps: Iterable[tuple[int, Tensor]], method: str) -> list[dict]:
         """Score some frames of a video.
 
         Args:
             video: has their annotation.
             maps: (index of the frame, (H, W)), uint8 or float.
+            method: whose maps they are.
 
         Returns:
-            A row for each: {"video", "frame", "auc_j", .., "baseline": measures of the centre Gaussian or None,
-            "others": the frames drawn for s-AUC, "VIDEO/FRAME"}.
+            A row for each, {"method", "video", "frame", "auc_j", ..}, and those of the baseline if wanted.
         """
-        rows, values = [], []
+        frames, values = [], []
         for batch in batches((self.sample(video, index, saliency) for index, saliency in maps), self.batch_size):
-            rows += [{"video": video.name, "frame": video.frames[sample["index"]].stem, "others": sample["drawn"]} for sample in batch]
+            frames += [sample["frame"] for sample in batch]
             values.append(self.score(batch))
-        measured = [row for batch in values for row in batch.tolist()]     # the first moment that the values are needed
-        for row, value in zip(rows, measured):
-            row.update(zip(MEASURES, value), baseline=dict(zip(MEASURES, value[len(MEASURES):])) or None)
-        return rows
+        values = torch.cat(values).tolist() if values else []              # the first moment that they are needed
+        self.constant += sum(value.pop() == 1 for value in values)
+        six = len(MEASURES)
+        return [{"method": name, "video": video.name, "frame": frame, **dict(zip(MEASURES, value[start:start + six]))}
+                for name, start in ((method, 0), (BASELINE, six)) for frame, value in zip(frames, values) if value[start:]]
 
     def sample(self, video: Video, index: int, saliency: Tensor) -> dict:
         """A map at its annotation's size, and what it is compared with."""
@@ -178,22 +191,27 @@ class Scorer:
         if tuple(saliency.shape) != density.shape:
             self.resized += 1
             saliency = imresize(saliency, density.shape)
-        drawn = self.others.draw(video, index)
-        other = self.others.union(drawn, density.shape)
-        targets = {name: torch.from_numpy(x) for name, x in (("density", density), ("fixations", fixations), ("other_fixations", other))}
-        return {"index": index, "saliency": saliency, **targets, "drawn": ["/".join(frame) for frame in drawn]}
+        frame, drawn = video.frames[index].stem, self.others.draw(video, index)
+        self.drawn.setdefault(video.name, {})[frame] = ["/".join(other) for other in drawn]
+        targets = {"density": density, "fixations": fixations, "other_fixations": self.others.union(drawn, density.shape)}
+        return {"frame": frame, "saliency": saliency, **{name: torch.from_numpy(x) for name, x in targets.items()}}
 
     @torch.no_grad()
     def score(self, batch: list[dict]) -> Tensor:
-        """The measures of a batch, (B, 6), and next to them those of the baseline if wanted, (B, 12)."""
+        """A column for each measure, six more of the baseline if wanted, and whether the map is constant: (B, 7 or 13)."""
         saliency, density, *fixations = (torch.stack([sample[name] for sample in batch])
                                          for name in ("saliency", "density", "fixations", "other_fixations"))
         density = to_device(density, saliency.device)
-        values = self.by_protocol(saliency, density, *fixations)
+        columns = self.by_protocol(saliency, density, *fixations)
         if self.baseline:
-            centre = to_device(centre_gaussian(density.shape[1:]), saliency.device).expand_as(density)
-            values += self.by_protocol(centre, density, *fixations)
-        return torch.stack(values, dim=1)
+            centre = to_device(self.centre(density.shape[1:]), saliency.device).expand_as(density)
+            columns += self.by_protocol(centre, density, *fixations)
+        return torch.stack([*columns, is_constant(saliency)], dim=1)
+
+    def centre(self, size: tuple[int, int]) -> Tensor:
+        """The centre Gaussian, of 8 bits where the protocol's maps are."""
+        centre = centre_gaussian(size)
+        return torch.from_numpy(to_8_bit(centre)) if self.protocol == "dhf1k" else centre
 
     def by_protocol(self, saliency: Tensor, density: Tensor, *fixations: Tensor) -> list[Tensor]:
         """The measures in order, (B,) each."""
@@ -244,20 +262,24 @@ def summarise(rows: list[dict]) -> dict:
         {"frames", "videos"}: counts; {"frame_average", "video_average"}: measure -> mean over frames, or over videos of
         the mean over their frames; {"left_out"}: measure -> frames where it is undefined, which no mean counts.
     """
-    videos = by_video(rows)
-    per_video = [frame_average(rows_of_one) for rows_of_one in videos.values()]
+    videos = per_video(rows)
     return {
-        "frames": len(rows), "videos": len(videos), "frame_average": frame_average(rows), "video_average": frame_average(per_video),
+        "frames": len(rows), "videos": len(videos), "frame_average": frame_average(rows), "video_average": frame_average(videos),
         "left_out": {name: sum(math.isnan(row[name]) for row in rows) for name in MEASURES},
     }
 
 
-def by_video(rows: list[dict]) -> dict[str, list[dict]]:
-    """Video -> its rows."""
-    grouped = {}
+def grouped(rows: list[dict], by: str) -> dict[str, list[dict]]:
+    """"method" or "video" -> its rows, in order."""
+    groups = {}
     for row in rows:
-        grouped.setdefault(row["video"], []).append(row)
-    return grouped
+        groups.setdefault(row[by], []).append(row)
+    return groups
+
+
+def per_video(rows: list[dict]) -> list[dict]:
+    """{"video", "frames", means of the measures} of each video."""
+    return [{"video": video, "frames": len(frames), **frame_average(frames)} for video, frames in grouped(rows, "video").items()]
 
 
 def frame_average(rows: list[dict]) -> dict[str, float]:
@@ -266,31 +288,69 @@ def frame_average(rows: list[dict]) -> dict[str, float]:
     return {name: sum(values) / len(values) if values else math.nan for name, values in defined.items()}
 
 
-# Where maps come from
+# Where maps come from: a network, or files. Both have a name and details for the report.
 
-def predicted_maps(video: Video, chosen: dict[str, list[int]], model: nn.Module, folder: Path, protocol: str) -> Iterator[tuple[int, Tensor]]:
-    """Write a map for every frame of a video to FOLDER/VIDEO/FRAME.png, 8 bits, at the frame's size.
+class Network:
+    """A network's maps. It writes one for every frame of a video to FOLDER/VIDEO/FRAME.png, 8 bits, at the frame's size."""
 
-    Yields:
-        (index, map) of the chosen frames, the map as the network gave it ("float") or as the file has it ("dhf1k").
-    """
-    frames, wanted = (read_frame(path) for path in video.frames), set(chosen[video.name])
-    maps = tqdm(saliency_maps(model, frames), desc=video.name, total=len(video.frames), unit="frame", leave=False, disable=None)
-    for index, saliency in enumerate(maps):
-        path = folder / video.name / f"{video.frames[index].stem}.png"
-        write_map(path, saliency)
-        if index in wanted:
-            yield index, to_device(stored_map(path, protocol), saliency.device) if protocol == "dhf1k" else saliency
+    def __init__(self, weights: Path, device: torch.device) -> None:
+        self.model = load_model(weights, device)
+        self.name, self.protocols = type(self.model).__name__, PROTOCOLS
+        self.details = {"weights": str(weights), "weights_sha256": utils.sha256(weights), "configuration": self.model.config}
+
+    def maps(self, video: Video, indices: list[int], protocol: str, folder: Path) -> Iterator[tuple[int, Tensor]]:
+        """(index, map) of these frames, the map as the network gives it ("float") or as the file has it ("dhf1k")."""
+        frames, wanted = (read_frame(path) for path in video.frames), set(indices)
+        maps = tqdm(saliency_maps(self.model, frames), desc=video.name, total=len(video.frames), unit="frame", leave=False, disable=None)
+        for index, saliency in enumerate(maps):
+            path = folder / video.name / f"{video.frames[index].stem}.png"
+            write_map(path, saliency)
+            if index in wanted:
+                yield index, to_device(stored_map(path, protocol), saliency.device) if protocol == "dhf1k" else saliency
 
 
-def stored_maps(video: Video, chosen: dict[str, list[int]], folder: Path, protocol: str, device: torch.device) -> Iterator[tuple[int, Tensor]]:
-    """(index, map) of the chosen frames, from FOLDER/VIDEO/FRAME.png (or another kind of image)."""
-    files = stored_files(folder, video.name)
-    missing = [video.frames[index].stem for index in chosen[video.name] if video.frames[index].stem not in files]
-    if missing:
-        raise FileNotFoundError(missing_maps(video, missing, folder, len(chosen[video.name])))
-    for index in chosen[video.name]:
-        yield index, to_device(stored_map(files[video.frames[index].stem], protocol), device)
+class StoredMaps:
+    """Any method's maps, in files FOLDER/VIDEO/FRAME.png (or another kind of image)."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no predictions {folder}: {'it is a file' if folder.exists() else 'the folder does not exist'}; "
+                                    "expected a folder with VIDEO/FRAME.png, videos and frames named like the dataset's")
+        self.folder, self.device = folder, device
+        self.name, self.protocols = folder.resolve().name, STORED
+        self.details = {"predictions": str(folder)}
+
+    def maps(self, video: Video, indices: list[int], protocol: str, folder: Path) -> Iterator[tuple[int, Tensor]]:
+        """(index, map) of these frames."""
+        self.check(video, indices)
+        files = stored_files(self.folder, video.name)
+        for index in indices:
+            yield index, to_device(stored_map(files[video.frames[index].stem], protocol), self.device)
+
+    def check(self, video: Video, indices: list[int]) -> None:
+        """Raise a FileNotFoundError where a frame to score has no map: what was expected where, and what is there."""
+        files = stored_files(self.folder, video.name)
+        missing = [video.frames[index].stem for index in indices if video.frames[index].stem not in files]
+        if missing:
+            place = self.folder / video.name if (self.folder / video.name).is_dir() else self.folder
+            held = natural(path.name for path in place.iterdir())
+            present = f"holds {held[0]} to {held[-1]}, {len(held)} in all" if held else "is empty"
+            raise FileNotFoundError(
+                f"no map for {len(missing)} of the {len(indices)} frames to score of video {video.name}: expected "
+                f"{self.folder / video.name / missing[0]}.png (or {', '.join(sorted(IMAGE_SUFFIXES - {'.png'}))}), but {place} {present}. "
+                "Names are those of the dataset")
+
+
+def check_all(source: StoredMaps, videos: list[Video], chosen: dict[str, list[int]]) -> None:
+    """Raise the first video's problem with its stored maps, and say how many videos have one."""
+    problems = []
+    for video in videos:
+        try:
+            source.check(video, chosen[video.name])
+        except FileNotFoundError as error:
+            problems.append(str(error))
+    if problems:
+        raise FileNotFoundError(f"{problems[0]}. {len(problems)} of {len(videos)} videos lack maps; --skip-bad scores the others")
 
 
 def stored_files(folder: Path, video: str) -> dict[str, Path]:
@@ -300,28 +360,22 @@ def stored_files(folder: Path, video: str) -> dict[str, Path]:
 
 def stored_map(path: Path, protocol: str) -> Tensor:
     """A map from its file, (H, W): uint8, so that resizing rounds as the benchmark's does; for "float" float32, 0 to 255."""
-    saliency = torch.from_numpy(read_image(path, "L"))
+    channels = read_image(path, "RGB").astype(np.int16)
+    if np.abs(channels - channels[..., 1:2]).max() > COLOURED:
+        raise ValueError(f"{path} is in colour: expected a grey map. The colours of a heat map cannot be scored; save the map itself")
+    saliency = torch.from_numpy(channels[..., 1].astype(np.uint8))
     return saliency.float() if protocol == "float" else saliency
-
-
-def missing_maps(video: Video, missing: list[str], folder: Path, expected: int) -> str:
-    """The message on frames that have no map: what was expected where, and what is there."""
-    place = folder / video.name if (folder / video.name).is_dir() else folder
-    held = natural(path.name for path in place.iterdir()) if place.is_dir() else []
-    present = f"holds {len(held)} files and folders, {held[0]} to {held[-1]}" if held else "holds nothing" if place.is_dir() else "does not exist"
-    return (f"no map for {len(missing)} of the {expected} frames to score of video {video.name}: expected {folder / video.name / missing[0]}.png, "
-            f"but {place} {present}. Maps are named like the dataset's frames; --skip-bad leaves such videos out")
 
 
 # The report
 
 def table(summaries: dict[str, dict]) -> str:
-    """Markdown: for each method a row for either average, and one for the frames left out of it."""
+    """Markdown: for each method a row for either average, and one for the frames left out of both."""
     lines = [table_row(["method", "", *(LABELS[name] for name in MEASURES)]), table_row(["---"] * (2 + len(MEASURES)))]
     for method, summary in summaries.items():
-        averages = (("frame_average", f"mean over {summary['frames']} frames"), ("video_average", f"mean over {summary['videos']} videos"))
-        lines += [table_row([method, label, *(f"{summary[average][name]:.4f}" for name in MEASURES)]) for average, label in averages]
-        lines.append(table_row([method, "frames left out: undefined", *(str(summary["left_out"][name]) for name in MEASURES)]))
+        averages = {"frame_average": "average over frames", "video_average": f"average over {summary['videos']} videos"}
+        lines += [table_row([method, label, *(f"{summary[average][name]:.4f}" for name in MEASURES)]) for average, label in averages.items()]
+        lines.append(table_row([method, f"left out of {summary['frames']} frames", *(str(summary["left_out"][name]) for name in MEASURES)]))
     return "\n".join(lines)
 
 
@@ -345,51 +399,48 @@ def csv_table(rows: list[dict], columns: list[str]) -> str:
     return text.getvalue()
 
 
-def per_video(rows: list[dict]) -> list[dict]:
-    """{"video", "frames", means of the measures} of each video."""
-    return [{"video": video, "frames": len(rows_of_one), **frame_average(rows_of_one)} for video, rows_of_one in by_video(rows).items()]
-
-
-def report(rows: list[dict], method: str, folder: Path, details: dict) -> str:
+def report(rows: list[dict], folder: Path, details: dict) -> str:
     """Write scores.json, scores.md, per_video.csv and per_frame.csv.
 
     Args:
         rows: of a `Scorer`.
-        details: for scores.json; of these "data", "split", "protocol", "device", "precision" and "notes" are in scores.md too.
+        details: for scores.json; scores.md has some of them in words.
 
     Returns:
         The table with its notes, as in scores.md.
     """
-    summaries = {method: summarise(rows)}
-    if rows[0]["baseline"] is not None:
-        summaries["centre Gaussian"] = summarise([{"video": row["video"], **row["baseline"]} for row in rows])
-    others = {video: {row["frame"]: row["others"] for row in rows_of_one} for video, rows_of_one in by_video(rows).items()}
-    utils.write_json(folder / "scores.json", {"scores": summaries, **details, "other_frames": others})
-    computed = f"{details['device']}, {details['precision'] or 'maps from files'}"
-    protocol = f"Protocol {details['protocol']}: {PROTOCOLS[details['protocol']]}. {COMMON}. Computed on: {computed}."
-    text = "\n\n".join([table(summaries), *details["notes"], protocol])
-    sections = [f"# {details['data']}, split {details['split']}", text, "## Published", NEVER_COMPARABLE, published_table()]
+    methods = grouped(rows, "method")
+    summaries = {method: summarise(rows_of_one) for method, rows_of_one in methods.items()}
+    utils.write_json(folder / "scores.json", {"scores": summaries, **details})
+    text = "\n\n".join([table(summaries), *details["notes"], f"Protocol {details['protocol']}: {details['protocol_means']}. {COMMON}. {STRETCH}."])
+    names = ("weights", "weights_sha256", "predictions", "seed", "sample_frames", "device", "precision", "revision", "date")
+    made = "Made with " + ", ".join(f"{name} {details[name]}" for name in names if details.get(name) is not None) + "."
+    sections = [f"# {details['data']}, split {details['split']}", text, made, "## Published", NEVER_COMPARABLE, published_table()]
     utils.write_text(folder / "scores.md", "\n\n".join(sections) + "\n")
-    utils.write_text(folder / "per_video.csv", csv_table(per_video(rows), ["video", "frames"]))
-    utils.write_text(folder / "per_frame.csv", csv_table(rows, ["video", "frame"]))
+    videos = [{"method": method, **row} for method, rows_of_one in methods.items() for row in per_video(rows_of_one)]
+    utils.write_text(folder / "per_video.csv", csv_table(videos, ["method", "video", "frames"]))
+    utils.write_text(folder / "per_frame.csv", csv_table(rows, ["method", "video", "frame"]))
     return text
 
 
-def figures(rows: list[dict], videos: list[Video], maps: Path, folder: Path) -> list[str]:
-    """Draw the figures; returns their names, none without matplotlib."""
+def figures(rows: list[dict], videos: list[Video], maps: Path, folder: Path, title: str) -> list[str]:
+    """Draw the figures of one method, replacing earlier ones; returns their names, none without matplotlib."""
+    for name in FIGURES:
+        (folder / name).unlink(missing_ok=True)
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         print("figures skipped: matplotlib is not installed (pip install '.[figures]' in the checkout)")
         return []
-    drawn = {"distributions.png": draw_distributions(rows, Figure(figsize=(12, 7), layout="constrained"))}
     examples = best_and_worst(rows)
+    drawn = [draw_distributions(rows, Figure(figsize=(12, 7), layout="constrained"))]
     if examples:
-        drawn["best_and_worst.png"] = draw_examples(examples, videos, maps, Figure(figsize=(9, 1.9 * len(examples)), layout="constrained"))
-    for name, figure in drawn.items():
+        drawn.append(draw_examples(examples, videos, maps, Figure(figsize=(9, 0.7 + 2 * len(examples)), layout="constrained")))
+    for name, figure in zip(FIGURES, drawn):
+        figure.suptitle(f"{title}\n{FIGURES[name]}")
         with utils.atomic_path(folder / name) as temporary:
             figure.savefig(temporary, format="png", dpi=100)
-    return list(drawn)
+    return list(FIGURES)[:len(drawn)]
 
 
 def draw_distributions(rows: list[dict], figure):
@@ -407,9 +458,9 @@ def draw_distributions(rows: list[dict], figure):
 
 def best_and_worst(rows: list[dict]) -> list[tuple[str, dict]]:
     """("best" or "worst", row) of up to three videos each: those videos' own best, or worst, frame by CC."""
-    videos = [[row for row in rows_of_one if not math.isnan(row["cc"])] for rows_of_one in by_video(rows).values()]
-    best = sorted((max(rows_of_one, key=lambda row: row["cc"]) for rows_of_one in videos if rows_of_one), key=lambda row: -row["cc"])
-    worst = sorted((min(rows_of_one, key=lambda row: row["cc"]) for rows_of_one in videos if rows_of_one), key=lambda row: row["cc"])
+    videos = [[row for row in frames if not math.isnan(row["cc"])] for frames in grouped(rows, "video").values()]
+    best = sorted((max(frames, key=lambda row: row["cc"]) for frames in videos if frames), key=lambda row: -row["cc"])
+    worst = sorted((min(frames, key=lambda row: row["cc"]) for frames in videos if frames), key=lambda row: row["cc"])
     return [("best", row) for row in best[:3]] + [("worst", row) for row in worst[:3]]
 
 
@@ -420,7 +471,7 @@ def draw_examples(examples: list[tuple[str, dict]], videos: list[Video], maps: P
         video = by_name[row["video"]]
         frame = next(path for path in video.frames if path.stem == row["frame"])
         pictures = (read_frame(frame), read_density(video.maps[row["frame"]]), read_image(stored_files(maps, row["video"])[row["frame"]], "L"))
-        titles = (f"{kind}: {row['video']}, frame {row['frame']}", "density", f"prediction, CC {row['cc']:.3f}")
+        titles = (f"{kind}: {row['video']}\nframe {row['frame']}", "density", f"prediction, CC {row['cc']:.3f}")
         for axis, picture, title in zip(axes, pictures, titles):
             axis.imshow(picture, cmap="inferno")
             axis.set_title(title, fontsize=9)
@@ -454,7 +505,9 @@ def arguments() -> argparse.ArgumentParser:
     scores.add_argument("--seed", type=at_least(0), default=0, help="of the frames drawn for s-AUC and --sample-frames (default: 0)")
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, default=Path("results"), help="folder that holds runs (default: results)")
-    output.add_argument("--run", help="name of this run: maps go to OUT/RUN/METHOD/VIDEO/FRAME.png, tables and figures to OUT/RUN "
+    output.add_argument("--method", type=run_name, help="name of the method in tables and folders (default: the model's class, or the last folder "
+                                                        "of --predictions)")
+    output.add_argument("--run", type=run_name, help="name of this run: maps go to OUT/RUN/METHOD/VIDEO/FRAME.png, tables and figures to OUT/RUN "
                                       "(default: DATA_SPLIT_METHOD_PROTOCOL)")
     output.add_argument("--overwrite", action=argparse.BooleanOptionalAction, default=False,
                         help="replace the scores of an earlier run of this name (default: off)")
@@ -462,12 +515,12 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def score_videos(videos: list[Video], maps_of: Callable[[Video], Iterable[tuple[int, Tensor]]], scorer: Scorer,
+def score_videos(videos: list[Video], maps_of: Callable[[Video], Iterable[tuple[int, Tensor]]], scorer: Scorer, method: str,
                  skipped: list[str] | None, own_maps: Path | None) -> Iterator[tuple[Video, list[dict]]]:
     """Each video with its rows; one that cannot be read to its end is left out, own maps and all, where `skipped` is a list."""
     for video in tqdm(videos, desc="videos", unit="video", disable=None):
         try:
-            yield video, scorer(video, maps_of(video))
+            yield video, scorer(video, maps_of(video), method)
         except (FileNotFoundError, ValueError) as error:
             if skipped is None:
                 raise
@@ -476,19 +529,28 @@ def score_videos(videos: list[Video], maps_of: Callable[[Video], Iterable[tuple[
                 shutil.rmtree(own_maps / video.name, ignore_errors=True)
 
 
-def notes_on(finished: list[tuple[Video, list[dict]]], chosen: dict[str, list[int]], scorer: Scorer, skipped: list[str]) -> list[str]:
+def notes_on(finished: list[tuple[Video, list[dict]]], videos: list[Video], scorer: Scorer, skipped: list[str]) -> list[str]:
     """Sentences on what a reader of the scores must know."""
     frames = sum(len(video.frames) for video, _ in finished)
     annotated = sum(len(video.annotated()) for video, _ in finished)
-    scored = sum(len(rows) for _, rows in finished)
+    scored = sum(len({row["frame"] for row in rows}) for _, rows in finished)
     notes = {
         f"{frames - annotated} of {frames} frames have no annotation and were not scored.": annotated < frames,
         f"{scored} of {annotated} annotated frames were drawn at random and scored.": scored < annotated,
         "s-AUC: only one video is annotated, so the other frames are its own.": scorer.others.same_video,
-        f"{scorer.resized} maps were resized to their annotation's size.": scorer.resized,
-        f"{len(skipped)} files or videos that could not be read were skipped.": skipped,
+        f"Maps resized to their annotation's size: {scorer.resized} of {scored}.": scorer.resized,
+        f"**Constant maps: {scorer.constant} of {scored}.** CC, SIM, s-AUC and NSS are undefined there and left out, which flatters the method.":
+            scorer.constant,
+        f"**Skipped, {len(finished)} of {len(videos)} videos scored.** {' / '.join(skipped)}": skipped,
     }
     return [note for note, holds in notes.items() if holds]
+
+
+def run_name(text: str) -> str:
+    """An argparse type: a name that can be a folder's."""
+    if Path(text).name != text:
+        raise argparse.ArgumentTypeError(f"must be a name, not a path, got {text!r}; --out says where runs are")
+    return text
 
 
 def main(args: argparse.Namespace) -> None:
@@ -496,40 +558,46 @@ def main(args: argparse.Namespace) -> None:
     videos = find_videos(args.data, args.split, need_annotation=False, skipped=skipped)
     chosen = choose_frames(videos, args.sample_frames, args.seed)
     device, protocol = select_device(args.device), args.protocol or ("dhf1k" if args.predictions else "float")
-    model = None if args.predictions else load_model(args.weights, device)
-    method = args.predictions.resolve().name if args.predictions else type(model).__name__
+    source = StoredMaps(args.predictions, device) if args.predictions else Network(args.weights, device)
+    if args.predictions and not args.skip_bad:
+        check_all(source, videos, chosen)
+    method = args.method or source.name
     folder = args.out / (args.run or f"{args.data.resolve().name}_{args.split}_{method}_{protocol}")
     if not args.overwrite:
         utils.refuse_to_replace([folder / "scores.json"], "--overwrite allows it, --run NAME keeps both")
 
-    own_maps = None if args.predictions else folder / method
     precision = None if args.predictions else args.precision or "float32"
-    if args.predictions:
-        maps_of = functools.partial(stored_maps, chosen=chosen, folder=args.predictions, protocol=protocol, device=device)
-    else:
-        maps_of = functools.partial(predicted_maps, chosen=chosen, model=model, folder=own_maps, protocol=protocol)
     scorer = Scorer(OtherFixations(videos, args.seed, skipped), protocol, args.centre_baseline, batch_size=1 if device.type == "cpu" else 16)
+    own_maps = None if args.predictions else folder / method
+    maps_of = lambda video: source.maps(video, chosen[video.name], protocol, own_maps)
     keep_freed_memory()
     with precision_context(precision, device):
-        finished = list(score_videos(videos, maps_of, scorer, skipped, own_maps))
-    for message in skipped or []:
-        print(f"skipped: {message}")
-    if not finished:
-        raise ValueError(f"every video of {args.data / args.split} was skipped")
+        finished = list(score_videos(videos, maps_of, scorer, method, skipped, own_maps))
     if own_maps:
         print(f"maps of {sum(len(video.frames) for video, _ in finished)} frames of {len(finished)} videos in {own_maps}")
     rows = [row for _, rows_of_one in finished for row in rows_of_one]
     if not rows:
-        print(f"no annotation in {args.data / args.split}: nothing to score")
+        nothing_to_score(args.data / args.split, finished, skipped or [], predicted=not args.predictions)
         return
-    source = {"predictions": str(args.predictions)} if args.predictions else {"weights": str(args.weights), "configuration": model.config}
-    print(report(rows, method, folder, {
-        "data": str(args.data), "split": args.split, **source, "protocol": protocol, "notes": notes_on(finished, chosen, scorer, skipped or []),
-        "skipped": skipped or [], "seed": args.seed, "sample_frames": args.sample_frames, "device": device.type, "precision": precision,
-        "revision": utils.revision(), "versions": utils.versions(),
+    print(report(rows, folder, {
+        "data": str(args.data), "split": args.split, **source.details, "protocol": protocol, "protocol_means": source.protocols[protocol],
+        "notes": notes_on(finished, videos, scorer, skipped or []), "skipped": skipped or [], "seed": args.seed, "sample_frames": args.sample_frames,
+        "device": device.type, "precision": precision, "revision": utils.revision(), "versions": utils.versions(), "date": utils.now(),
+        "other_frames": scorer.drawn,
     }))
-    written = ["scores.json", "scores.md", "per_video.csv", "per_frame.csv", *figures(rows, videos, args.predictions or own_maps, folder)]
-    print(f"written to {folder}: {', '.join(written)}")
+    title = f"{method}, {args.data}, split {args.split}, protocol {protocol}"
+    drawn = figures(grouped(rows, "method")[method], videos, args.predictions or own_maps, folder, title)
+    print(f"written to {folder}: {', '.join(['scores.json', 'scores.md', 'per_video.csv', 'per_frame.csv', *drawn])}")
+
+
+def nothing_to_score(folder: Path, finished: list, skipped: list[str], predicted: bool) -> None:
+    """Say why there are no scores: an error, unless maps were predicted for a set without annotation."""
+    if not finished:
+        raise ValueError(f"every video of {folder} was skipped: {' / '.join(skipped)}")
+    message = f"no annotation in {folder}: nothing to score. A frame is scored that has a density map and a fixation map; {TREE}"
+    if not predicted:
+        raise ValueError(message)
+    print(message)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """What the scripts share and no other room holds: run folder and log, atomic files, weight files, seeding."""
 import contextlib
+import hashlib
 import json
 import math
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 import time
@@ -62,7 +64,7 @@ def read_checkpoint(path: str | Path):
     try:
         return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = re.split(r"\.\s", str(error).strip())[0].rstrip(".") or type(error).__name__  # PyTorch goes on to recommend unsafe loading
         raise ValueError(f"{path} ({path.stat().st_size} bytes) cannot be read as a PyTorch weight file of tensors and plain types: {reason}. "
                          "Interrupted while it was written or downloaded? Get it again") from error
 
@@ -166,7 +168,17 @@ def append_log(path: Path, record: dict) -> None:
     """Append one line of JSON, with the time, to a log."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as log:
-        log.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **without_nan(record)}, allow_nan=False) + "\n")
+        log.write(json.dumps({"time": now(), **without_nan(record)}, allow_nan=False) + "\n")
+
+
+def now() -> str:
+    """The local time with its zone, ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def versions() -> dict[str, str]:

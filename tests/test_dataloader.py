@@ -95,7 +95,7 @@ def test_two_frames_of_one_name_are_an_error(tmp_path):
 def test_two_annotations_of_one_frame_are_an_error(tmp_path):
     folder = make_video(tmp_path / "v", [1])
     write(folder / "maps" / "0001.jpg", np.zeros((6, 8), np.uint8))
-    with pytest.raises(ValueError, match=r"two annotations of one frame in .*maps: 0001.jpg and 0001.png"):
+    with pytest.raises(ValueError, match=r"two files for one frame in .*maps: 0001.jpg and 0001.png"):
         open_video(folder)
 
 

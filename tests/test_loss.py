@@ -50,6 +50,21 @@ def test_a_broken_saliency_map_has_no_value_at_all(value):
     assert all(result.isnan().all() for result in measures(broken, RAMP, ONE, fixated([1, 0], [0, 0])).values())
 
 
+@pytest.mark.parametrize("saliency, target, message", [
+    (RAMP[0], RAMP[0], r"\(B, H, W\), got \(2, 2\) and \(2, 2\)"), (RAMP, maps([0.1, 0.2]), r"got \(1, 2, 2\) and \(1, 1, 2\)"), (RAMP, RAMP.expand(2, -1, -1), "of one size"),
+])
+def test_maps_that_are_no_batch_or_differ_in_size_are_refused_by_every_measure(saliency, target, message):
+    for call in (lambda: cc(saliency, target), lambda: similarity(saliency, target), lambda: kldiv(saliency, target), lambda: nss(saliency, target > 0),
+                 lambda: auc_judd(saliency, target > 0), lambda: auc_shuffled(saliency, target > 0, saliency > 0), lambda: auc_shuffled(saliency, saliency > 0, target > 0)):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_fixations_that_are_not_bool_are_refused():
+    with pytest.raises(ValueError, match="expected fixations of dtype bool, got torch.float32"):
+        nss(RAMP, RAMP)
+
+
 def test_a_batch_is_measured_like_its_samples_one_by_one():
     """Numbers of fixations from none to all in one batch, with and without ties."""
     generator = torch.Generator().manual_seed(3)

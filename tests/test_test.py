@@ -1,9 +1,11 @@
 import csv
+import hashlib
 import json
 import math
 import shutil
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -44,7 +46,7 @@ def scored(tiny_set, weights_file, tmp_path_factory):
 
 
 def row(video, **values):
-    return {"video": video, "frame": "0001", **dict.fromkeys(MEASURES, 0.0), **values}
+    return {"method": "M", "video": video, "frame": "0001", **dict.fromkeys(MEASURES, 0.0), **values}
 
 
 # Averages
@@ -61,10 +63,9 @@ def test_the_average_over_videos_weighs_a_long_video_like_a_short_one():
 
 
 def test_a_measure_defined_nowhere_is_nan_and_null_in_json(tmp_path):
-    rows = [{**row("a", s_auc=math.nan), "baseline": None, "others": []}]
-    details = {"notes": [], "protocol": "float", "device": "cpu", "precision": "float32", "data": "d", "split": "s"}
-    text = evaluation.report(rows, "M", tmp_path, details)
-    assert "| 0.0000 | nan | 0.0000 |" in text and "| M | frames left out: undefined | 0 | 0 | 1 | 0 | 0 | 0 |" in text
+    details = {"notes": [], "protocol": "float", "protocol_means": "m", "data": "d", "split": "s"}
+    text = evaluation.report([row("a", s_auc=math.nan)], tmp_path, details)
+    assert "| 0.0000 | nan | 0.0000 |" in text and "| M | left out of 1 frames | 0 | 0 | 1 | 0 | 0 | 0 |" in text
     assert json.loads((tmp_path / "scores.json").read_text())["scores"]["M"]["frame_average"]["s_auc"] is None
 
 
@@ -138,12 +139,14 @@ def test_maps_are_scored_in_batches_of_one_size_and_rows_stay_in_order(tmp_path)
             shutil.copy(tmp_path / "later" / kind / f"{number:04d}.png", tmp_path / "val" / "a" / kind)
     video = open_video(tmp_path / "val" / "a")
     maps = [(i, torch.rand(read_density(video.maps[video.frames[i].stem]).shape, generator=torch.Generator().manual_seed(i))) for i in range(5)]
-    rows = {size: evaluation.Scorer(evaluation.OtherFixations([video], 0), "float", baseline=True, batch_size=size)(video, maps) for size in (1, 2, 16)}
-    assert [r["frame"] for r in rows[1]] == ["0001", "0002", "0003", "0004", "0005"] and all(r["nss"] == r["nss"] for r in rows[1])
+    rows = {size: evaluation.Scorer(evaluation.OtherFixations([video], 0), "float", baseline=True, batch_size=size)(video, maps, "M") for size in (1, 2, 16)}
+    assert [(r["method"], r["frame"]) for r in rows[1]] == [(method, f"000{i}") for method in ("M", "centre Gaussian") for i in range(1, 6)]
     for size in (2, 16):
-        for one, many in zip(rows[1], rows[size]):
-            assert {name: many[name] for name in MEASURES} == pytest.approx({name: one[name] for name in MEASURES}, nan_ok=True)
-            assert many["baseline"] == pytest.approx(one["baseline"], nan_ok=True) and many["others"] == one["others"]
+        assert all(many == pytest.approx(one, nan_ok=True) for many, one in zip(map(scores_of, rows[size]), map(scores_of, rows[1])))
+
+
+def scores_of(row):
+    return {name: row[name] for name in MEASURES}
 
 
 def test_a_map_of_another_size_is_resized_to_its_annotation_and_counted(tmp_path):
@@ -151,8 +154,8 @@ def test_a_map_of_another_size_is_resized_to_its_annotation_and_counted(tmp_path
     video = open_video(tmp_path / "val" / "a")
     scorer = evaluation.Scorer(evaluation.OtherFixations([video], 0), "dhf1k")
     saliency = torch.randint(0, 256, (20, 30), dtype=torch.uint8)
-    small, large = (scorer(video, [(0, x)])[0] for x in (saliency, imresize(saliency, (40, 60))))
-    assert {name: small[name] for name in MEASURES} == pytest.approx({name: large[name] for name in MEASURES}, nan_ok=True) and scorer.resized == 1
+    small, large = (scorer(video, [(0, x)], "M")[0] for x in (saliency, imresize(saliency, (40, 60))))
+    assert scores_of(small) == pytest.approx(scores_of(large), nan_ok=True) and scorer.resized == 1
 
 
 def test_annotation_of_two_sizes_is_an_error(tmp_path):
@@ -167,7 +170,7 @@ def test_similarity_with_an_all_zero_density_is_zero_in_the_benchmarks_protocol_
     make_fixations(tmp_path / "val" / "a", [(0, 0)] * 2)
     Image.fromarray(np.zeros((4, 8), np.uint8)).save(tmp_path / "val" / "a" / "maps" / "0001.png")
     video = open_video(tmp_path / "val" / "a")
-    scores = evaluation.Scorer(evaluation.OtherFixations([video], 0), protocol)(video, [(0, torch.rand(4, 8)), (1, torch.rand(4, 8))])
+    scores = evaluation.Scorer(evaluation.OtherFixations([video], 0), protocol)(video, [(0, torch.rand(4, 8)), (1, torch.rand(4, 8))], "M")
     assert scores[0]["sim"] == pytest.approx(sim, nan_ok=True) and math.isnan(scores[0]["cc"]) and scores[1]["sim"] > 0
 
 
@@ -184,7 +187,7 @@ def test_every_frame_gets_an_eight_bit_map_of_its_own_size(scored, tiny_set):
 def frame_scores(folder):
     """(video, frame) -> measures, as written."""
     with (folder / "per_frame.csv").open() as file:
-        return {(r["video"], r["frame"]): {name: float(r[name] or "nan") for name in MEASURES} for r in csv.DictReader(file)}
+        return {(r["video"], r["frame"]): {name: float(r[name] or "nan") for name in MEASURES} for r in csv.DictReader(file) if r["method"] != "centre Gaussian"}
 
 
 def expected_scores(videos, index, saliency):
@@ -214,7 +217,7 @@ def test_the_benchmarks_protocol_scores_the_saved_maps_and_needs_no_model_for_it
     assert content["protocol"] == "dhf1k" and content["predictions"] == str(scored / "RecSalNet") and content["precision"] is None
 
 
-def test_tables_hold_six_measures_both_averages_the_baseline_and_the_protocol(scored):
+def test_tables_hold_six_measures_both_averages_the_baseline_and_the_protocol(scored, weights_file):
     content = json.loads((scored / "scores.json").read_text())
     assert content["scores"].keys() == {"RecSalNet", "centre Gaussian"}
     for summary in content["scores"].values():
@@ -223,10 +226,13 @@ def test_tables_hold_six_measures_both_averages_the_baseline_and_the_protocol(sc
     assert content["scores"]["RecSalNet"]["left_out"]["nss"] == 2          # one frame without fixations in each video
     assert {"protocol", "seed", "device", "precision", "versions", "revision", "configuration", "weights"} <= content.keys()
     text = (scored / "scores.md").read_text()
-    assert "AUC-J" in text and "centre Gaussian" in text and "2 videos" in text and "float32" in text
+    assert "AUC-J" in text and "centre Gaussian" in text and "2 videos" in text and "float32" in text and content["weights_sha256"] in text
+    assert content["weights_sha256"] == hashlib.sha256(weights_file.read_bytes()).hexdigest()
     with (scored / "per_video.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [r["video"] for r in rows] == ["004", "005"] and all(0 < float(r["auc_j"]) < 1 for r in rows)
+    assert [(r["method"], r["video"]) for r in rows] == [(method, video) for method in ("RecSalNet", "centre Gaussian") for video in ("004", "005")]
+    rows = rows[:2]
+    assert all(0 < float(r["auc_j"]) < 1 for r in rows)
     assert sum(float(r["cc"]) for r in rows) / 2 == pytest.approx(content["scores"]["RecSalNet"]["video_average"]["cc"], abs=1e-5)
 
 
@@ -272,7 +278,7 @@ def test_maps_of_any_method_and_size_are_scored(tiny_set, tmp_path, capsys):
                 Image.fromarray(saliency.numpy()).save(path)
     for folder in ("small", "large"):
         score_files(tiny_set, tmp_path / folder, tmp_path / "out")
-    assert "74 maps were resized to their annotation's size" in capsys.readouterr().out
+    assert "Maps resized to their annotation's size: 74 of 74" in capsys.readouterr().out
     small, large = (frame_scores(tmp_path / "out" / f"tiny_val_{folder}_dhf1k") for folder in ("small", "large"))
     assert all(small[frame] == pytest.approx(large[frame], nan_ok=True) for frame in large) and small["004", "0001"]["cc"] > 0.9
 
@@ -280,13 +286,53 @@ def test_maps_of_any_method_and_size_are_scored(tiny_set, tmp_path, capsys):
 def test_missing_maps_are_an_error_that_says_what_is_there_or_a_video_left_out(tiny_set, scored, tmp_path, capsys):
     maps = shutil.copytree(scored / "RecSalNet", tmp_path / "maps")
     (maps / "004" / "0007.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no map for 1 of the 36 frames to score of video 004: expected .*0007.png, but .*004 holds 35"):
+    with pytest.raises(FileNotFoundError, match=r"no map for 1 of the 36 frames to score of video 004: expected .*0007.png .or .*, but .*004 holds 0001.png to 0036.png, 35 in all.*1 of 2 videos lack maps; --skip-bad"):
         score_files(tiny_set, maps, tmp_path / "a")
     score_files(tiny_set, maps, tmp_path / "b", "--skip-bad")
-    assert "skipped: video 004: no map for 1" in capsys.readouterr().out
+    assert "Skipped, 1 of 2 videos scored.** video 004: no map for 1" in capsys.readouterr().out
     assert len(list((maps / "004").iterdir())) == 35                        # the user's own files stay
-    with pytest.raises(FileNotFoundError, match="but .*nowhere does not exist"):
+    with pytest.raises(FileNotFoundError, match="no predictions .*nowhere: the folder does not exist"):
         score_files(tiny_set, tmp_path / "nowhere", tmp_path / "c")
+
+
+def save_maps(dataset, folder, draw):
+    """draw(video, index) -> picture, as prediction of every frame."""
+    for video in find_videos(dataset, "val"):
+        (folder / video.name).mkdir(parents=True)
+        for index, frame in enumerate(video.frames):
+            Image.fromarray(draw(video, index)).save(folder / video.name / f"{frame.stem}.png")
+
+
+def test_constant_maps_are_counted_and_said(tiny_set, tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    save_maps(tiny_set, tmp_path / "maps", lambda video, index: np.full((45, 80), 7, np.uint8) if index < 3 else generator.integers(0, 256, (45, 80), np.uint8))
+    score_files(tiny_set, tmp_path / "maps", tmp_path, "--method", "mine")
+    assert "Constant maps: 6 of 74.** CC, SIM, s-AUC and NSS are undefined there" in capsys.readouterr().out
+    assert "mine" in json.loads((tmp_path / "tiny_val_mine_dhf1k" / "scores.json").read_text())["scores"]
+
+
+def test_grey_maps_in_colour_files_are_scored_and_heat_maps_refused(tiny_set, scored, tmp_path):
+    stored = lambda video, index: np.array(Image.open(scored / "RecSalNet" / video.name / video.frames[index].name))
+    save_maps(tiny_set, tmp_path / "rgb", lambda video, index: np.stack([stored(video, index)] * 3, axis=2))
+    save_maps(tiny_set, tmp_path / "heat", lambda video, index: cv2.applyColorMap(stored(video, index), cv2.COLORMAP_JET))
+    score_files(tiny_set, tmp_path / "rgb", tmp_path)
+    score_files(tiny_set, scored / "RecSalNet", tmp_path, "--method", "grey")
+    assert (tmp_path / "tiny_val_rgb_dhf1k" / "per_frame.csv").read_text().replace("rgb", "grey") == (tmp_path / "tiny_val_grey_dhf1k" / "per_frame.csv").read_text()
+    with pytest.raises(ValueError, match=r"heat.004.0001.png is in colour: expected a grey map"):
+        score_files(tiny_set, tmp_path / "heat", tmp_path)
+
+
+def test_a_set_without_annotation_cannot_be_compared_with_maps(tiny_set, scored, tmp_path):
+    shutil.copytree(next((tiny_set / "val").iterdir()) / "images", tmp_path / "set" / "val" / "0701" / "images")
+    with pytest.raises(ValueError, match="no annotation in .*set/val: nothing to score. A frame is scored that has a density map"):
+        score_files(tmp_path / "set", scored / "RecSalNet", tmp_path / "out")
+
+
+@pytest.mark.parametrize("flag", ["--run", "--method"])
+def test_names_that_leave_their_folder_are_refused(flag, capsys):
+    with pytest.raises(SystemExit):
+        evaluation.arguments().parse_args([flag, "../elsewhere"])
+    assert "must be a name, not a path" in capsys.readouterr().err
 
 
 def test_weights_and_predictions_exclude_each_other(capsys):
@@ -315,7 +361,7 @@ def test_an_example_shows_image_density_and_prediction(scored, tiny_set):
     shown = [axis.images[0].get_array() for axis in figure.axes]
     expected = read_frame(video.frames[2]), read_density(video.maps["0003"]), np.array(Image.open(scored / "RecSalNet" / "004" / "0003.png"))
     assert all(np.array_equal(a, b) for a, b in zip(shown, expected))
-    assert [axis.get_title() for axis in figure.axes] == ["best: 004, frame 0003", "density", "prediction, CC 0.250"]
+    assert [axis.get_title() for axis in figure.axes] == ["best: 004\nframe 0003", "density", "prediction, CC 0.250"]
 
 
 def test_distributions_show_every_video(scored):
@@ -368,7 +414,7 @@ def test_an_unreadable_video_stops_or_is_skipped_and_said(tiny_set, weights_file
         run(tmp_path / "set", weights_file, tmp_path / "a")
     run(tmp_path / "set", weights_file, tmp_path / "b", "--skip-bad")
     printed = capsys.readouterr().out
-    assert "skipped: video 004" in printed and "mean over 1 videos |" in printed and "have no annotation" not in printed
+    assert "Skipped, 1 of 2 videos scored.** video 004" in printed and "average over 1 videos |" in printed and "have no annotation" not in printed
     assert [p.name for p in (tmp_path / "b" / "set_val_RecSalNet_float" / "RecSalNet").iterdir()] == ["005"]
 
 
@@ -376,7 +422,7 @@ def test_an_unreadable_fixation_map_costs_its_own_video_and_no_other(tiny_set, w
     shutil.copytree(tiny_set, tmp_path / "set")
     (tmp_path / "set" / "val" / "004" / "fixation" / "0002.png").write_bytes(b"half")
     run(tmp_path / "set", weights_file, tmp_path / "b", "--skip-bad")
-    assert "mean over 1 videos |" in capsys.readouterr().out
+    assert "average over 1 videos |" in capsys.readouterr().out
     assert [p.name for p in (tmp_path / "b" / "set_val_RecSalNet_float" / "RecSalNet").iterdir()] == ["005"]
 
 
