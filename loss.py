@@ -112,11 +112,11 @@ def auc_judd(saliency: Tensor, fixations: Tensor, ties: str = "expected") -> Ten
 def plain_area(values: Tensor, inside: Tensor, p: Tensor, n: Tensor, m: Tensor) -> Tensor:
     """The trapezoid rule through (0, 0), one point a fixated value, and (1, 1)."""
     rank = n[:, None] - torch.arange(values.shape[1], device=n.device)     # n .. 1 along ascending values
-    fp = (count_from(p, values)[0] - rank) / m[:, None]
+    fp = accurate_like(count_from(p, values)[0] - rank) / m[:, None]
     # In ascending order: (1, 1), (fp, n / n), .. (fp, 1 / n), (0, 0). The rule sums the mean TP of neighbours times their
     # distance in FP, which is the sum over all points of FP times half the difference of its neighbours' TP.
     # Half the difference is 1 / n, but 1 / (2 n) at the topmost-TP point, whose neighbour (1, 1) has TP 1 as well.
-    fp = accurate_like(fp) * inside
+    fp = fp * inside
     return 1 - (fp.sum(1) - fp[:, 0] / 2) / n
 
 
@@ -190,7 +190,7 @@ def l1(saliency: Tensor, density: Tensor) -> Tensor:
 # Short names in files and tables -> functions; in the order of tables.
 MEASURES = {"auc_j": auc_judd, "sim": similarity, "s_auc": auc_shuffled, "cc": cc, "nss": nss, "kl": kldiv}
 LABELS = {"auc_j": "AUC-J", "sim": "SIM", "s_auc": "s-AUC", "cc": "CC", "nss": "NSS", "kl": "KL", "l1": "L1"}
-# Terms of the objective: their sign in the loss, and whether they compare with fixations.
+# Terms of the objective, and their sign in the loss.
 SIGNS = {"kl": 1, "cc": -1, "nss": -1, "sim": -1, "l1": 1}
 TERMS = {"kl": kldiv, "cc": cc, "nss": nss, "sim": similarity, "l1": l1}
 
@@ -278,7 +278,7 @@ def above_minimum(x: Tensor) -> Tensor:
 
 
 def is_constant(x: Tensor) -> Tensor:
-    """(B, H, W) -> (B,) bool."""
+    """(B, ..) -> (B,) bool."""
     x = x.flatten(1)
     return x.amin(1) == x.amax(1)
 

@@ -5,11 +5,11 @@
     python test.py --data data/DHF1K --predictions some_methods_maps        # a folder of maps, no model
 """
 import argparse
+import contextlib
 import csv
 import functools
 import io
 import math
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from dataloader import (
     read_image,
 )
 from loss import LABELS, MEASURES, is_constant, measures, to_device
-from predict import at_least, device_arguments, load_model, precision_context, saliency_maps, select_device, to_8_bit, write_map
+from predict import at_least, device_arguments, keep_freed_memory, load_model, precision_context, saliency_maps, select_device, to_8_bit, write_map
 
 COLOURED = 32                                                              # levels between channels, above what JPEG does to a grey picture
 OTHERS = 10                                                                # frames whose fixations s-AUC compares with
@@ -82,27 +82,27 @@ class OtherFixations:
 
     Args:
         videos: the dataset. If only one is annotated, the other frames are that video's own (`same_video`).
-        seed: the frames drawn depend on it, on the video's name and on the frame's index, and on nothing else.
-        skipped: None to raise at an unreadable fixation map; a list to leave it out of every union, and append why.
+        seed: with the dataset, the video's name and the frame's index it determines the frames drawn.
+        skip_bad: whether an unreadable fixation map counts as empty, and is listed in `unreadable`, or raises.
     """
 
-    def __init__(self, videos: list[Video], seed: int, skipped: list[str] | None = None) -> None:
-        self.seed, self.skipped = seed, skipped
+    def __init__(self, videos: list[Video], seed: int, skip_bad: bool = False) -> None:
+        self.seed, self.skip_bad, self.unreadable = seed, skip_bad, []
         self.frames = [(video.name, video.frames[i].stem) for video in videos for i in video.annotated()]
         self.files = {(video.name, stem): path for video in videos for stem, path in video.fixations.items()}
         stops = np.cumsum([len(video.annotated()) for video in videos]).tolist()
         self.span = {video.name: (start, stop) for video, start, stop in zip(videos, [0, *stops], stops)}  # where its own frames are
         self.same_video = sum(stop > start for start, stop in self.span.values()) == 1
-        self.positions = functools.cache(self.read_positions)              # each fixation file is read once
+        self.positions = functools.cache(self.read_positions)              # a frame is drawn by ten others on average
 
     def read_positions(self, path: Path) -> np.ndarray:
         """The fixations of a file as (n, 2) rows and columns from 0, the first pixel, to 1, the last."""
         try:
             fixations = read_fixations(path)
-        except (FileNotFoundError, ValueError) as error:
-            if self.skipped is None:
+        except (FileNotFoundError, ValueError):
+            if not self.skip_bad:
                 raise
-            self.skipped.append(f"for s-AUC: {error}")
+            self.unreadable.append(str(path))
             return np.empty((0, 2))
         return np.argwhere(fixations) / np.maximum(1, np.array(fixations.shape) - 1)
 
@@ -147,11 +147,12 @@ def centre_gaussian(size: tuple[int, int]) -> Tensor:
 # Scoring
 
 class Scorer:
-    """Scores maps in batches on their device. Nothing waits for a GPU until a video is done.
+    """Scores maps in batches. The measures do not make the host wait for a GPU; their values are fetched once a video.
 
     Args:
         others: what shuffled AUC compares with.
         protocol: a key of `PROTOCOLS`.
+        device: where to compute.
         baseline: whether to score the centre Gaussian on the same frames.
         batch_size: maps scored at once; one at a time is fastest on a CPU, whose caches hold no more.
 
@@ -160,8 +161,8 @@ class Scorer:
         resized, constant: number of maps that had another size than their annotation, and of maps of one value.
     """
 
-    def __init__(self, others: OtherFixations, protocol: str, baseline: bool = False, batch_size: int = 1) -> None:
-        self.others, self.protocol, self.baseline, self.batch_size = others, protocol, baseline, batch_size
+    def __init__(self, others: OtherFixations, protocol: str, device: torch.device, baseline: bool = False, batch_size: int = 1) -> None:
+        self.others, self.protocol, self.device, self.baseline, self.batch_size = others, protocol, device, baseline, batch_size
         self.drawn, self.resized, self.constant = {}, 0, 0
 
     def __call__(self, video: Video, maps: Iterable[tuple[int, Tensor]], method: str) -> list[dict]:
@@ -175,12 +176,14 @@ class Scorer:
         Returns:
             A row for each, {"method", "video", "frame", "auc_j", ..}, and those of the baseline if wanted.
         """
-        frames, values = [], []
+        frames, values = {}, []
         for batch in batches((self.sample(video, index, saliency) for index, saliency in maps), self.batch_size):
-            frames += [sample["frame"] for sample in batch]
             values.append(self.score(batch))
+            frames |= {sample["frame"]: {name: sample[name] for name in ("others", "resized")} for sample in batch}
         values = torch.cat(values).tolist() if values else []              # the first moment that they are needed
         self.constant += sum(value.pop() == 1 for value in values)
+        self.resized += sum(about["resized"] for about in frames.values())
+        self.drawn[video.name] = {frame: about["others"] for frame, about in frames.items()}
         six = len(MEASURES)
         return [{"method": name, "video": video.name, "frame": frame, **dict(zip(MEASURES, value[start:start + six]))}
                 for name, start in ((method, 0), (BASELINE, six)) for frame, value in zip(frames, values) if value[start:]]
@@ -188,23 +191,23 @@ class Scorer:
     def sample(self, video: Video, index: int, saliency: Tensor) -> dict:
         """A map at its annotation's size, and what it is compared with."""
         density, fixations = read_annotation(video, index)
-        if tuple(saliency.shape) != density.shape:
-            self.resized += 1
-            saliency = imresize(saliency, density.shape)
-        frame, drawn = video.frames[index].stem, self.others.draw(video, index)
-        self.drawn.setdefault(video.name, {})[frame] = ["/".join(other) for other in drawn]
+        resized = tuple(saliency.shape) != density.shape
+        if resized:                                                        # without the cubic kernel's undershoot: KL's logarithm
+            saliency = imresize(saliency.cpu(), density.shape).clamp(min=saliency.min().item())
+        drawn = self.others.draw(video, index)
         targets = {"density": density, "fixations": fixations, "other_fixations": self.others.union(drawn, density.shape)}
-        return {"frame": frame, "saliency": saliency, **{name: torch.from_numpy(x) for name, x in targets.items()}}
+        return {"frame": video.frames[index].stem, "saliency": to_device(saliency, self.device), "resized": resized,
+                "others": ["/".join(other) for other in drawn], **{name: torch.from_numpy(x) for name, x in targets.items()}}
 
     @torch.no_grad()
     def score(self, batch: list[dict]) -> Tensor:
         """A column for each measure, six more of the baseline if wanted, and whether the map is constant: (B, 7 or 13)."""
         saliency, density, *fixations = (torch.stack([sample[name] for sample in batch])
                                          for name in ("saliency", "density", "fixations", "other_fixations"))
-        density = to_device(density, saliency.device)
+        density = to_device(density, self.device)
         columns = self.by_protocol(saliency, density, *fixations)
         if self.baseline:
-            centre = to_device(self.centre(density.shape[1:]), saliency.device).expand_as(density)
+            centre = to_device(self.centre(density.shape[1:]), self.device).expand_as(density)
             columns += self.by_protocol(centre, density, *fixations)
         return torch.stack([*columns, is_constant(saliency)], dim=1)
 
@@ -239,15 +242,6 @@ def batches(samples: Iterable[dict], size: int) -> Iterator[list[dict]]:
         group.append(sample)
     if group:
         yield group
-
-
-def keep_freed_memory() -> None:
-    """Spare the measures the cost of new memory: 18 -> 8 ms a frame on one core (benchmarks/measures.py).
-
-    glibc gives freed blocks of a map's size back to the system, and using them anew costs more than the arithmetic. One
-    larger block, never written to, raises its limit (32 MiB at most) for the rest of the process. Elsewhere nothing happens.
-    """
-    torch.empty(2 ** 25 - 2 ** 16, dtype=torch.uint8)
 
 
 # Averages
@@ -306,18 +300,17 @@ class Network:
             path = folder / video.name / f"{video.frames[index].stem}.png"
             write_map(path, saliency)
             if index in wanted:
-                yield index, to_device(stored_map(path, protocol), saliency.device) if protocol == "dhf1k" else saliency
+                yield index, stored_map(path, protocol) if protocol == "dhf1k" else saliency
 
 
 class StoredMaps:
     """Any method's maps, in files FOLDER/VIDEO/FRAME.png (or another kind of image)."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
             raise FileNotFoundError(f"no predictions {folder}: {'it is a file' if folder.exists() else 'the folder does not exist'}; "
                                     "expected a folder with VIDEO/FRAME.png, videos and frames named like the dataset's")
-        self.folder, self.device = folder, device
-        self.name, self.protocols = folder.resolve().name, STORED
+        self.folder, self.name, self.protocols = folder, folder.resolve().name, STORED
         self.details = {"predictions": str(folder)}
 
     def maps(self, video: Video, indices: list[int], protocol: str, folder: Path) -> Iterator[tuple[int, Tensor]]:
@@ -325,7 +318,7 @@ class StoredMaps:
         self.check(video, indices)
         files = stored_files(self.folder, video.name)
         for index in indices:
-            yield index, to_device(stored_map(files[video.frames[index].stem], protocol), self.device)
+            yield index, stored_map(files[video.frames[index].stem], protocol)
 
     def check(self, video: Video, indices: list[int]) -> None:
         """Raise a FileNotFoundError where a frame to score has no map: what was expected where, and what is there."""
@@ -374,9 +367,14 @@ def table(summaries: dict[str, dict]) -> str:
     lines = [table_row(["method", "", *(LABELS[name] for name in MEASURES)]), table_row(["---"] * (2 + len(MEASURES)))]
     for method, summary in summaries.items():
         averages = {"frame_average": "average over frames", "video_average": f"average over {summary['videos']} videos"}
-        lines += [table_row([method, label, *(f"{summary[average][name]:.4f}" for name in MEASURES)]) for average, label in averages.items()]
+        lines += [table_row([method, label, *(four_digits(summary[average][name]) for name in MEASURES)]) for average, label in averages.items()]
         lines.append(table_row([method, f"left out of {summary['frames']} frames", *(str(summary["left_out"][name]) for name in MEASURES)]))
     return "\n".join(lines)
+
+
+def four_digits(value: float) -> str:
+    """A score in a table; "-" where it is defined nowhere."""
+    return "-" if math.isnan(value) else f"{round(value, 4) + 0.0:.4f}"    # + 0.0: no -0.0000
 
 
 def published_table() -> str:
@@ -526,7 +524,15 @@ def score_videos(videos: list[Video], maps_of: Callable[[Video], Iterable[tuple[
                 raise
             skipped.append(f"video {video.name}: {error}")
             if own_maps:
-                shutil.rmtree(own_maps / video.name, ignore_errors=True)
+                remove_maps(own_maps / video.name, video)
+
+
+def remove_maps(folder: Path, video: Video) -> None:
+    """Remove the maps of a video that was not finished, and their folder if it held nothing else."""
+    for frame in video.frames:
+        (folder / f"{frame.stem}.png").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def notes_on(finished: list[tuple[Video, list[dict]]], videos: list[Video], scorer: Scorer, skipped: list[str]) -> list[str]:
@@ -534,16 +540,18 @@ def notes_on(finished: list[tuple[Video, list[dict]]], videos: list[Video], scor
     frames = sum(len(video.frames) for video, _ in finished)
     annotated = sum(len(video.annotated()) for video, _ in finished)
     scored = sum(len({row["frame"] for row in rows}) for _, rows in finished)
-    notes = {
-        f"{frames - annotated} of {frames} frames have no annotation and were not scored.": annotated < frames,
-        f"{scored} of {annotated} annotated frames were drawn at random and scored.": scored < annotated,
-        "s-AUC: only one video is annotated, so the other frames are its own.": scorer.others.same_video,
-        f"Maps resized to their annotation's size: {scorer.resized} of {scored}.": scorer.resized,
-        f"**Constant maps: {scorer.constant} of {scored}.** CC, SIM, s-AUC and NSS are undefined there and left out, which flatters the method.":
-            scorer.constant,
-        f"**Skipped, {len(finished)} of {len(videos)} videos scored.** {' / '.join(skipped)}": skipped,
-    }
-    return [note for note, holds in notes.items() if holds]
+    unreadable = scorer.others.unreadable
+    notes = [
+        (annotated < frames, f"{frames - annotated} of {frames} frames have no annotation and were not scored."),
+        (scored < annotated, f"{scored} of {annotated} annotated frames were drawn at random and scored."),
+        (scorer.others.same_video, "s-AUC: only one video is annotated, so the other frames are its own."),
+        (unreadable, f"s-AUC: unreadable fixation maps of other frames count as empty: {', '.join(unreadable)}."),
+        (scorer.resized, f"Maps resized to their annotation's size: {scorer.resized} of {scored}."),
+        (scorer.constant, f"**Constant maps: {scorer.constant} of {scored}.** CC, SIM, s-AUC and NSS are undefined there and left out, "
+                          "which flatters the method."),
+        (skipped, f"**Skipped, {len(finished)} of {len(videos)} videos scored.** {' / '.join(skipped)}"),
+    ]
+    return [note for holds, note in notes if holds]
 
 
 def run_name(text: str) -> str:
@@ -558,17 +566,19 @@ def main(args: argparse.Namespace) -> None:
     videos = find_videos(args.data, args.split, need_annotation=False, skipped=skipped)
     chosen = choose_frames(videos, args.sample_frames, args.seed)
     device, protocol = select_device(args.device), args.protocol or ("dhf1k" if args.predictions else "float")
-    source = StoredMaps(args.predictions, device) if args.predictions else Network(args.weights, device)
+    if args.predictions and args.precision:
+        raise ValueError("--precision is of a network that predicts: it has no effect on the files of --predictions")
+    source = StoredMaps(args.predictions) if args.predictions else Network(args.weights, device)
     if args.predictions and not args.skip_bad:
         check_all(source, videos, chosen)
-    method = args.method or source.name
+    method, precision = args.method or source.name, None if args.predictions else args.precision or "float32"
     folder = args.out / (args.run or f"{args.data.resolve().name}_{args.split}_{method}_{protocol}")
-    if not args.overwrite:
-        utils.refuse_to_replace([folder / "scores.json"], "--overwrite allows it, --run NAME keeps both")
-
-    precision = None if args.predictions else args.precision or "float32"
-    scorer = Scorer(OtherFixations(videos, args.seed, skipped), protocol, args.centre_baseline, batch_size=1 if device.type == "cpu" else 16)
     own_maps = None if args.predictions else folder / method
+    if not args.overwrite:
+        utils.refuse_to_replace([folder / "scores.json", *filter(None, [own_maps])], "--overwrite allows it, --run NAME keeps both")
+
+    others = OtherFixations(videos, args.seed, args.skip_bad)
+    scorer = Scorer(others, protocol, device, args.centre_baseline, batch_size=1 if device.type == "cpu" else 16)
     maps_of = lambda video: source.maps(video, chosen[video.name], protocol, own_maps)
     keep_freed_memory()
     with precision_context(precision, device):

@@ -21,8 +21,7 @@ import torch
 
 import utils
 from loss import EPS, LABELS, MEASURES, measures
-from predict import at_least, select_device
-from test import keep_freed_memory
+from predict import at_least, keep_freed_memory, select_device
 
 TARGETS = {"auc_j": ("fixations",), "nss": ("fixations",), "s_auc": ("fixations", "other_fixations")}  # of the others: density
 
@@ -149,7 +148,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=at_least(1), default=21, help="of which the median counts (default: 21)")
     parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads of PyTorch (default: 1)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="cpu", help="where our measures run (default: cpu)")
-    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/measures.json"), help="(default: results/benchmarks/measures.json)")
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/measures.json"),
+                        help="JSON file (default: results/benchmarks/measures.json)")
     return parser
 
 

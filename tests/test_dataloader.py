@@ -344,6 +344,14 @@ def test_imresize_of_a_step_known_by_hand():
     assert resized.tolist() == pytest.approx([0, 0, 0, -3, -9, 29 - 3, 128 - 26, 128 + 9, 128 + 3, 128, 128, 128])
 
 
+def test_imresize_of_8_bits_shrinks_the_axis_that_shrinks_most_first():
+    """Rounding in between makes the order visible: here only the columns shrink."""
+    image = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (6, 12), np.uint8))
+    assert torch.equal(imresize(image, (11, 5)), imresize(imresize(image, (6, 5)), (11, 5)))
+    assert not torch.equal(imresize(image, (11, 5)), imresize(imresize(image, (11, 12)), (11, 5)))
+    assert torch.equal(imresize(image, (3, 24)), imresize(imresize(image, (3, 12)), (3, 24)))
+
+
 def test_imresize_rounds_and_limits_8_bits_after_either_pass_and_keeps_a_constant():
     assert (imresize(torch.full((7, 5), 200, dtype=torch.uint8), (13, 4)) == 200).all()
     step = torch.tensor([[0, 0, 0, 255, 255, 255]], dtype=torch.uint8)

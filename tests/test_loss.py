@@ -133,6 +133,15 @@ def plain_auc_judd(values, fixations):
     return np.trapezoid([*tp, 1.0], [*fp, 1.0]) if hasattr(np, "trapezoid") else np.trapz([*tp, 1.0], [*fp, 1.0])
 
 
+def test_auc_judd_without_breaking_ties_equals_the_definition():
+    generator = torch.Generator().manual_seed(4)
+    for share in torch.linspace(0.05, 0.95, 20):
+        saliency, fixations = torch.rand(1, 3, 5, generator=generator), torch.rand(1, 3, 5, generator=generator) < share
+        if 0 < fixations.sum() < 15:
+            expected = plain_auc_judd(saliency.flatten().tolist(), fixations.flatten().tolist())
+            assert auc_judd(saliency, fixations, ties="none").item() == pytest.approx(expected, abs=1e-13)
+
+
 @pytest.mark.parametrize("values, fixations", [
     ([1, 1, 2, 2, 2, 3], [0, 1, 1, 0, 1, 0]), ([0, 0, 0, 0, 1, 1], [1, 0, 0, 0, 1, 0]), ([5, 5, 5, 5, 5, 5], [1, 1, 0, 0, 0, 0]), ([3, 1, 3, 2, 2, 3], [1, 0, 1, 0, 0, 0]),
 ])

@@ -19,6 +19,8 @@ from loss import MEASURES, measures
 from model import RecSalNet
 from predict import saliency_maps, to_8_bit
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory):
@@ -65,7 +67,7 @@ def test_the_average_over_videos_weighs_a_long_video_like_a_short_one():
 def test_a_measure_defined_nowhere_is_nan_and_null_in_json(tmp_path):
     details = {"notes": [], "protocol": "float", "protocol_means": "m", "data": "d", "split": "s"}
     text = evaluation.report([row("a", s_auc=math.nan)], tmp_path, details)
-    assert "| 0.0000 | nan | 0.0000 |" in text and "| M | left out of 1 frames | 0 | 0 | 1 | 0 | 0 | 0 |" in text
+    assert "| 0.0000 | - | 0.0000 |" in text and "| M | left out of 1 frames | 0 | 0 | 1 | 0 | 0 | 0 |" in text
     assert json.loads((tmp_path / "scores.json").read_text())["scores"]["M"]["frame_average"]["s_auc"] is None
 
 
@@ -99,6 +101,13 @@ def test_other_fixations_come_from_other_videos_at_this_frames_size(tmp_path):
     assert not others.same_video
     assert np.argwhere(union_of(others, videos[0], 0, (8, 16))).tolist() == [[7, 15]]  # the corner stays the corner
     assert np.argwhere(union_of(others, videos[1], 2)).tolist() == [[0, 0]]
+
+
+def test_rescaled_coordinates_are_rounded_to_the_nearest_pixel(tmp_path):
+    make_fixations(tmp_path / "val" / "a", [(0, 0)])
+    make_fixations(tmp_path / "val" / "b", [(1, 5)])                       # of rows 0 to 3 and columns 0 to 7
+    videos = find_videos(tmp_path, "val")
+    assert np.argwhere(union_of(evaluation.OtherFixations(videos, seed=0), videos[0], 0, (6, 11))).tolist() == [[2, 7]]  # 1.67 and 7.14
 
 
 def test_ten_other_frames_are_drawn_reproducibly_and_by_seed(tmp_path):
@@ -139,7 +148,7 @@ def test_maps_are_scored_in_batches_of_one_size_and_rows_stay_in_order(tmp_path)
             shutil.copy(tmp_path / "later" / kind / f"{number:04d}.png", tmp_path / "val" / "a" / kind)
     video = open_video(tmp_path / "val" / "a")
     maps = [(i, torch.rand(read_density(video.maps[video.frames[i].stem]).shape, generator=torch.Generator().manual_seed(i))) for i in range(5)]
-    rows = {size: evaluation.Scorer(evaluation.OtherFixations([video], 0), "float", baseline=True, batch_size=size)(video, maps, "M") for size in (1, 2, 16)}
+    rows = {size: evaluation.Scorer(evaluation.OtherFixations([video], 0), "float", CPU, baseline=True, batch_size=size)(video, maps, "M") for size in (1, 2, 16)}
     assert [(r["method"], r["frame"]) for r in rows[1]] == [(method, f"000{i}") for method in ("M", "centre Gaussian") for i in range(1, 6)]
     for size in (2, 16):
         assert all(many == pytest.approx(one, nan_ok=True) for many, one in zip(map(scores_of, rows[size]), map(scores_of, rows[1])))
@@ -152,8 +161,8 @@ def scores_of(row):
 def test_a_map_of_another_size_is_resized_to_its_annotation_and_counted(tmp_path):
     make_fixations(tmp_path / "val" / "a", [(0, 0)] * 2, size=(40, 60))
     video = open_video(tmp_path / "val" / "a")
-    scorer = evaluation.Scorer(evaluation.OtherFixations([video], 0), "dhf1k")
-    saliency = torch.randint(0, 256, (20, 30), dtype=torch.uint8)
+    scorer = evaluation.Scorer(evaluation.OtherFixations([video], 0), "dhf1k", CPU)
+    saliency = torch.arange(600).mul(37).remainder(256).to(torch.uint8).view(20, 30)
     small, large = (scorer(video, [(0, x)], "M")[0] for x in (saliency, imresize(saliency, (40, 60))))
     assert scores_of(small) == pytest.approx(scores_of(large), nan_ok=True) and scorer.resized == 1
 
@@ -170,8 +179,32 @@ def test_similarity_with_an_all_zero_density_is_zero_in_the_benchmarks_protocol_
     make_fixations(tmp_path / "val" / "a", [(0, 0)] * 2)
     Image.fromarray(np.zeros((4, 8), np.uint8)).save(tmp_path / "val" / "a" / "maps" / "0001.png")
     video = open_video(tmp_path / "val" / "a")
-    scores = evaluation.Scorer(evaluation.OtherFixations([video], 0), protocol)(video, [(0, torch.rand(4, 8)), (1, torch.rand(4, 8))], "M")
-    assert scores[0]["sim"] == pytest.approx(sim, nan_ok=True) and math.isnan(scores[0]["cc"]) and scores[1]["sim"] > 0
+    ramp = torch.arange(32, 0, -1.0).view(4, 8)                             # highest at (0, 0), where the other density is
+    scores = evaluation.Scorer(evaluation.OtherFixations([video], 0), protocol, CPU, baseline=True)(video, [(0, ramp), (1, ramp)], "M")
+    assert [s["method"] for s in scores] == ["M", "M", "centre Gaussian", "centre Gaussian"]
+    assert [s["sim"] for s in scores[::2]] == pytest.approx([sim, sim], nan_ok=True)
+    assert math.isnan(scores[0]["cc"]) and scores[1]["sim"] > 0
+
+
+@pytest.mark.parametrize("protocol", ["float", "dhf1k"])
+def test_the_baseline_is_scored_like_a_map_of_the_protocol(tmp_path, protocol):
+    make_fixations(tmp_path / "val" / "a", [(1, 5), (2, 2)], size=(9, 12))
+    video = open_video(tmp_path / "val" / "a")
+    gaussian = evaluation.centre_gaussian((9, 12))
+    expected = torch.from_numpy(to_8_bit(gaussian)) if protocol == "dhf1k" else gaussian
+    score = evaluation.Scorer(evaluation.OtherFixations([video], 0), protocol, CPU, baseline=True)
+    noise = torch.rand(9, 12, generator=torch.Generator().manual_seed(0))
+    assert scores_of(score(video, [(0, noise)], "M")[1]) == pytest.approx(scores_of(score(video, [(0, expected)], "M")[0]))
+
+
+def test_resizing_a_map_that_is_not_rounded_keeps_kl_defined(tmp_path):
+    """The cubic kernel undershoots beside an edge; below 0 the logarithm would be NaN."""
+    make_fixations(tmp_path / "val" / "a", [(5, 5), (2, 2)], size=(40, 60))
+    video = open_video(tmp_path / "val" / "a")
+    edge = torch.zeros(20, 30)
+    edge[:, 15:] = 1
+    assert imresize(edge, (40, 60)).min() < 0
+    assert math.isfinite(evaluation.Scorer(evaluation.OtherFixations([video], 0), "float", CPU)(video, [(0, edge)], "M")[0]["kl"])
 
 
 # The whole program
@@ -255,6 +288,8 @@ def test_sampled_frames_are_the_only_ones_scored_and_the_number_is_said(tiny_set
     score_files(tiny_set, scored / "RecSalNet", tmp_path, "--sample-frames", "20", "--run", "some")
     assert "20 of 74 annotated frames were drawn at random" in capsys.readouterr().out
     assert len(frame_scores(tmp_path / "some")) == 20
+    score_files(tiny_set, scored / "RecSalNet", tmp_path, "--sample-frames", "20", "--run", "others", "--seed", "1")
+    assert frame_scores(tmp_path / "some").keys() != frame_scores(tmp_path / "others").keys()
     content = json.loads((tmp_path / "some" / "scores.json").read_text())
     assert content["sample_frames"] == 20 and content["scores"]["RecSalNet"]["frames"] == 20
 
@@ -281,6 +316,16 @@ def test_maps_of_any_method_and_size_are_scored(tiny_set, tmp_path, capsys):
     assert "Maps resized to their annotation's size: 74 of 74" in capsys.readouterr().out
     small, large = (frame_scores(tmp_path / "out" / f"tiny_val_{folder}_dhf1k") for folder in ("small", "large"))
     assert all(small[frame] == pytest.approx(large[frame], nan_ok=True) for frame in large) and small["004", "0001"]["cc"] > 0.9
+
+
+def test_stored_maps_that_are_resized_are_rounded_in_the_benchmarks_protocol_only(tiny_set, tmp_path):
+    draw = lambda video, index: np.array(Image.open(video.maps[video.frames[index].stem]).resize((40, 22)))
+    save_maps(tiny_set, tmp_path / "maps", draw)
+    for protocol in ("float", "dhf1k"):
+        score_files(tiny_set, tmp_path / "maps", tmp_path, "--protocol", protocol)
+    rounded, exact = (frame_scores(tmp_path / f"tiny_val_maps_{protocol}")["004", "0001"] for protocol in ("dhf1k", "float"))
+    assert rounded != pytest.approx(exact, abs=1e-9) and rounded == pytest.approx(exact, abs=0.05)
+    assert "maps as their files have them" in (tmp_path / "tiny_val_maps_float" / "scores.md").read_text()
 
 
 def test_missing_maps_are_an_error_that_says_what_is_there_or_a_video_left_out(tiny_set, scored, tmp_path, capsys):
@@ -333,6 +378,22 @@ def test_names_that_leave_their_folder_are_refused(flag, capsys):
     with pytest.raises(SystemExit):
         evaluation.arguments().parse_args([flag, "../elsewhere"])
     assert "must be a name, not a path" in capsys.readouterr().err
+
+
+def test_an_earlier_runs_maps_are_replaced_only_when_told(tiny_set, weights_file, tmp_path):
+    (tmp_path / "tiny_val_RecSalNet_float" / "RecSalNet" / "004").mkdir(parents=True)
+    with pytest.raises(FileExistsError, match="tiny_val_RecSalNet_float/RecSalNet would be replaced"):
+        run(tiny_set, weights_file, tmp_path)
+
+
+def test_a_precision_for_stored_maps_is_refused(tiny_set, scored, tmp_path):
+    with pytest.raises(ValueError, match="--precision is of a network that predicts"):
+        score_files(tiny_set, scored / "RecSalNet", tmp_path, "--precision", "bfloat16")
+
+
+def test_predictions_that_are_a_file_are_called_one(tiny_set, weights_file, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no predictions .*RecSalNet.pth: it is a file; expected a folder with VIDEO/FRAME.png"):
+        score_files(tiny_set, weights_file, tmp_path)
 
 
 def test_weights_and_predictions_exclude_each_other(capsys):
@@ -412,10 +473,13 @@ def test_an_unreadable_video_stops_or_is_skipped_and_said(tiny_set, weights_file
     (tmp_path / "set" / "val" / "004" / "images" / "0002.png").write_bytes(b"half")
     with pytest.raises(ValueError, match="cannot read image .*0002.png"):
         run(tmp_path / "set", weights_file, tmp_path / "a")
-    run(tmp_path / "set", weights_file, tmp_path / "b", "--skip-bad")
+    kept = tmp_path / "b" / "set_val_RecSalNet_float" / "RecSalNet" / "004" / "notes.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("not ours")
+    run(tmp_path / "set", weights_file, tmp_path / "b", "--skip-bad", "--overwrite")
     printed = capsys.readouterr().out
     assert "Skipped, 1 of 2 videos scored.** video 004" in printed and "average over 1 videos |" in printed and "have no annotation" not in printed
-    assert [p.name for p in (tmp_path / "b" / "set_val_RecSalNet_float" / "RecSalNet").iterdir()] == ["005"]
+    assert [p.name for p in kept.parent.iterdir()] == ["notes.txt"] and len(list((kept.parents[1] / "005").iterdir())) == 38
 
 
 def test_an_unreadable_fixation_map_costs_its_own_video_and_no_other(tiny_set, weights_file, tmp_path, capsys):
