@@ -10,16 +10,13 @@ raises if one of them makes the host wait.
 import argparse
 import contextlib
 import functools
-import platform
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-import utils
+from benchmarks.timing import machine, median_seconds, write_rows
 from loss import EPS, LABELS, MEASURES, measures
 from predict import at_least, keep_freed_memory, select_device
 
@@ -91,23 +88,6 @@ def make_frames(size: tuple[int, int], fixations: int, batch_size: int) -> dict[
     return maps
 
 
-def median_ms(call: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Median time of a call, in milliseconds, after two that do not count; synchronised."""
-    times = []
-    for _ in range(repeats + 2):
-        synchronise(device)
-        start = time.perf_counter()
-        call()
-        synchronise(device)
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[2:])
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 @contextlib.contextmanager
 def no_host_synchronisation(device: torch.device) -> Iterator[None]:
     """On CUDA, whatever makes the host wait raises."""
@@ -131,12 +111,13 @@ def compare(frames: dict[str, torch.Tensor], device: torch.device, repeats: int)
         call, plain_call = (functools.partial(f, *(maps[target] for target in targets)) for f, maps in ((measure, ours), (PLAIN[name], plain)))
         with no_host_synchronisation(device):
             result = call()
-        rows.append({"measure": LABELS[name], "plain_ms": median_ms(plain_call, repeats, device), "ours_ms": median_ms(call, repeats, device) / size,
+        rows.append({"measure": LABELS[name], "plain_ms": 1000 * median_seconds(plain_call, repeats, device),
+                     "ours_ms": 1000 * median_seconds(call, repeats, device) / size,
                      "difference": abs(result[0].item() - plain_call())})
     with no_host_synchronisation(device):
         measures(**ours)
     rows.append({"measure": "all six", "plain_ms": sum(row["plain_ms"] for row in rows), "difference": max(row["difference"] for row in rows),
-                 "ours_ms": median_ms(lambda: measures(**ours), repeats, device) / size})
+                 "ours_ms": 1000 * median_seconds(lambda: measures(**ours), repeats, device) / size})
     return [{**row, "ratio": row["plain_ms"] / row["ours_ms"]} for row in rows]
 
 
@@ -161,11 +142,9 @@ def main(args: argparse.Namespace) -> None:
     print("| measure | plain, ms | ours, ms | ratio | difference of the results |\n|---|---|---|---|---|")
     for row in rows:
         print(f"| {row['measure']} | {row['plain_ms']:.2f} | {row['ours_ms']:.2f} | {row['ratio']:.1f} | {row['difference']:.1e} |")
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
-    settings = {name: value for name, value in vars(args).items() if name != "out"}
-    utils.write_json(args.out, {"rows": rows, "settings": settings, "machine": machine, "versions": utils.versions(), "revision": utils.revision()})
+    write_rows(args.out, rows, args, device)
     print(f"per frame of {args.size[0]} x {args.size[1]}, {args.fixations} fixations, batch {args.batch_size}, float32, median of {args.repeats}; "
-          f"plain: NumPy on the CPU; ours: {device.type} ({machine}), {args.threads} CPU threads; written to {args.out}")
+          f"plain: NumPy on the CPU; ours: {device.type} ({machine(device)}); written to {args.out}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,148 @@
+"""How fast the network computes and learns, and what memory it takes, beside the plain formulation in the same run.
+
+    python -m benchmarks.network
+    python -m benchmarks.network --device cuda --batch-sizes 1 2 4 8 16
+
+Forward passes and whole training steps (forward, backward, Adam) on random clips. The plain formulation (`plain.py`) is float32, one
+clip at a time; its weights are ours. Stochastic depth is off on both sides. FLOP are counted on the plain formulation, multiply
+and add apart, and their rate is given as a share of a matrix product's, measured here too.
+"""
+import argparse
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import plain
+from benchmarks.timing import machine, matrix_rate, median_seconds, peak_memory, print_table, write_rows
+from loss import objective
+from model import RecSalNet
+from predict import at_least, keep_freed_memory, precision_context, select_device
+
+LOSS = RecSalNet.recipe["loss_weights"]
+
+
+def make_clip(batch_size: int, size: tuple[int, int], device: torch.device) -> Tensor:
+    return torch.randn(batch_size, 3, 32, *size, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def make_model(device: torch.device) -> RecSalNet:
+    torch.manual_seed(0)
+    return RecSalNet(drop_path=0.0).eval().to(device)
+
+
+# What is timed: each takes what it needs and returns a call.
+
+def plain_forward(size: tuple[int, int], device: torch.device, batch_size: int = 1) -> Callable[[], Tensor]:
+    weights, clip = make_model(device).state_dict(), make_clip(1, size, device)
+    return torch.no_grad()(lambda: plain.forward(weights, clip))
+
+
+def our_forward(size: tuple[int, int], device: torch.device, batch_size: int, precision: str) -> Callable[[], Tensor]:
+    model, clip = make_model(device), make_clip(batch_size, size, device)
+
+    @torch.no_grad()
+    def call():
+        with precision_context(precision, device):
+            return model(clip)
+    return call
+
+
+def plain_step(size: tuple[int, int], device: torch.device, batch_size: int = 1) -> Callable[[], Tensor]:
+    model = make_model(device)
+    weights = {**dict(model.state_dict()), **{name: entry for name, entry in model.state_dict(keep_vars=True).items() if entry.requires_grad}}
+    optimizer = torch.optim.Adam([w for w in weights.values() if w.requires_grad], lr=1e-5, foreach=False)
+    return functools.partial(step, functools.partial(plain.forward, weights), optimizer, make_clip(1, size, device), "float32")
+
+
+def our_step(size: tuple[int, int], device: torch.device, batch_size: int, precision: str, checkpointing: bool = False) -> Callable[[], Tensor]:
+    model = make_model(device).train()
+    model.activation_checkpointing = checkpointing
+    optimizer = torch.optim.Adam(model.parameter_groups(1e-5))
+    return functools.partial(step, model, optimizer, make_clip(batch_size, size, device), precision)
+
+
+def step(forward: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, clip: Tensor, precision: str) -> Tensor:
+    """One training step on random targets; returns the map."""
+    shape = (len(clip), *clip.shape[-2:])
+    density, fixations = torch.rand(shape, device=clip.device), torch.rand(shape) < 1e-3
+    with precision_context(precision, clip.device):
+        saliency = forward(clip)
+    optimizer.zero_grad(set_to_none=True)
+    objective(saliency.float(), density, fixations, LOSS)["loss"].backward()
+    optimizer.step()
+    return saliency
+
+
+# The comparison
+
+def compare(what: str, plain_call: Callable, variants: dict[str, Callable], args: argparse.Namespace, device: torch.device,
+            rates: dict[str, float]) -> list[dict]:
+    """A row for the plain formulation and one for each variant and batch size, per clip."""
+    size = tuple(args.size)
+    call = plain_call(size, device)
+    with FlopCounterMode(display=False) as counter:
+        expected = call()
+    flop, plain_seconds = counter.get_total_flops(), median_seconds(call, args.repeats, device, warm_up=1)
+    rows = [row(what, "plain float32", 1, plain_seconds, plain_seconds, flop, rates["float32"], 0.0, memory(plain_call, size, device, args))]
+    del call
+    for variant, prepare in variants.items():
+        for batch_size in args.batch_sizes:
+            call = prepare(size, device, batch_size)
+            difference = (call()[0].float() - expected[0].float()).abs().max().item()
+            seconds = median_seconds(call, args.repeats, device, warm_up=1) / batch_size
+            del call
+            rate = rates["bfloat16" if "bfloat16" in variant else "float32"]
+            rows.append(row(what, variant, batch_size, plain_seconds, seconds, flop, rate, difference,
+                            memory(functools.partial(prepare, batch_size=batch_size), size, device, args)))
+    return rows
+
+
+def memory(prepare: Callable, size: tuple[int, int], device: torch.device, args: argparse.Namespace) -> float | None:
+    return peak_memory(functools.partial(prepare, size, device), device) if args.memory else None
+
+
+def row(what: str, variant: str, batch_size: int, plain_seconds: float, seconds: float, flop: int, rate: float, difference: float,
+        peak: float | None) -> dict:
+    return {"what": what, "variant": variant, "batch": batch_size, "s per clip": seconds, "times plain": plain_seconds / seconds,
+            "GFLOP/s": flop / seconds / 1e9, "of matrix product": flop / seconds / rate, "largest difference": difference,
+            "peak MB above weights": peak}
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--what", choices=["forward", "step"], nargs="+", default=["forward", "step"], help="(default: forward step)")
+    parser.add_argument("--size", type=at_least(32), nargs=2, default=[224, 384], metavar=("H", "W"),
+                        help="of the frames, in pixels (default: 224 384)")
+    parser.add_argument("--batch-sizes", type=at_least(1), nargs="+", default=[1], help="clips at once, for ours (default: 1)")
+    parser.add_argument("--repeats", type=at_least(1), default=5, help="of which the median counts (default: 5)")
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure peak memory too (default: on)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="(default: auto: CUDA, else MPS, else CPU)")
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/network.json"),
+                        help="JSON file (default: results/benchmarks/network.json)")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    device = select_device(args.device)
+    keep_freed_memory()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    rates = {name: matrix_rate(getattr(torch, name), device) for name in ("float32", "bfloat16")}
+    forwards = {precision: functools.partial(our_forward, precision=precision) for precision in ("float32", "bfloat16")}
+    steps = {precision: functools.partial(our_step, precision=precision) for precision in ("float32", "bfloat16")}
+    steps["bfloat16, checkpointing"] = functools.partial(our_step, precision="bfloat16", checkpointing=True)
+    rows = []
+    for what, plain_call, variants in (("forward", plain_forward, forwards), ("step", plain_step, steps)):
+        if what in args.what:
+            rows += compare(what, plain_call, variants, args, device, rates)
+    print_table(rows)
+    write_rows(args.out, rows, args, device)
+    print(f"{machine(device)}; frames of {args.size[0]} x {args.size[1]}, median of {args.repeats}; matrix products: float32 "
+          f"{rates['float32'] / 1e9:.0f} GFLOP/s, bfloat16 {rates['bfloat16'] / 1e9:.0f}; written to {args.out}")
+
+
+if __name__ == "__main__":
+    main(arguments().parse_args())

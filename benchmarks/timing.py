@@ -1,0 +1,88 @@
+"""What the benchmarks share: medians of synchronised calls, peak memory, the machine, a table and a JSON file."""
+import argparse
+import multiprocessing
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import utils
+
+
+def median_seconds(call: Callable[[], object], repeats: int, device: torch.device, warm_up: int = 2) -> float:
+    """Median time of a call in seconds, after `warm_up` calls that do not count; synchronised."""
+    times = []
+    for _ in range(warm_up + repeats):
+        synchronise(device)
+        start = time.perf_counter()
+        call()
+        synchronise(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[warm_up:])
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(prepare: Callable[[], Callable[[], object]], device: torch.device) -> float | None:
+    """How many MB more than before the call `prepare()` returns needs at its peak; on a CPU in a process of its own."""
+    if device.type == "cuda":
+        call = prepare()
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2 ** 20
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(peak_of_process, (prepare, torch.get_num_threads()))
+
+
+def peak_of_process(prepare: Callable[[], Callable[[], object]], threads: int) -> float | None:
+    """The growth of this process's peak resident memory, in MB; None where the system does not tell (other than Linux)."""
+    torch.set_num_threads(threads)
+    call, status = prepare(), Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    Path("/proc/self/clear_refs").write_text("5")                          # the peak starts anew from what is held now
+    before = peak_resident(status)
+    call()
+    return (peak_resident(status) - before) / 2 ** 10
+
+
+def peak_resident(status: Path) -> int:
+    """Peak resident memory in kB."""
+    return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1])
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device, size: int | None = None) -> float:
+    """FLOP/s of a square matrix product, multiply and add counted apart: what this device can do at most in practice."""
+    size = size or (8192 if device.type == "cuda" else 2048)
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size ** 3 / median_seconds(lambda: a @ b, 7, device)
+
+
+def machine(device: torch.device) -> str:
+    """What computed: the GPU's name, or the processor's kind."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def write_rows(path: Path, rows: list[dict], args: argparse.Namespace, device: torch.device) -> None:
+    """Write what was measured, with all that a figure needs to be believed."""
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items() if name != "out"}
+    utils.write_json(path, {"rows": rows, "settings": settings, "machine": machine(device), "versions": utils.versions(),
+                            "revision": utils.revision(), "date": utils.now()})
+
+
+def print_table(rows: list[dict]) -> None:
+    """A Markdown table of rows with the same columns."""
+    print("| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|")
+    for row in rows:
+        print("| " + " | ".join(cell if isinstance(cell, str) else "-" if cell is None else f"{cell:.4g}" for cell in row.values()) + " |")
