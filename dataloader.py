@@ -307,7 +307,7 @@ class ClipDataset(Dataset):
 
     Args:
         videos: of `find_videos`, each with an annotated frame.
-        prepare: frame (H, W, 3) uint8 -> (3, h, w); a model's `prepare`.
+        prepare: frame (H, W, 3) uint8 -> (3, h, w) uint8; a model's `prepare`.
         clip_len: frames of a clip; at the start of a video the first frame is repeated in front.
         frame_stride: frames of the video from one frame of a clip to the next.
         size: (H, W) of the maps; None leaves each as it is on disk (batches of 1 then).
@@ -342,7 +342,8 @@ class ClipDataset(Dataset):
             key: (epoch, index).
 
         Returns:
-            clip (3, clip_len, h, w) float32, density (H, W) float32 in [0, 1], fixations (H, W) bool, video and frame: names.
+            clip (3, clip_len, h, w) uint8, for the model's `normalise`, density (H, W) float32 in [0, 1], fixations (H, W) bool,
+            video and frame: names.
             Where a file cannot be read, {"skipped": why}: an error raised here would lose its type on the way from a
             loader process. `readable` raises it.
         """

@@ -248,7 +248,7 @@ def batch_mean(measure, saliency: Tensor, target: Tensor) -> tuple[Tensor, int]:
     if left_out == len(values):
         return values.new_zeros(()), left_out
     if left_out:                                                           # once more without them: their gradient is NaN
-        values = measure(saliency[~undefined], target[~undefined])
+        values = measure(saliency[~undefined], target[(~undefined).to(target.device)])
     return values.sum() / len(saliency), left_out
 
 

@@ -5,8 +5,11 @@
 import argparse
 import collections
 import contextlib
+import ctypes
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +20,27 @@ from tqdm import tqdm
 
 import utils
 from dataloader import IMAGE_SUFFIXES, list_frames, natural, read_frame, read_video
+from loss import to_device
 from model import RecSalNet
 
+DONE = object()
 
-def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterable[np.ndarray] | None = None) -> Iterator[Tensor]:
-    """One saliency map per frame, in order; memory holds one window of frames, however long the video.
+
+def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterable[np.ndarray] | None = None, *, batch_size: int = 1,
+                  interpolate: int = 1) -> Iterator[Tensor]:
+    """One saliency map per frame, in order; memory holds a window and a batch of frames, however long the video.
 
     The window ends at the frame its map belongs to; before the first frame, the first frame is repeated (as the
-    authors do). Every frame is decoded and resized once. Wrap the loop in `precision_context` for bfloat16.
+    authors do). Every frame is decoded, resized and moved to the device once, as uint8, while the network computes.
 
     Args:
-        model: in eval mode, on the device to compute on; `model.prepare`, `model.finish`, `clip_len`, `frame_stride`.
-        frames: (H, W, 3) uint8, RGB, one after the other.
+        model: in eval mode, on the device and in the precision to compute in; `model.prepare`, `normalise`, `finish`,
+            `clip_len`, `frame_stride`.
+        frames: (H, W, 3) uint8, RGB, one after the other; consumed in a thread.
         flows: for models with `needs_flow`; none so far.
+        batch_size: clips computed at once. A video's last batch is filled up, so that all have one shape.
+        interpolate: an approximation: only every n-th frame, and the last one, goes through the network; maps between
+            are interpolated linearly.
 
     Yields:
         (H, W) float32 in (0, 1) at the frame's own size, on the model's device.
@@ -40,25 +51,118 @@ def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterabl
     if flows is not None or model.needs_flow or model.temporal != "window":
         raise ValueError(f"{type(model).__name__} moves through time by \"{model.temporal}\" (needs_flow={model.needs_flow}): "
                          "only \"window\" without flow is built so far")
-    like = next(model.parameters())
-    window = collections.deque(maxlen=(model.clip_len - 1) * model.frame_stride + 1)
-    for frame in frames:
-        prepared = model.prepare(frame)
-        window.extend([prepared] * (1 if window else window.maxlen))
-        clip = torch.stack(list(window)[::model.frame_stride], dim=1)[None]  # (1, 3, T, h, w)
+    prepared = in_background(((model.prepare(frame), frame.shape[:2]) for frame in frames), ahead=2 * batch_size * interpolate)
+    for outputs, size in of_one_size(interpolated(network_outputs(model, steps_of(prepared, interpolate), batch_size)), batch_size):
         with torch.no_grad():
-            output = model(clip.to(like.device, like.dtype))                # (1, h, w)
-            saliency = model.finish(output, frame.shape[:2])[0]
-        yield saliency
+            yield from model.finish(torch.stack(outputs), size)
+
+
+def steps_of(prepared: Iterable[tuple], length: int) -> Iterator[list[tuple]]:
+    """The first frame alone, then the others in steps of `length`: the last frame of each step is the network's to predict."""
+    prepared = iter(prepared)
+    yield from ([first] for first in itertools.islice(prepared, 1))
+    while step := list(itertools.islice(prepared, length)):
+        yield step
+
+
+def network_outputs(model: nn.Module, steps: Iterator[list[tuple]], batch_size: int) -> Iterator[tuple[list[tuple], Tensor]]:
+    """Each step with the network's output for its last frame, (h, w), batch by batch."""
+    like, history = next(model.parameters()), None
+    offsets = torch.arange(-(model.clip_len - 1), 1) * model.frame_stride  # of a clip's frames from its last one
+    past = -int(offsets[0])                                                # frames to keep from one batch to the next
+    while group := list(itertools.islice(steps, batch_size)):
+        new = torch.stack([frame for step in group for frame, _ in step], dim=1)
+        new = model.normalise(to_device(new, like.device)[None])[0].to(like.dtype)  # (3, frames, h, w)
+        history = torch.cat([new[:, :1].expand(-1, past, -1, -1) if history is None else history[:, history.shape[1] - past:], new], dim=1)
+        ends = past - 1 + torch.tensor([len(step) for step in group]).cumsum(0)
+        ends = torch.cat([ends, ends[-1:].expand(batch_size - len(group))])
+        places = to_device((ends[:, None] + offsets).flatten(), like.device)
+        clips = history[:, places].unflatten(1, (batch_size, -1)).transpose(0, 1)  # (B, 3, T, h, w)
+        with torch.no_grad():
+            outputs = model(clips)
+        yield from zip(group, outputs)
+
+
+def interpolated(outputs: Iterator[tuple[list[tuple], Tensor]]) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+    """Each frame's output, (h, w), and the frame's size; within a step, between the outputs before and after."""
+    before = None
+    for step, output in outputs:
+        for number, (_, size) in enumerate(step, start=1):
+            yield output if number == len(step) else torch.lerp(before, output, number / len(step)), size
+        before = output
+
+
+def of_one_size(outputs: Iterable[tuple[Tensor, tuple[int, int]]], count: int) -> Iterator[tuple[list[Tensor], tuple[int, int]]]:
+    """Up to `count` outputs in a row whose frames have one size, and that size."""
+    for size, run in itertools.groupby(outputs, key=lambda item: item[1]):
+        while group := [output for output, _ in itertools.islice(run, count)]:
+            yield group, size
+
+
+# Work beside the network's
+
+def in_background(items: Iterable, ahead: int) -> Iterator:
+    """The same items; a thread makes up to `ahead` of them before they are asked for."""
+    iterator = iter(items)
+    thread = ThreadPoolExecutor(1)
+    try:
+        waiting = collections.deque(thread.submit(next, iterator, DONE) for _ in range(ahead))
+        while (item := waiting.popleft().result()) is not DONE:
+            waiting.append(thread.submit(next, iterator, DONE))
+            yield item
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+def in_threads(function: Callable, items: Iterable, workers: int = 4, ahead: int = 16) -> Iterator:
+    """function(item) of each item, in order; threads make up to `ahead` of them before they are asked for."""
+    threads, waiting = ThreadPoolExecutor(workers), collections.deque()
+    try:
+        for item in items:
+            waiting.append(threads.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+class MapWriter:
+    """Writes maps in threads, up to `ahead` of them later; as a context, it ends when all are written.
+
+    An error is raised at a later `write`, or at the end.
+    """
+
+    def __init__(self, workers: int = 4, ahead: int = 32) -> None:
+        self.threads, self.waiting, self.ahead = ThreadPoolExecutor(workers), collections.deque(), ahead
+
+    def write(self, path: Path, saliency: Tensor) -> None:
+        self.waiting.append(self.threads.submit(write_map, path, saliency))
+        while len(self.waiting) > self.ahead:
+            self.waiting.popleft().result()
+
+    def __enter__(self) -> "MapWriter":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.threads.shutdown()
+        while self.waiting and error[0] is None:
+            self.waiting.popleft().result()
+
+
+def stretch(saliency: Tensor) -> Tensor:
+    """Min-max normalise a map, (H, W), to uint8, as the authors save theirs; a constant one becomes 0."""
+    low, high = saliency.min(), saliency.max()
+    spread = torch.where(high > low, high - low, torch.ones_like(low))
+    return ((saliency - low) / spread * 255).round().to(torch.uint8)
 
 
 def to_8_bit(saliency: Tensor) -> np.ndarray:
-    """Min-max normalise a map, (H, W), to uint8, as the authors save theirs; a constant one becomes 0, NaN is a ValueError."""
-    low, high = saliency.min(), saliency.max()
-    if not (high - low).isfinite():
+    """`stretch` as an array; a map that is not finite is a ValueError, never a black picture."""
+    if not saliency.isfinite().all():
         raise ValueError("the network's map is not finite: its weights are broken, or --precision bfloat16 overflowed; try float32")
-    scaled = (saliency - low) / (high - low) if high > low else torch.zeros_like(saliency)
-    return (scaled * 255).round().to(torch.uint8).cpu().numpy()
+    return stretch(saliency).cpu().numpy()
 
 
 def write_map(path: Path, saliency: Tensor) -> None:
@@ -85,20 +189,28 @@ def default_precision(device: torch.device) -> str:
 
 
 def precision_context(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
-    """What to compute in: bfloat16 autocast, or float32 that really is (TF32 off)."""
+    """What to train in: bfloat16 autocast, or float32 that really is (TF32 off)."""
     if precision == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    float32_is_float32()
     return contextlib.nullcontext()
 
 
-def keep_freed_memory() -> None:
-    """Spare the measures the cost of new memory: 18 -> 8 ms a frame on one core (benchmarks/measures.py).
+def float32_is_float32() -> None:
+    """No TF32, which would round float32 to 10 bits on NVIDIA's GPUs."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
-    glibc gives freed blocks of a map's size back to the system, and using them anew costs more than the arithmetic. One
-    larger block, never written to, raises its limit (32 MiB at most) for the rest of the process. Elsewhere nothing happens.
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that tensors free, for the next ones. For programs, not for libraries.
+
+    glibc gives large blocks back to the system, and getting them anew, page by page, costs the network 7 % of its time on
+    a CPU and the measures of a frame more than the arithmetic (benchmarks). Elsewhere nothing happens.
     """
-    torch.empty(2 ** 25 - 2 ** 16, dtype=torch.uint8)
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)                                                # M_MMAP_MAX: no block is a mapping of its own
+        libc.mallopt(-1, 2 ** 31 - 1)                                      # M_TRIM_THRESHOLD
 
 
 def device_arguments(parser: argparse.ArgumentParser, precision: str) -> None:
@@ -110,14 +222,33 @@ def device_arguments(parser: argparse.ArgumentParser, precision: str) -> None:
                        help=f"bfloat16: autocast; float32: TF32 off (default: {precision})")
 
 
-def load_model(weights: Path, device: torch.device) -> nn.Module:
-    """The network of a weight file, in eval mode on the device, and a line that says what it is."""
+def engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `saliency_maps` and of how its network is run."""
+    group = parser.add_argument_group("speed")
+    group.add_argument("--batch-size", type=at_least(1), help="clips computed at once (default: 1 on a CPU, else 4)")
+    group.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False,
+                       help="let PyTorch compile the network first: minutes, then some percent faster (default: off)")
+    group.add_argument("--interpolate", type=at_least(1), default=1, metavar="N",
+                       help="APPROXIMATION: only every N-th frame goes through the network, maps between are interpolated (default: 1, exact)")
+
+
+def engine_options(batch_size: int | None, interpolate: int, device: torch.device) -> dict[str, int]:
+    """Keyword arguments of `saliency_maps`."""
+    return {"batch_size": batch_size or (1 if device.type == "cpu" else 4), "interpolate": interpolate}
+
+
+def load_model(weights: Path, device: torch.device, precision: str = "float32", compiled: bool = False) -> nn.Module:
+    """The network of a weight file, in eval mode on the device, in a precision for inference; prints a line that says what it is."""
     model = RecSalNet.from_pretrained(weights)
     if not model.is_described:
         print(f"no {weights.with_suffix('.json').name} beside {weights.name}: the paper's frame size, K and stride are assumed")
     height, width = model.config["frame_size"]
     print(f"{weights}: {type(model).__name__}, K = {model.num_recursions}, frames of {height} x {width}, stride {model.frame_stride}")
-    return model.to(device)
+    float32_is_float32()
+    model = (model.bfloat16() if precision == "bfloat16" else model).to(device)
+    if compiled:
+        model.compile(dynamic=False)
+    return model
 
 
 # The command line
@@ -137,7 +268,7 @@ def open_source(source: Path) -> tuple[list[str] | None, Iterable[np.ndarray]]:
     if source.is_dir():
         folder = source / "images" if (source / "images").is_dir() else source
         frames = list_frames(folder)
-        return [path.stem for path in frames], (read_frame(path) for path in frames)
+        return [path.stem for path in frames], in_threads(read_frame, frames)
     if not source.exists():
         raise FileNotFoundError(f"no input {source}: it does not exist. "
                                 f"Expected a video file, or a folder of frames ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -151,14 +282,14 @@ def frame_names(names: list[str] | None) -> Iterator[str]:
     yield from names if names is not None else (f"{number:04d}" for number in range(1, sys.maxsize))
 
 
-def predict_video(model: nn.Module, source: Path, folder: Path, context: contextlib.AbstractContextManager) -> int:
-    """Write the maps of one video to a folder; returns how many."""
+def predict_video(model: nn.Module, source: Path, folder: Path, **options: int) -> int:
+    """Write the maps of one video to a folder; returns how many. Options are those of `saliency_maps`."""
     names, frames = open_source(source)
     count = 0
-    with context:
-        maps = tqdm(saliency_maps(model, frames), desc=source.name, unit="frame", total=len(names) if names else None, disable=None)
+    with MapWriter() as writer:
+        maps = tqdm(saliency_maps(model, frames, **options), desc=source.name, unit="frame", total=len(names) if names else None, disable=None)
         for saliency, name in zip(maps, frame_names(names)):
-            write_map(folder / f"{name}.png", saliency)
+            writer.write(folder / f"{name}.png", saliency)
             count += 1
     return count
 
@@ -191,6 +322,7 @@ def arguments() -> argparse.ArgumentParser:
                         help="maps are written to OUT/VIDEO/FRAME.png (default: saliency)")
     parser.add_argument("--weights", type=Path, default=Path("saved_models/RecSalNet.pth"),
                         help="weight file; a .json beside it is read for the configuration (default: saved_models/RecSalNet.pth)")
+    engine_arguments(parser)
     device_arguments(parser, "bfloat16 on CUDA, else float32")
     return parser
 
@@ -202,9 +334,11 @@ def main(args: argparse.Namespace) -> None:
         open_source(source)                                                # a wrong input is said before anything is computed
     device = select_device(args.device)
     precision = args.precision or default_precision(device)
-    model = load_model(args.weights, device)
+    keep_freed_memory()
+    model = load_model(args.weights, device, precision, args.compile)
+    options = engine_options(args.batch_size, args.interpolate, device)
     for source, folder in zip(sources, folders):
-        count = predict_video(model, source, folder, precision_context(precision, device))
+        count = predict_video(model, source, folder, **options)
         print(f"{source}: {count} maps in {folder} ({device.type}, {precision})")
 
 

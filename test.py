@@ -5,6 +5,7 @@
     python test.py --data data/DHF1K --predictions some_methods_maps        # a folder of maps, no model
 """
 import argparse
+import collections
 import contextlib
 import csv
 import functools
@@ -34,7 +35,19 @@ from dataloader import (
     read_image,
 )
 from loss import LABELS, MEASURES, is_constant, measures, to_device
-from predict import at_least, device_arguments, keep_freed_memory, load_model, precision_context, saliency_maps, select_device, to_8_bit, write_map
+from predict import (
+    MapWriter,
+    at_least,
+    device_arguments,
+    engine_arguments,
+    engine_options,
+    in_threads,
+    keep_freed_memory,
+    load_model,
+    saliency_maps,
+    select_device,
+    stretch,
+)
 
 COLOURED = 32                                                              # levels between channels, above what JPEG does to a grey picture
 OTHERS = 10                                                                # frames whose fixations s-AUC compares with
@@ -87,7 +100,7 @@ class OtherFixations:
     """
 
     def __init__(self, videos: list[Video], seed: int, skip_bad: bool = False) -> None:
-        self.seed, self.skip_bad, self.unreadable = seed, skip_bad, []
+        self.seed, self.skip_bad, self.unreadable = seed, skip_bad, set()
         self.frames = [(video.name, video.frames[i].stem) for video in videos for i in video.annotated()]
         self.files = {(video.name, stem): path for video in videos for stem, path in video.fixations.items()}
         stops = np.cumsum([len(video.annotated()) for video in videos]).tolist()
@@ -102,7 +115,7 @@ class OtherFixations:
         except (FileNotFoundError, ValueError):
             if not self.skip_bad:
                 raise
-            self.unreadable.append(str(path))
+            self.unreadable.add(str(path))
             return np.empty((0, 2))
         return np.argwhere(fixations) / np.maximum(1, np.array(fixations.shape) - 1)
 
@@ -165,19 +178,21 @@ class Scorer:
         self.others, self.protocol, self.device, self.baseline, self.batch_size = others, protocol, device, baseline, batch_size
         self.drawn, self.resized, self.constant = {}, 0, 0
 
-    def __call__(self, video: Video, maps: Iterable[tuple[int, Tensor]], method: str) -> list[dict]:
+    def __call__(self, video: Video, indices: list[int], maps: Iterable[Tensor], method: str) -> list[dict]:
         """Score some frames of a video.
 
         Args:
-            video: has their annotation.
-            maps: (index of the frame, (H, W)), uint8 or float.
+            video: has their annotation, which threads read ahead of the maps.
+            indices: of the frames.
+            maps: theirs, (H, W), uint8 or float.
             method: whose maps they are.
 
         Returns:
             A row for each, {"method", "video", "frame", "auc_j", ..}, and those of the baseline if wanted.
         """
         frames, values = {}, []
-        for batch in batches((self.sample(video, index, saliency) for index, saliency in maps), self.batch_size):
+        targets = in_threads(functools.partial(self.targets, video), indices)
+        for batch in batches(map(self.sample, maps, targets), self.batch_size):
             values.append(self.score(batch))
             frames |= {sample["frame"]: {name: sample[name] for name in ("others", "resized")} for sample in batch}
         values = torch.cat(values).tolist() if values else []              # the first moment that they are needed
@@ -188,16 +203,21 @@ class Scorer:
         return [{"method": name, "video": video.name, "frame": frame, **dict(zip(MEASURES, value[start:start + six]))}
                 for name, start in ((method, 0), (BASELINE, six)) for frame, value in zip(frames, values) if value[start:]]
 
-    def sample(self, video: Video, index: int, saliency: Tensor) -> dict:
-        """A map at its annotation's size, and what it is compared with."""
+    def targets(self, video: Video, index: int) -> dict:
+        """What a frame's map is compared with, on the CPU."""
         density, fixations = read_annotation(video, index)
-        resized = tuple(saliency.shape) != density.shape
-        if resized:                                                        # without the cubic kernel's undershoot: KL's logarithm
-            saliency = imresize(saliency.cpu(), density.shape).clamp(min=saliency.min().item())
         drawn = self.others.draw(video, index)
-        targets = {"density": density, "fixations": fixations, "other_fixations": self.others.union(drawn, density.shape)}
-        return {"frame": video.frames[index].stem, "saliency": to_device(saliency, self.device), "resized": resized,
-                "others": ["/".join(other) for other in drawn], **{name: torch.from_numpy(x) for name, x in targets.items()}}
+        arrays = {"density": density, "fixations": fixations, "other_fixations": self.others.union(drawn, density.shape)}
+        return {"frame": video.frames[index].stem, "others": ["/".join(other) for other in drawn],
+                **{name: torch.from_numpy(x) for name, x in arrays.items()}}
+
+    def sample(self, saliency: Tensor, targets: dict) -> dict:
+        """The targets with their map, at their size, on the device."""
+        size = tuple(targets["density"].shape)
+        resized = tuple(saliency.shape) != size
+        if resized:                                                        # without the cubic kernel's undershoot: KL's logarithm
+            saliency = imresize(saliency.cpu(), size).clamp(min=saliency.min().item())
+        return {**targets, "saliency": to_device(saliency, self.device), "resized": resized}
 
     @torch.no_grad()
     def score(self, batch: list[dict]) -> Tensor:
@@ -214,7 +234,7 @@ class Scorer:
     def centre(self, size: tuple[int, int]) -> Tensor:
         """The centre Gaussian, of 8 bits where the protocol's maps are."""
         centre = centre_gaussian(size)
-        return torch.from_numpy(to_8_bit(centre)) if self.protocol == "dhf1k" else centre
+        return stretch(centre) if self.protocol == "dhf1k" else centre
 
     def by_protocol(self, saliency: Tensor, density: Tensor, *fixations: Tensor) -> list[Tensor]:
         """The measures in order, (B,) each."""
@@ -285,22 +305,28 @@ def frame_average(rows: list[dict]) -> dict[str, float]:
 # Where maps come from: a network, or files. Both have a name and details for the report.
 
 class Network:
-    """A network's maps. It writes one for every frame of a video to FOLDER/VIDEO/FRAME.png, 8 bits, at the frame's size."""
+    """A network's maps. It writes one for every frame of a video to FOLDER/VIDEO/FRAME.png, 8 bits, at the frame's size.
 
-    def __init__(self, weights: Path, device: torch.device) -> None:
-        self.model = load_model(weights, device)
+    Args:
+        weights: the weight file.
+        device, precision, compiled: of `load_model`.
+        options: of `saliency_maps`.
+    """
+
+    def __init__(self, weights: Path, device: torch.device, precision: str, compiled: bool, **options: int) -> None:
+        self.model, self.options = load_model(weights, device, precision, compiled), options
         self.name, self.protocols = type(self.model).__name__, PROTOCOLS
-        self.details = {"weights": str(weights), "weights_sha256": utils.sha256(weights), "configuration": self.model.config}
+        self.details = {"weights": str(weights), "weights_sha256": utils.sha256(weights), "configuration": self.model.config, **options}
 
-    def maps(self, video: Video, indices: list[int], protocol: str, folder: Path) -> Iterator[tuple[int, Tensor]]:
-        """(index, map) of these frames, the map as the network gives it ("float") or as the file has it ("dhf1k")."""
-        frames, wanted = (read_frame(path) for path in video.frames), set(indices)
-        maps = tqdm(saliency_maps(self.model, frames), desc=video.name, total=len(video.frames), unit="frame", leave=False, disable=None)
-        for index, saliency in enumerate(maps):
-            path = folder / video.name / f"{video.frames[index].stem}.png"
-            write_map(path, saliency)
-            if index in wanted:
-                yield index, stored_map(path, protocol) if protocol == "dhf1k" else saliency
+    def maps(self, video: Video, indices: list[int], protocol: str, folder: Path) -> Iterator[Tensor]:
+        """The maps of these frames, as the network gives them ("float") or as the files hold them ("dhf1k")."""
+        frames, wanted = in_threads(read_frame, video.frames), set(indices)
+        maps = saliency_maps(self.model, frames, **self.options)
+        with MapWriter() as writer:
+            for index, saliency in enumerate(tqdm(maps, desc=video.name, total=len(video.frames), unit="frame", leave=False, disable=None)):
+                writer.write(folder / video.name / f"{video.frames[index].stem}.png", saliency)
+                if index in wanted:
+                    yield stretch(saliency) if protocol == "dhf1k" else saliency
 
 
 class StoredMaps:
@@ -313,12 +339,11 @@ class StoredMaps:
         self.folder, self.name, self.protocols = folder, folder.resolve().name, STORED
         self.details = {"predictions": str(folder)}
 
-    def maps(self, video: Video, indices: list[int], protocol: str, folder: Path) -> Iterator[tuple[int, Tensor]]:
-        """(index, map) of these frames."""
+    def maps(self, video: Video, indices: list[int], protocol: str, folder: Path | None) -> Iterator[Tensor]:
+        """The maps of these frames."""
         self.check(video, indices)
         files = stored_files(self.folder, video.name)
-        for index in indices:
-            yield index, stored_map(files[video.frames[index].stem], protocol)
+        return in_threads(functools.partial(stored_map, protocol=protocol), [files[video.frames[index].stem] for index in indices])
 
     def check(self, video: Video, indices: list[int]) -> None:
         """Raise a FileNotFoundError where a frame to score has no map: what was expected where, and what is there."""
@@ -509,16 +534,20 @@ def arguments() -> argparse.ArgumentParser:
                                       "(default: DATA_SPLIT_METHOD_PROTOCOL)")
     output.add_argument("--overwrite", action=argparse.BooleanOptionalAction, default=False,
                         help="replace the scores of an earlier run of this name (default: off)")
+    engine_arguments(parser)
     device_arguments(parser, "float32, as the paper's numbers")
     return parser
 
 
-def score_videos(videos: list[Video], maps_of: Callable[[Video], Iterable[tuple[int, Tensor]]], scorer: Scorer, method: str,
+def score_videos(videos: list[Video], chosen: dict[str, list[int]], maps_of: Callable[[Video], Iterator[Tensor]], scorer: Scorer, method: str,
                  skipped: list[str] | None, own_maps: Path | None) -> Iterator[tuple[Video, list[dict]]]:
     """Each video with its rows; one that cannot be read to its end is left out, own maps and all, where `skipped` is a list."""
     for video in tqdm(videos, desc="videos", unit="video", disable=None):
         try:
-            yield video, scorer(video, maps_of(video), method)
+            with contextlib.closing(maps_of(video)) as maps:               # closed before its files are removed
+                rows = scorer(video, chosen[video.name], maps, method)
+                collections.deque(maps, maxlen=0)                          # frames after the last one that is scored get maps too
+            yield video, rows
         except (FileNotFoundError, ValueError) as error:
             if skipped is None:
                 raise
@@ -540,7 +569,7 @@ def notes_on(finished: list[tuple[Video, list[dict]]], videos: list[Video], scor
     frames = sum(len(video.frames) for video, _ in finished)
     annotated = sum(len(video.annotated()) for video, _ in finished)
     scored = sum(len({row["frame"] for row in rows}) for _, rows in finished)
-    unreadable = scorer.others.unreadable
+    unreadable = sorted(scorer.others.unreadable)
     notes = [
         (annotated < frames, f"{frames - annotated} of {frames} frames have no annotation and were not scored."),
         (scored < annotated, f"{scored} of {annotated} annotated frames were drawn at random and scored."),
@@ -568,10 +597,13 @@ def main(args: argparse.Namespace) -> None:
     device, protocol = select_device(args.device), args.protocol or ("dhf1k" if args.predictions else "float")
     if args.predictions and args.precision:
         raise ValueError("--precision is of a network that predicts: it has no effect on the files of --predictions")
-    source = StoredMaps(args.predictions) if args.predictions else Network(args.weights, device)
+    precision = None if args.predictions else args.precision or "float32"
+    options = engine_options(args.batch_size, args.interpolate, device)
+    keep_freed_memory()
+    source = StoredMaps(args.predictions) if args.predictions else Network(args.weights, device, precision, args.compile, **options)
     if args.predictions and not args.skip_bad:
         check_all(source, videos, chosen)
-    method, precision = args.method or source.name, None if args.predictions else args.precision or "float32"
+    method = args.method or source.name
     folder = args.out / (args.run or f"{args.data.resolve().name}_{args.split}_{method}_{protocol}")
     own_maps = None if args.predictions else folder / method
     if not args.overwrite:
@@ -580,9 +612,7 @@ def main(args: argparse.Namespace) -> None:
     others = OtherFixations(videos, args.seed, args.skip_bad)
     scorer = Scorer(others, protocol, device, args.centre_baseline, batch_size=1 if device.type == "cpu" else 16)
     maps_of = lambda video: source.maps(video, chosen[video.name], protocol, own_maps)
-    keep_freed_memory()
-    with precision_context(precision, device):
-        finished = list(score_videos(videos, maps_of, scorer, method, skipped, own_maps))
+    finished = list(score_videos(videos, chosen, maps_of, scorer, method, skipped, own_maps))
     if own_maps:
         print(f"maps of {sum(len(video.frames) for video, _ in finished)} frames of {len(finished)} videos in {own_maps}")
     rows = [row for _, rows_of_one in finished for row in rows_of_one]

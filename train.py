@@ -85,10 +85,10 @@ def train_one_epoch(model: nn.Module, loader: DataLoader, compute_terms: Callabl
 def forward_terms(model: nn.Module, batch: dict, compute_terms: Callable[..., dict], precision: str) -> dict:
     """One forward pass: the terms of a batch, with a finite "loss"."""
     device = next(model.parameters()).device
-    clip, density, fixations = (batch[name].to(device, non_blocking=True) for name in ("clip", "density", "fixations"))
+    clip, density = (batch[name].to(device, non_blocking=True) for name in ("clip", "density"))
     with precision_context(precision, device):
-        saliency = model(clip)
-    terms = compute_terms(saliency.float(), density, fixations)
+        saliency = model(model.normalise(clip))
+    terms = compute_terms(saliency.float(), density, batch["fixations"])   # fixations are listed on the CPU
     if not torch.isfinite(terms["loss"]):
         values = {name: float(torch.as_tensor(value).detach()) for name, value in terms.items()}
         where = list(zip(batch["video"], batch["frame"]))
@@ -114,9 +114,9 @@ def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, 
         note_skipped(progress, [batch])
         if "clip" not in batch:
             continue
-        density, fixations = batch["density"].to(device), batch["fixations"].to(device)
+        density, fixations = batch["density"].to(device), batch["fixations"]
         with precision_context(precision, device):
-            output = model(batch["clip"].to(device))
+            output = model(model.normalise(batch["clip"].to(device)))
         saliency = model.finish(output, density.shape[1:])
         for name, measure in VALIDATION.items():
             values[name].append(measure(saliency, fixations if measure is nss else density))

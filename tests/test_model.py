@@ -207,7 +207,7 @@ def test_weights_load_from_safetensors_too(tmp_path, tiny_model):
 
 def test_frames_are_resized_by_pils_antialiased_bilinear_filter_and_normalised(tiny_model):
     frame = np.random.default_rng(0).integers(0, 256, (45, 80, 3), dtype=np.uint8)
-    prepared = tiny_model.prepare(frame)
+    prepared = tiny_model.normalise(tiny_model.prepare(frame)[None, :, None])[0, :, 0]
     expected = np.array(Image.fromarray(frame).resize((64, 32), Image.Resampling.BILINEAR)) / 255
     np.testing.assert_allclose(prepared.permute(1, 2, 0), (expected - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225], atol=1e-5)
 
@@ -216,6 +216,18 @@ def test_maps_are_resized_and_blurred_as_opencv_does(tiny_model):
     output = torch.rand(1, 32, 64, generator=torch.Generator().manual_seed(0))
     expected = cv2.GaussianBlur(cv2.resize(output[0].numpy(), (101, 70), interpolation=cv2.INTER_LINEAR), (11, 11), 0)
     np.testing.assert_allclose(tiny_model.finish(output, (70, 101))[0], expected, atol=1e-5)
+
+
+def test_a_network_in_bfloat16_keeps_its_readout_and_its_maps_within_a_hundredth():
+    torch.manual_seed(0)
+    exact, rounded = RecSalNet(**TINY).eval(), RecSalNet(**TINY).eval()
+    rounded.load_state_dict(exact.state_dict())
+    rounded.bfloat16()
+    assert rounded.encoder.patch_embed.proj.weight.dtype == torch.bfloat16 and rounded.readout[0].weight.dtype == torch.float32
+    clip = torch.randn(2, 3, 32, 32, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        maps = rounded(clip.bfloat16())
+        assert maps.dtype == torch.float32 and 0 < (maps - exact(clip)).abs().max() < 0.01
 
 
 def test_maps_are_finished_in_float32_whatever_the_network_computed_in(tiny_model):

@@ -12,7 +12,7 @@ from torch import nn
 
 import predict
 from dataloader import list_frames, read_frame
-from predict import default_precision, precision_context, saliency_maps, select_device, to_8_bit
+from predict import MapWriter, default_precision, in_threads, precision_context, saliency_maps, select_device, to_8_bit
 
 
 class NewestAndOldest(nn.Module):
@@ -21,14 +21,18 @@ class NewestAndOldest(nn.Module):
 
     def __init__(self, frame_stride=1):
         super().__init__()
-        self.weight, self.frame_stride, self.prepared = nn.Parameter(torch.zeros(())), frame_stride, 0
+        self.weight, self.frame_stride, self.prepared, self.batches = nn.Parameter(torch.zeros(())), frame_stride, 0, []
 
     def prepare(self, frame):
         self.prepared += 1
-        return torch.full((3, 2, 2), float(frame[0, 0, 0]))
+        return torch.full((3, 2, 2), int(frame[0, 0, 0]), dtype=torch.uint8)
+
+    def normalise(self, clip):
+        return clip.float()
 
     def forward(self, clip):
-        assert clip.shape == (1, 3, 4, 2, 2)
+        assert clip.shape[1:] == (3, 4, 2, 2)
+        self.batches.append(len(clip))
         return clip[:, 0, -1] + clip[:, 0, 0] / 100
 
     def finish(self, output, size):
@@ -64,6 +68,60 @@ def test_each_map_sees_the_frames_up_to_its_own_and_the_first_one_repeated_befor
     assert all(m.shape == (3, 5) for m in maps) and model.prepared == 6    # each frame once
 
 
+@pytest.mark.parametrize("batch_size", [2, 3, 4, 16])
+@pytest.mark.parametrize("frame_stride", [1, 2])
+@pytest.mark.parametrize("count", [1, 2, 6, 9])
+def test_batches_give_the_same_maps_and_have_one_shape(count, frame_stride, batch_size):
+    one, many = NewestAndOldest(frame_stride), NewestAndOldest(frame_stride)
+    expected = [m[0, 0].item() for m in saliency_maps(one, frames(count))]
+    assert [m[0, 0].item() for m in saliency_maps(many, frames(count), batch_size=batch_size)] == pytest.approx(expected)
+    assert set(many.batches) == {batch_size} and len(many.batches) == -(-count // batch_size) and many.prepared == count
+
+
+def test_frames_of_several_sizes_get_maps_of_their_own():
+    pictures = [*frames(3, (4, 6)), *frames(2, (7, 5)), *frames(1, (4, 6))]
+    assert [tuple(m.shape) for m in saliency_maps(NewestAndOldest(), pictures, batch_size=4)] == [(4, 6)] * 3 + [(7, 5)] * 2 + [(4, 6)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_interpolation_predicts_every_nth_frame_and_the_last_and_draws_lines_between(batch_size):
+    exact = [m[0, 0].item() for m in saliency_maps(NewestAndOldest(), frames(9))]
+    maps = [m[0, 0].item() for m in saliency_maps(NewestAndOldest(), frames(9), interpolate=3, batch_size=batch_size)]
+    assert maps[::3] == pytest.approx(exact[::3]) and maps[8] == pytest.approx(exact[8])  # predicted: frames 1, 4, 7 and 9
+    assert maps[1:3] == pytest.approx(np.interp([1, 2], [0, 3], [exact[0], exact[3]])) and maps[7] == pytest.approx((exact[6] + exact[8]) / 2)
+
+
+def test_the_engine_reads_a_bounded_number_of_frames_ahead():
+    read = []
+    source = (read.append(frame[0, 0, 0]) or frame for frame in frames(200))
+    maps = saliency_maps(NewestAndOldest(), source, batch_size=4)
+    next(maps)
+    maps.close()
+    assert len(read) <= 4 + 2 * 4 + 1
+
+
+def test_an_error_in_a_frame_comes_after_the_maps_before_it():
+    def broken():
+        yield from frames(2)
+        raise ValueError("frame 3 is damaged")
+    maps = saliency_maps(NewestAndOldest(), broken())
+    assert len([next(maps), next(maps)]) == 2
+    with pytest.raises(ValueError, match="frame 3 is damaged"):
+        next(maps)
+
+
+def test_threads_keep_the_order_and_pass_errors_on():
+    assert list(in_threads(lambda x: x * x, range(50), ahead=5)) == [x * x for x in range(50)]
+    with pytest.raises(ZeroDivisionError):
+        list(in_threads(lambda x: 1 / x, [1, 0]))
+
+
+def test_a_map_that_cannot_be_written_is_an_error_at_the_latest_in_the_end(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError), MapWriter() as writer:
+        writer.write(tmp_path / "file" / "0001.png", torch.rand(4, 4))
+
+
 def test_frame_stride_widens_the_window():
     maps = list(saliency_maps(NewestAndOldest(frame_stride=2), frames(9)))
     assert [m[0, 0].item() for m in maps] == pytest.approx([n + 0.01 * max(1, n - 6) for n in range(1, 10)])
@@ -83,7 +141,7 @@ def test_the_engine_agrees_with_the_network_on_whole_windows(tiny_model, tiny_se
     maps = list(saliency_maps(tiny_model, pictures))
     clip = torch.stack([tiny_model.prepare(frame) for frame in pictures[2:34]], dim=1)[None]
     with torch.no_grad():
-        expected = tiny_model.finish(tiny_model(clip), (45, 80))[0]
+        expected = tiny_model.finish(tiny_model(tiny_model.normalise(clip)), (45, 80))[0]
     assert len(maps) == 34 and torch.equal(maps[33], expected)
 
 

@@ -3,11 +3,12 @@ import itertools
 import pytest
 import timm.models.swin_transformer as timm_swin
 import torch
+import torch.nn.functional as F
 from parity import fill
 from torch import nn
 from torchvision.models.video import swin3d_s
 
-from swin_transformer import Stage, SwinTransformer3D, fit_window, load_encoder, relative_position_index, shift_mask
+from swin_transformer import Stage, SwinTransformer3D, attention, attention_by_chunks, fit_window, load_encoder, relative_position_index, shift_masks
 
 SMALL = {"embed_dim": 12, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 2, 2)}
 
@@ -49,8 +50,14 @@ def test_relative_position_index_follows_its_formula():
 
 
 def test_shift_mask_parts_tokens_that_only_the_roll_brought_together():
-    mask = shift_mask((1, 1, 4), (1, 1, 2), (0, 0, 1))                     # two windows of two tokens, rolled by one
-    assert mask.tolist() == [[[0, 0], [0, 0]], [[0, -100], [-100, 0]]]
+    masks, runs = shift_masks((1, 1, 8), (1, 1, 2), (0, 0, 1))             # four windows of two tokens, rolled by one
+    assert [(start, stop, masks[kind].tolist()) for start, stop, kind in runs] == [(0, 3, [[0, 0], [0, 0]]), (3, 4, [[0, -100], [-100, 0]])]
+
+
+def test_windows_that_mix_sides_alike_share_a_mask():
+    masks, runs = shift_masks((16, 56, 96), (8, 7, 7), (4, 3, 3))          # the first stage at 224 x 384
+    assert len(masks) == 8 and sum(not mask.any() for mask in masks) == 1
+    assert [stop - start for start, stop, _ in runs] == [13, 1] * 16       # rows of 14 windows, the last of each mixed
 
 
 # Weights from other programs
@@ -124,6 +131,25 @@ def test_an_entry_that_does_not_fit_the_encoder_is_named(spoil, said):
     spoil(entries)
     with pytest.raises(ValueError, match=said):
         load_encoder(small(), entries, "file")
+
+
+# Attention
+
+@pytest.mark.parametrize("windows, chunk", [(1, 1), (5, 1), (5, 2 * 3 * 7 * 7), (6, 10 ** 9)])
+def test_attention_by_chunks_is_attention(windows, chunk):
+    q, k, v = torch.randn(3, windows, 3, 7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    bias = torch.randn(3, 7, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert torch.allclose(attention_by_chunks(q, k, v, bias, chunk), attention(q, k, v, bias), atol=1e-12)
+
+
+def test_in_bfloat16_attention_is_about_as_exact_as_pytorchs_fused_one():
+    q, k, v = torch.randn(3, 5, 3, 98, 32, generator=torch.Generator().manual_seed(0))
+    bias = torch.randn(3, 98, 98, generator=torch.Generator().manual_seed(1))
+    exact = attention(q, k, v, bias)
+    q, k, v, bias = (x.bfloat16() for x in (q, k, v, bias))
+    with torch.no_grad():
+        ours, fused = ((x.float() - exact).square().mean().sqrt() for x in (attention(q, k, v, bias), F.scaled_dot_product_attention(q, k, v, bias[None])))
+    assert attention(q, k, v, bias).dtype == torch.bfloat16 and ours < 1.25 * fused
 
 
 # What is kept from call to call
@@ -231,7 +257,7 @@ def test_the_last_norm_is_frozen_for_it_never_gets_a_gradient():
 def test_blocks_of_a_stage_alternate_between_plain_and_shifted_windows():
     stage, shifts = Stage(12, 1, (8, 7, 7), [0.0] * 3, merge=False), []
     for block in stage.blocks:
-        block.forward = lambda x, window, shift, mask: (shifts.append((shift, mask is None)), x)[1]
+        block.forward = lambda x, window, shift, runs: (shifts.append((shift, runs is None)), x)[1]
     stage(torch.zeros(1, 16, 14, 14, 12))
     assert shifts == [((0, 0, 0), True), ((4, 3, 3), False), ((0, 0, 0), True)]
     assert isinstance(stage.downsample, nn.Identity)

@@ -147,8 +147,8 @@ def test_maps_are_scored_in_batches_of_one_size_and_rows_stay_in_order(tmp_path)
         for number in (4, 5):
             shutil.copy(tmp_path / "later" / kind / f"{number:04d}.png", tmp_path / "val" / "a" / kind)
     video = open_video(tmp_path / "val" / "a")
-    maps = [(i, torch.rand(read_density(video.maps[video.frames[i].stem]).shape, generator=torch.Generator().manual_seed(i))) for i in range(5)]
-    rows = {size: evaluation.Scorer(evaluation.OtherFixations([video], 0), "float", CPU, baseline=True, batch_size=size)(video, maps, "M") for size in (1, 2, 16)}
+    maps = [torch.rand(read_density(video.maps[video.frames[i].stem]).shape, generator=torch.Generator().manual_seed(i)) for i in range(5)]
+    rows = {size: evaluation.Scorer(evaluation.OtherFixations([video], 0), "float", CPU, baseline=True, batch_size=size)(video, range(5), maps, "M") for size in (1, 2, 16)}
     assert [(r["method"], r["frame"]) for r in rows[1]] == [(method, f"000{i}") for method in ("M", "centre Gaussian") for i in range(1, 6)]
     for size in (2, 16):
         assert all(many == pytest.approx(one, nan_ok=True) for many, one in zip(map(scores_of, rows[size]), map(scores_of, rows[1])))
@@ -163,7 +163,7 @@ def test_a_map_of_another_size_is_resized_to_its_annotation_and_counted(tmp_path
     video = open_video(tmp_path / "val" / "a")
     scorer = evaluation.Scorer(evaluation.OtherFixations([video], 0), "dhf1k", CPU)
     saliency = torch.arange(600).mul(37).remainder(256).to(torch.uint8).view(20, 30)
-    small, large = (scorer(video, [(0, x)], "M")[0] for x in (saliency, imresize(saliency, (40, 60))))
+    small, large = (scorer(video, [0], [x], "M")[0] for x in (saliency, imresize(saliency, (40, 60))))
     assert scores_of(small) == pytest.approx(scores_of(large), nan_ok=True) and scorer.resized == 1
 
 
@@ -180,7 +180,7 @@ def test_similarity_with_an_all_zero_density_is_zero_in_the_benchmarks_protocol_
     Image.fromarray(np.zeros((4, 8), np.uint8)).save(tmp_path / "val" / "a" / "maps" / "0001.png")
     video = open_video(tmp_path / "val" / "a")
     ramp = torch.arange(32, 0, -1.0).view(4, 8)                             # highest at (0, 0), where the other density is
-    scores = evaluation.Scorer(evaluation.OtherFixations([video], 0), protocol, CPU, baseline=True)(video, [(0, ramp), (1, ramp)], "M")
+    scores = evaluation.Scorer(evaluation.OtherFixations([video], 0), protocol, CPU, baseline=True)(video, [0, 1], [ramp, ramp], "M")
     assert [s["method"] for s in scores] == ["M", "M", "centre Gaussian", "centre Gaussian"]
     assert [s["sim"] for s in scores[::2]] == pytest.approx([sim, sim], nan_ok=True)
     assert math.isnan(scores[0]["cc"]) and scores[1]["sim"] > 0
@@ -194,7 +194,7 @@ def test_the_baseline_is_scored_like_a_map_of_the_protocol(tmp_path, protocol):
     expected = torch.from_numpy(to_8_bit(gaussian)) if protocol == "dhf1k" else gaussian
     score = evaluation.Scorer(evaluation.OtherFixations([video], 0), protocol, CPU, baseline=True)
     noise = torch.rand(9, 12, generator=torch.Generator().manual_seed(0))
-    assert scores_of(score(video, [(0, noise)], "M")[1]) == pytest.approx(scores_of(score(video, [(0, expected)], "M")[0]))
+    assert scores_of(score(video, [0], [noise], "M")[1]) == pytest.approx(scores_of(score(video, [0], [expected], "M")[0]))
 
 
 def test_resizing_a_map_that_is_not_rounded_keeps_kl_defined(tmp_path):
@@ -204,7 +204,7 @@ def test_resizing_a_map_that_is_not_rounded_keeps_kl_defined(tmp_path):
     edge = torch.zeros(20, 30)
     edge[:, 15:] = 1
     assert imresize(edge, (40, 60)).min() < 0
-    assert math.isfinite(evaluation.Scorer(evaluation.OtherFixations([video], 0), "float", CPU)(video, [(0, edge)], "M")[0]["kl"])
+    assert math.isfinite(evaluation.Scorer(evaluation.OtherFixations([video], 0), "float", CPU)(video, [0], [edge], "M")[0]["kl"])
 
 
 # The whole program
@@ -507,7 +507,7 @@ def test_the_programs_maps_with_the_full_networks_weights_are_those_of_the_netwo
     model = RecSalNet.from_pretrained(tmp_path / "RecSalNet.pth")
     with torch.no_grad():
         clip = torch.stack([model.prepare(np.zeros((40, 60, 3), np.uint8))] * 32, dim=1)[None]
-        expected = to_8_bit(model.finish(model(clip), (40, 60))[0])
+        expected = to_8_bit(model.finish(model(model.normalise(clip)), (40, 60))[0])
     assert np.array_equal(np.array(Image.open(tmp_path / "out" / "set_val_RecSalNet_float" / "RecSalNet" / "a" / "0002.png")), expected)
 
 
@@ -518,6 +518,7 @@ def test_a_weight_file_by_fill_gives_the_golden_map_through_the_programs_engine(
     clip = fill.clip(tuple(recorded["shape"]), int(recorded["seed"]))[0]
     model = RecSalNet.from_pretrained(tmp_path / "RecSalNet.pth")
     model.prepare = lambda frame: clip[:, frame[0, 0, 0]]                  # the recorded input is normalised already
+    model.normalise = lambda clip: clip
     model.finish = lambda output, size: output
     forward, seen = model.forward, []
     model.forward = lambda clip: (seen.append(clip), forward(clip) if len(seen) == 32 else clip[:, 0, 0])[1]  # one forward is enough
