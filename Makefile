@@ -7,7 +7,7 @@ DEMO := --data data/sample --run-dir saved_models/demo --overwrite --encoder-wei
 	--frame-size 32 64 --embed-dim 48 --depths 2 2 2 2 --num-heads 2 4 8 16 --width 16 --patch-norm --drop-path 0 \
 	--lr 3e-4 --batch-size 2 --epochs 10 --val-every 10 --flip --workers 1
 
-.PHONY: demo test crosscheck lint clean
+.PHONY: demo test crosscheck bench lint clean
 
 demo: .venv/installed
 	$(BIN)/python data/make_sample.py --out data/sample
@@ -23,6 +23,13 @@ crosscheck: .venv/installed
 	$(BIN)/python -m pip install --quiet ".[crosscheck]"
 	$(BIN)/python -c 'import pysaliency'
 	$(BIN)/python -m pytest tests/test_loss.py -k pysaliency
+
+# Every speed, beside a plain formulation in the same run: about half an hour on 2 CPU cores. DEVICE=cuda on a GPU.
+DEVICE ?= auto
+bench: .venv/installed
+	$(BIN)/python -m benchmarks.measures
+	$(BIN)/python -m benchmarks.network --device $(DEVICE)
+	$(BIN)/python -m benchmarks.evaluation --device $(DEVICE)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

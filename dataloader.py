@@ -401,7 +401,7 @@ def clip_loader(dataset: ClipDataset, batch_size: int, workers: int, shuffle: bo
     """A loader of batches; its sampler is an `EpochSampler`."""
     sampler = EpochSampler(len(dataset), shuffle, dataset.seed)
     return DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, collate_fn=collate, pin_memory=torch.cuda.is_available(),
-                      persistent_workers=workers > 0, worker_init_fn=start_worker,
+                      persistent_workers=workers > 0, prefetch_factor=4 if workers else None, worker_init_fn=start_worker,
                       generator=torch.Generator())                         # else each pass would draw from training's random numbers
 
 

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.transforms.functional import gaussian_blur
 
 import utils
 from swin_transformer import SwinTransformer3D
@@ -156,7 +155,7 @@ class RecSalNet(nn.Module):
             raise ValueError(f"frames must be at least 6 pixels high and wide for the 11 x 11 blur, got {size[0]} x {size[1]} (H x W)")
         maps = F.interpolate(output[:, None].float(), size=tuple(size), mode="bilinear", align_corners=False)
         with torch.autocast(output.device.type, enabled=False):            # or the blur would round to bfloat16
-            return gaussian_blur(maps, kernel_size=[11, 11], sigma=[2.0, 2.0])[:, 0]
+            return blur(maps)[:, 0]
 
     def parameter_groups(self, lr: float) -> list[dict]:
         """What the optimiser gets: one group, everything that receives a gradient (the paper's recipe)."""
@@ -289,6 +288,14 @@ def decoder(width: int, factor: int) -> nn.Sequential:
     if factor > 8:
         layers.append(Upsample(factor // 8))
     return nn.Sequential(*layers, nn.Sigmoid())
+
+
+def blur(maps: Tensor) -> Tensor:
+    """Blur (B, 1, H, W) with OpenCV's default Gaussian of 11 x 11 pixels, sigma 2, mirrored at the borders; axis by axis."""
+    weights = torch.exp(-torch.arange(-5, 6, device=maps.device, dtype=maps.dtype) ** 2 / 8)
+    weights = weights / weights.sum()
+    maps = F.pad(maps, (5, 5, 5, 5), mode="reflect")
+    return F.conv2d(F.conv2d(maps, weights.view(1, 1, 1, 11)), weights.view(1, 1, 11, 1))
 
 
 def prepare_frame(frame: np.ndarray, size: tuple[int, int]) -> Tensor:

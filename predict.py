@@ -168,7 +168,7 @@ def to_8_bit(saliency: Tensor) -> np.ndarray:
 def write_map(path: Path, saliency: Tensor) -> None:
     """Write a map as 8-bit PNG, atomically."""
     with utils.atomic_path(path) as temporary:
-        Image.fromarray(to_8_bit(saliency)).save(temporary, format="PNG")
+        Image.fromarray(to_8_bit(saliency)).save(temporary, format="PNG", compress_level=1)  # a third of the time of level 6
 
 
 # Device and precision
@@ -237,6 +237,14 @@ def engine_options(batch_size: int | None, interpolate: int, device: torch.devic
     return {"batch_size": batch_size or (1 if device.type == "cpu" else 4), "interpolate": interpolate}
 
 
+def compile_network(model: nn.Module) -> None:
+    """Let PyTorch compile the network, for clips of one shape, at its first clip; one eager pass before fills what it keeps."""
+    like, training = next(model.parameters()), model.training
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, 3, model.clip_len, *model.config["frame_size"], device=like.device, dtype=like.dtype))
+    model.train(training).compile(dynamic=False)
+
+
 def load_model(weights: Path, device: torch.device, precision: str = "float32", compiled: bool = False) -> nn.Module:
     """The network of a weight file, in eval mode on the device, in a precision for inference; prints a line that says what it is."""
     model = RecSalNet.from_pretrained(weights)
@@ -247,7 +255,7 @@ def load_model(weights: Path, device: torch.device, precision: str = "float32", 
     float32_is_float32()
     model = (model.bfloat16() if precision == "bfloat16" else model).to(device)
     if compiled:
-        model.compile(dynamic=False)
+        compile_network(model)
     return model
 
 

@@ -197,7 +197,7 @@ class WindowAttention(nn.Module):
         It is built anew after everything that changes the table, but for writes through `.data` in eval mode, which
         PyTorch does not count: call `train()` or `eval()` after such a one.
         """
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.build_position_bias(n).to(dtype)
         table = self.relative_position_bias_table
         version = 0 if table.is_inference() else table._version            # counts optimiser steps and loaded weights
@@ -220,7 +220,7 @@ class WindowAttention(nn.Module):
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Softmax attention of (windows, heads, N, d), with a bias (heads, N, N)."""
-    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and not torch.is_grad_enabled():
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return attention_by_chunks(q, k, v, bias)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
 
@@ -229,6 +229,7 @@ def attention_by_chunks(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, chunk: in
     """The same written out, `chunk` scores at a time, which stay in the cache.
 
     On CPUs with AVX512-BF16 twice as fast as PyTorch's fused attention (2.15), which is no faster there than in float32.
+    It rounds the scores to bfloat16 too, which the network's output does not notice.
     """
     step = max(1, chunk // bias.numel())
     k = (k * k.shape[-1] ** -0.5).transpose(-1, -2)
@@ -282,8 +283,9 @@ def shift_masks(size: Size3, window: Size3, shift: Size3) -> tuple[Tensor, list[
     first = (side[:, :, None] == side[:, None, :]).byte().argmax(2)        # (windows, N)
     first, kinds = first.unique(dim=0, return_inverse=True)
     masks = -100.0 * (first[:, :, None] != first[:, None, :])
+    kinds = kinds.tolist()
     starts = [i for i, kind in enumerate(kinds) if i == 0 or kind != kinds[i - 1]]
-    return masks, [(start, stop, int(kinds[start])) for start, stop in zip(starts, [*starts[1:], len(kinds)])]
+    return masks, [(start, stop, kinds[start]) for start, stop in zip(starts, [*starts[1:], len(kinds)])]
 
 
 def relative_position_index(window: Size3) -> Tensor:

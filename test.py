@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import utils
@@ -308,15 +308,15 @@ class Network:
     """A network's maps. It writes one for every frame of a video to FOLDER/VIDEO/FRAME.png, 8 bits, at the frame's size.
 
     Args:
-        weights: the weight file.
-        device, precision, compiled: of `load_model`.
+        model: in eval mode.
+        weights: the file it comes from, for the report.
         options: of `saliency_maps`.
     """
 
-    def __init__(self, weights: Path, device: torch.device, precision: str, compiled: bool, **options: int) -> None:
-        self.model, self.options = load_model(weights, device, precision, compiled), options
-        self.name, self.protocols = type(self.model).__name__, PROTOCOLS
-        self.details = {"weights": str(weights), "weights_sha256": utils.sha256(weights), "configuration": self.model.config, **options}
+    def __init__(self, model: nn.Module, weights: Path, **options: int) -> None:
+        self.model, self.options = model, options
+        self.name, self.protocols = type(model).__name__, PROTOCOLS
+        self.details = {"weights": str(weights), "weights_sha256": utils.sha256(weights), "configuration": model.config, **options}
 
     def maps(self, video: Video, indices: list[int], protocol: str, folder: Path) -> Iterator[Tensor]:
         """The maps of these frames, as the network gives them ("float") or as the files hold them ("dhf1k")."""
@@ -564,7 +564,7 @@ def remove_maps(folder: Path, video: Video) -> None:
         folder.rmdir()
 
 
-def notes_on(finished: list[tuple[Video, list[dict]]], videos: list[Video], scorer: Scorer, skipped: list[str]) -> list[str]:
+def notes_on(finished: list[tuple[Video, list[dict]]], videos: list[Video], scorer: Scorer, skipped: list[str], interpolate: int) -> list[str]:
     """Sentences on what a reader of the scores must know."""
     frames = sum(len(video.frames) for video, _ in finished)
     annotated = sum(len(video.annotated()) for video, _ in finished)
@@ -573,6 +573,7 @@ def notes_on(finished: list[tuple[Video, list[dict]]], videos: list[Video], scor
     notes = [
         (annotated < frames, f"{frames - annotated} of {frames} frames have no annotation and were not scored."),
         (scored < annotated, f"{scored} of {annotated} annotated frames were drawn at random and scored."),
+        (interpolate > 1, f"**APPROXIMATION: only every {interpolate}. frame went through the network**, maps between are interpolated."),
         (scorer.others.same_video, "s-AUC: only one video is annotated, so the other frames are its own."),
         (unreadable, f"s-AUC: unreadable fixation maps of other frames count as empty: {', '.join(unreadable)}."),
         (scorer.resized, f"Maps resized to their annotation's size: {scorer.resized} of {scored}."),
@@ -595,12 +596,15 @@ def main(args: argparse.Namespace) -> None:
     videos = find_videos(args.data, args.split, need_annotation=False, skipped=skipped)
     chosen = choose_frames(videos, args.sample_frames, args.seed)
     device, protocol = select_device(args.device), args.protocol or ("dhf1k" if args.predictions else "float")
-    if args.predictions and args.precision:
-        raise ValueError("--precision is of a network that predicts: it has no effect on the files of --predictions")
+    if args.predictions and (args.precision or args.batch_size or args.compile or args.interpolate > 1):
+        raise ValueError("--precision, --batch-size, --compile and --interpolate are of a network: they have no effect on the files of --predictions")
     precision = None if args.predictions else args.precision or "float32"
     options = engine_options(args.batch_size, args.interpolate, device)
     keep_freed_memory()
-    source = StoredMaps(args.predictions) if args.predictions else Network(args.weights, device, precision, args.compile, **options)
+    if args.predictions:
+        source = StoredMaps(args.predictions)
+    else:
+        source = Network(load_model(args.weights, device, precision, args.compile), args.weights, **options)
     if args.predictions and not args.skip_bad:
         check_all(source, videos, chosen)
     method = args.method or source.name
@@ -621,7 +625,8 @@ def main(args: argparse.Namespace) -> None:
         return
     print(report(rows, folder, {
         "data": str(args.data), "split": args.split, **source.details, "protocol": protocol, "protocol_means": source.protocols[protocol],
-        "notes": notes_on(finished, videos, scorer, skipped or []), "skipped": skipped or [], "seed": args.seed, "sample_frames": args.sample_frames,
+        "notes": notes_on(finished, videos, scorer, skipped or [], args.interpolate), "skipped": skipped or [],
+        "seed": args.seed, "sample_frames": args.sample_frames,
         "device": device.type, "precision": precision, "revision": utils.revision(), "versions": utils.versions(), "date": utils.now(),
         "other_frames": scorer.drawn,
     }))

@@ -5,6 +5,7 @@
 """
 import argparse
 import functools
+import itertools
 import math
 import os
 import pickle
@@ -12,7 +13,7 @@ import shutil
 import signal
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ import utils
 from dataloader import ClipDataset, Video, clip_loader, find_videos, readable
 from loss import LABELS, TERMS, cc, kldiv, nss, objective, similarity
 from model import RecSalNet
-from predict import at_least, default_precision, device_arguments, precision_context, select_device
+from predict import at_least, compile_network, default_precision, device_arguments, precision_context, select_device
 from swin_transformer import SwinTransformer3D, load_encoder
 
 KINETICS = Path("saved_models/swin_small_patch244_window877_kinetics400_1k.pth")
@@ -59,15 +60,16 @@ def train_one_epoch(model: nn.Module, loader: DataLoader, compute_terms: Callabl
         ValueError: a clip cannot be read, or every clip of the epoch was skipped.
     """
     model.train()
-    batches = readable(loader)
+    started = time.perf_counter()
     bar = tqdm(total=len(loader), desc=f"epoch {loader.sampler.epoch + 1}", unit="batch", leave=False, disable=None)
-    while group := [batch for _, batch in zip(range(accumulate), batches)]:
+    for group in groups(readable(loader), accumulate, progress):
         used = [batch for batch in group if "clip" in batch]
         optimizer.zero_grad(set_to_none=True)
         for batch in used:
             terms = forward_terms(model, batch, compute_terms, precision)
             (terms["loss"] / len(used)).backward()
             add_terms(progress["sums"], terms, len(batch["clip"]))
+            progress["clips"] += len(batch["clip"])
         if used:
             optimizer.step()
         note_skipped(progress, group)
@@ -76,10 +78,22 @@ def train_one_epoch(model: nn.Module, loader: DataLoader, compute_terms: Callabl
         if stop.requested:
             break
     bar.close()
+    progress["seconds"] += time.perf_counter() - started
     finished = progress["batches"] >= progress["length"]
     if finished and not progress["sums"]:
         raise ValueError(f"all {progress['skipped']} clips of epoch {loader.sampler.epoch + 1} were skipped: nothing to train on")
     return finished
+
+
+def groups(batches: Iterator[dict], size: int, progress: dict) -> Iterator[list[dict]]:
+    """Batches in groups of up to `size`; the time it takes to wait for them is added up."""
+    while True:
+        asked = time.perf_counter()
+        group = list(itertools.islice(batches, size))
+        progress["waited"] += time.perf_counter() - asked
+        if not group:
+            return
+        yield group
 
 
 def forward_terms(model: nn.Module, batch: dict, compute_terms: Callable[..., dict], precision: str) -> dict:
@@ -150,8 +164,8 @@ def note_skipped(progress: dict, batches: list[dict]) -> None:
 
 
 def new_progress(length: int) -> dict:
-    """Where an epoch stands: batches used of `length`, clips skipped, sums of terms."""
-    return {"batches": 0, "length": length, "skipped": 0, "sums": {}}
+    """Where an epoch stands: batches used of `length`, clips used and skipped, sums of terms, seconds in all and waiting for clips."""
+    return {"batches": 0, "length": length, "clips": 0, "skipped": 0, "sums": {}, "seconds": 0.0, "waited": 0.0}
 
 
 class StopRequest:
@@ -350,9 +364,11 @@ def log_epoch(run: Run, progress: dict, scores: dict | None, seconds: float, wri
     """One line on the screen, one in log.jsonl, one point a curve in TensorBoard."""
     terms = mean_terms(progress["sums"])
     left_out = {name: count for name, count in progress["sums"].items() if name.endswith("_left_out")}
-    print(epoch_line(run, terms, left_out, progress["skipped"], scores, seconds), flush=True)
+    speed = {"clips_per_second": progress["clips"] / progress["seconds"], "data_wait": progress["waited"] / progress["seconds"]}
+    print(epoch_line(run, terms, left_out, progress["skipped"], scores, seconds, speed), flush=True)
     val = {f"val_{name}": value for name, value in (scores or {}).items()}
-    record = {"epoch": run.epoch, **terms, **left_out, "skipped": progress["skipped"], **val, "seconds": round(seconds, 3)}
+    record = {"epoch": run.epoch, **terms, **left_out, "skipped": progress["skipped"], **val, "seconds": round(seconds, 3),
+              **{name: round(value, 4) for name, value in speed.items()}}
     utils.append_log(run.folder / "log.jsonl", record)
     if writer is not None:
         for name, value in {**terms, **val}.items():
@@ -360,8 +376,8 @@ def log_epoch(run: Run, progress: dict, scores: dict | None, seconds: float, wri
         writer.flush()
 
 
-def epoch_line(run: Run, terms: dict, left_out: dict, skipped: int, scores: dict | None, seconds: float) -> str:
-    """The line of an epoch: mean terms, what was left out, validation, time."""
+def epoch_line(run: Run, terms: dict, left_out: dict, skipped: int, scores: dict | None, seconds: float, speed: dict) -> str:
+    """The line of an epoch: mean terms, what was left out, validation, time, and how fast training was."""
     parts = [f"epoch {run.epoch}", *(f"{LABELS.get(name, name)} {value:.4f}" for name, value in terms.items())]
     undefined = ", ".join(f"{LABELS[name.removesuffix('_left_out')]} {count}" for name, count in left_out.items() if count)
     parts += [f"(clips left out as undefined: {undefined})"] if undefined else []
@@ -370,7 +386,7 @@ def epoch_line(run: Run, terms: dict, left_out: dict, skipped: int, scores: dict
         measured = " ".join(f"{LABELS[name]} {scores[name]:.4f}" for name in VALIDATION)
         skipped_too = f" ({scores['skipped']} skipped)" if scores["skipped"] else ""
         parts.append(f"| validation on {scores['clips']} clips{skipped_too}: {measured} (best CC {run.best_cc:.4f})")
-    return "  ".join([*parts, f"| {seconds:.1f} s"])
+    return "  ".join([*parts, f"| {seconds:.1f} s, {speed['clips_per_second']:.3g} clips/s, {speed['data_wait']:.0%} waiting for clips"])
 
 
 def open_tensorboard(folder: Path, wanted: bool):
@@ -462,6 +478,8 @@ def training_arguments(group, recipe: dict) -> None:
                        help="batches whose gradients are averaged to one step (default: 1)")
     group.add_argument("--activation-checkpointing", action=argparse.BooleanOptionalAction, default=False,
                        help="less memory for more time: recompute activations in the backward pass (default: off)")
+    group.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False,
+                       help="let PyTorch compile the network first: minutes, then faster on a GPU (default: off)")
     group.add_argument("--val-every", type=at_least(0), default=recipe["val_every"],
                        help="epochs from one validation to the next; the last is always validated; 0: none, keep the last weights "
                             f"(default: {recipe['val_every']})")
@@ -504,7 +522,10 @@ def main(args: argparse.Namespace) -> int:
     model.to(device)
     recipe = {**network, "objective": weights, "precision": precision, "train": fingerprint(train_videos), "val": fingerprint(val_videos),
               **{name: getattr(args, name) for name in ("encoder_weights", "seed", "lr", "batch_size", "accumulate", "flip", "val_every")}}
-    run = Run(model, torch.optim.Adam(model.parameter_groups(args.lr)), args.run_dir, recipe)
+    if args.compile:
+        compile_network(model)
+    optimizer = torch.optim.Adam(model.parameter_groups(args.lr), fused=device.type != "mps")
+    run = Run(model, optimizer, args.run_dir, recipe)
     if args.resume:
         run.restore()
         print(f"resuming after epoch {run.epoch}" + (f" and {run.progress['batches']} batches" if run.progress else ""))

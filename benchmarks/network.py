@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import plain
-from benchmarks.timing import machine, matrix_rate, median_seconds, peak_memory, print_table, write_rows
+from benchmarks import plain, timing
+from benchmarks.timing import machine, median_seconds, peak_memory, print_table, write_rows
 from loss import objective
 from model import RecSalNet
 from predict import at_least, keep_freed_memory, precision_context, select_device
 
+PLAIN = "plain float32"
 LOSS = RecSalNet.recipe["loss_weights"]
 
 
@@ -42,13 +43,11 @@ def plain_forward(size: tuple[int, int], device: torch.device, batch_size: int =
 
 
 def our_forward(size: tuple[int, int], device: torch.device, batch_size: int, precision: str) -> Callable[[], Tensor]:
+    keep_freed_memory()                                                    # as our programs do
     model, clip = make_model(device), make_clip(batch_size, size, device)
-
-    @torch.no_grad()
-    def call():
-        with precision_context(precision, device):
-            return model(clip)
-    return call
+    if precision == "bfloat16":
+        model, clip = model.bfloat16(), clip.bfloat16()
+    return torch.no_grad()(lambda: model(clip))
 
 
 def plain_step(size: tuple[int, int], device: torch.device, batch_size: int = 1) -> Callable[[], Tensor]:
@@ -59,9 +58,10 @@ def plain_step(size: tuple[int, int], device: torch.device, batch_size: int = 1)
 
 
 def our_step(size: tuple[int, int], device: torch.device, batch_size: int, precision: str, checkpointing: bool = False) -> Callable[[], Tensor]:
+    keep_freed_memory()
     model = make_model(device).train()
     model.activation_checkpointing = checkpointing
-    optimizer = torch.optim.Adam(model.parameter_groups(1e-5))
+    optimizer = torch.optim.Adam(model.parameter_groups(1e-5), fused=True)
     return functools.partial(step, model, optimizer, make_clip(batch_size, size, device), precision)
 
 
@@ -79,37 +79,44 @@ def step(forward: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, 
 
 # The comparison
 
-def compare(what: str, plain_call: Callable, variants: dict[str, Callable], args: argparse.Namespace, device: torch.device,
-            rates: dict[str, float]) -> list[dict]:
-    """A row for the plain formulation and one for each variant and batch size, per clip."""
-    size = tuple(args.size)
-    call = plain_call(size, device)
+def measure_memory(tasks: list[tuple], args: argparse.Namespace, device: torch.device) -> dict[tuple, float | None]:
+    """(what, variant, batch size) -> MB; measured before anything is timed, while this process is small."""
+    peaks = {}
+    for what, plain_call, variants in tasks if args.memory else []:
+        for variant, prepare in {PLAIN: plain_call, **variants}.items():
+            for batch_size in batch_sizes(variant, args):
+                peaks[what, variant, batch_size] = peak_memory(functools.partial(prepare, tuple(args.size), device, batch_size), device)
+    return peaks
+
+
+def measure_plain(what: str, prepare: Callable, args: argparse.Namespace, device: torch.device, rate: float) -> dict:
+    """The row that the others are compared with: the plain formulation in a process whose memory nobody has tuned."""
+    call = prepare(tuple(args.size), device)
     with FlopCounterMode(display=False) as counter:
-        expected = call()
-    flop, plain_seconds = counter.get_total_flops(), median_seconds(call, args.repeats, device, warm_up=1)
-    rows = [row(what, "plain float32", 1, plain_seconds, plain_seconds, flop, rates["float32"], 0.0, memory(plain_call, size, device, args))]
-    del call
+        call()
+    return row(what, PLAIN, 1, None, median_seconds(call, args.repeats, device, warm_up=1), counter.get_total_flops(), rate)
+
+
+def compare(plain_row: dict, variants: dict[str, Callable], args: argparse.Namespace, device: torch.device, rates: dict[str, float]) -> list[dict]:
+    """A row for each variant and batch size, per clip."""
+    rows, plain_seconds = [], plain_row["s per clip"]
+    flop = plain_row["GFLOP/s"] * 1e9 * plain_seconds
     for variant, prepare in variants.items():
-        for batch_size in args.batch_sizes:
-            call = prepare(size, device, batch_size)
-            difference = (call()[0].float() - expected[0].float()).abs().max().item()
+        for batch_size in batch_sizes(variant, args):
+            call = prepare(tuple(args.size), device, batch_size)
             seconds = median_seconds(call, args.repeats, device, warm_up=1) / batch_size
-            del call
             rate = rates["bfloat16" if "bfloat16" in variant else "float32"]
-            rows.append(row(what, variant, batch_size, plain_seconds, seconds, flop, rate, difference,
-                            memory(functools.partial(prepare, batch_size=batch_size), size, device, args)))
+            rows.append(row(plain_row["what"], variant, batch_size, plain_seconds, seconds, flop, rate))
     return rows
 
 
-def memory(prepare: Callable, size: tuple[int, int], device: torch.device, args: argparse.Namespace) -> float | None:
-    return peak_memory(functools.partial(prepare, size, device), device) if args.memory else None
+def batch_sizes(variant: str, args: argparse.Namespace) -> list[int]:
+    return [1] if variant.startswith(PLAIN) else args.batch_sizes
 
 
-def row(what: str, variant: str, batch_size: int, plain_seconds: float, seconds: float, flop: int, rate: float, difference: float,
-        peak: float | None) -> dict:
-    return {"what": what, "variant": variant, "batch": batch_size, "s per clip": seconds, "times plain": plain_seconds / seconds,
-            "GFLOP/s": flop / seconds / 1e9, "of matrix product": flop / seconds / rate, "largest difference": difference,
-            "peak MB above weights": peak}
+def row(what: str, variant: str, batch_size: int, plain_seconds: float | None, seconds: float, flop: float, rate: float) -> dict:
+    return {"what": what, "variant": variant, "batch": batch_size, "s per clip": seconds, "times plain": (plain_seconds or seconds) / seconds,
+            "GFLOP/s": flop / seconds / 1e9, "of matrix product": flop / seconds / rate}
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -128,16 +135,19 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     device = select_device(args.device)
-    keep_freed_memory()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    rates = {name: matrix_rate(getattr(torch, name), device) for name in ("float32", "bfloat16")}
     forwards = {precision: functools.partial(our_forward, precision=precision) for precision in ("float32", "bfloat16")}
     steps = {precision: functools.partial(our_step, precision=precision) for precision in ("float32", "bfloat16")}
     steps["bfloat16, checkpointing"] = functools.partial(our_step, precision="bfloat16", checkpointing=True)
+    tasks = [task for task in (("forward", plain_forward, forwards), ("step", plain_step, steps)) if task[0] in args.what]
+    peaks = measure_memory(tasks, args, device)
+    rates = {name: timing.matrix_rate(getattr(torch, name), device) for name in ("float32", "bfloat16")}
+    plain_rows = [measure_plain(what, plain_call, args, device, rates["float32"]) for what, plain_call, _ in tasks]
+    keep_freed_memory()
     rows = []
-    for what, plain_call, variants in (("forward", plain_forward, forwards), ("step", plain_step, steps)):
-        if what in args.what:
-            rows += compare(what, plain_call, variants, args, device, rates)
+    for plain_row, (_, plain_call, variants) in zip(plain_rows, tasks):
+        rows += [plain_row, *compare(plain_row, {f"{PLAIN}, freed memory kept": plain_call, **variants}, args, device, rates)]
+    rows = [{**row, "peak MB above weights": peaks.get((row["what"], row["variant"], row["batch"]))} for row in rows]
     print_table(rows)
     write_rows(args.out, rows, args, device)
     print(f"{machine(device)}; frames of {args.size[0]} x {args.size[1]}, median of {args.repeats}; matrix products: float32 "

@@ -262,3 +262,28 @@ def test_the_published_networks_maps_come_out_of_the_engine_at_224_x_384(full_mo
     frame = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
     saliency = next(saliency_maps(full_model, [frame]))
     assert saliency.shape == (90, 160) and 0 < saliency.min() < saliency.max() < 1
+
+
+# Speed flags
+
+def test_compiling_runs_the_network_once_and_then_compiles_it_for_one_shape(tiny_model, monkeypatch):
+    seen = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: seen.append((type(self).__name__, options)))
+    predict.compile_network(tiny_model)
+    assert seen == [("RecSalNet", {"dynamic": False})] and any(layer._masks for layer in tiny_model.encoder.layers) and not tiny_model.training
+
+
+def test_speed_flags_reach_the_engine(tmp_path, weights_file, tiny_set, monkeypatch):
+    video, seen, compiled = sorted((tiny_set / "val").iterdir())[0], [], []
+    real = predict.saliency_maps
+    monkeypatch.setattr(predict, "saliency_maps", lambda model, frames, **options: (seen.append(options), real(model, frames, **options))[1])
+    monkeypatch.setattr(predict, "compile_network", lambda model: compiled.append(type(model).__name__))
+    common = ("--weights", weights_file, "--device", "cpu")
+    run(video, "--out", tmp_path / "exact", *common)
+    run(video, "--out", tmp_path / "batched", *common, "--batch-size", "5", "--compile")
+    run(video, "--out", tmp_path / "drawn", *common, "--interpolate", "4")
+    assert seen == [{"batch_size": 1, "interpolate": 1}, {"batch_size": 5, "interpolate": 1}, {"batch_size": 1, "interpolate": 4}] and compiled == ["RecSalNet"]
+    exact, batched, drawn = ([np.array(Image.open(p)).astype(int) for p in sorted((tmp_path / kind / video.name).iterdir())] for kind in ("exact", "batched", "drawn"))
+    assert len(exact) == len(batched) == len(drawn)
+    assert all(abs(a - b).max() <= 1 for a, b in zip(exact, batched))
+    assert all(np.array_equal(a, b) for a, b in zip(exact[::4], drawn[::4])) and not all(map(np.array_equal, exact, drawn))

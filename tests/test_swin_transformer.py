@@ -142,14 +142,14 @@ def test_attention_by_chunks_is_attention(windows, chunk):
     assert torch.allclose(attention_by_chunks(q, k, v, bias, chunk), attention(q, k, v, bias), atol=1e-12)
 
 
-def test_in_bfloat16_attention_is_about_as_exact_as_pytorchs_fused_one():
+def test_in_bfloat16_attention_errs_less_than_twice_as_much_as_pytorchs_fused_one():
     q, k, v = torch.randn(3, 5, 3, 98, 32, generator=torch.Generator().manual_seed(0))
     bias = torch.randn(3, 98, 98, generator=torch.Generator().manual_seed(1))
     exact = attention(q, k, v, bias)
     q, k, v, bias = (x.bfloat16() for x in (q, k, v, bias))
     with torch.no_grad():
         ours, fused = ((x.float() - exact).square().mean().sqrt() for x in (attention(q, k, v, bias), F.scaled_dot_product_attention(q, k, v, bias[None])))
-    assert attention(q, k, v, bias).dtype == torch.bfloat16 and ours < 1.25 * fused
+    assert attention(q, k, v, bias).dtype == torch.bfloat16 and ours < 2 * fused
 
 
 # What is kept from call to call

@@ -387,7 +387,7 @@ def test_an_earlier_runs_maps_are_replaced_only_when_told(tiny_set, weights_file
 
 
 def test_a_precision_for_stored_maps_is_refused(tiny_set, scored, tmp_path):
-    with pytest.raises(ValueError, match="--precision is of a network that predicts"):
+    with pytest.raises(ValueError, match="--precision, .* are of a network"):
         score_files(tiny_set, scored / "RecSalNet", tmp_path, "--precision", "bfloat16")
 
 
@@ -403,6 +403,14 @@ def test_weights_and_predictions_exclude_each_other(capsys):
 
 
 # Figures
+
+def test_batches_and_interpolation_are_recorded_with_the_scores(tiny_set, weights_file, tmp_path, scored):
+    run(tiny_set, weights_file, tmp_path, "--batch-size", "8", "--interpolate", "3", "--run", "fast")
+    content, exact = (json.loads((folder / "scores.json").read_text()) for folder in (tmp_path / "fast", scored))
+    assert (content["batch_size"], content["interpolate"], exact["batch_size"], exact["interpolate"]) == (8, 3, 1, 1)
+    assert "APPROXIMATION: only every 3. frame" in (tmp_path / "fast" / "scores.md").read_text()
+    assert content["scores"]["RecSalNet"]["frame_average"]["cc"] != exact["scores"]["RecSalNet"]["frame_average"]["cc"]
+
 
 def test_best_and_worst_frames_are_of_different_videos_and_ranked():
     rows = [row(video, frame=str(i), cc=cc) for video, scores in {"a": (0.9, 0.8), "b": (0.1, math.nan), "c": (0.5, 0.6), "d": (math.nan,)}.items() for i, cc in enumerate(scores)]

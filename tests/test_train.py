@@ -130,7 +130,8 @@ def test_every_epoch_is_logged_with_every_term_and_validated_when_due_and_at_the
     assert [line["epoch"] for line in log] == [1, 2, 3]
     assert ["val_cc" in line for line in log] == [False, True, True]
     for line in log:
-        assert all(math.isfinite(line[name]) for name in ("loss", "kl", "cc", "nss", "sim", "l1", "seconds"))
+        assert all(math.isfinite(line[name]) for name in ("loss", "kl", "cc", "nss", "sim", "l1", "seconds", "clips_per_second"))
+        assert line["clips_per_second"] > 0 and 0 <= line["data_wait"] <= 1
         assert line["nss_left_out"] in (0, 1, 2, 3)
 
 
@@ -279,8 +280,8 @@ def test_a_stopped_run_resumes_to_bit_identical_weights(tiny_set, tmp_path, fini
     assert run(tiny_set, tmp_path, *flags, "--resume") == 0
     assert same(weights_of(tmp_path), weights_of(finished))
     assert same(torch.load(tmp_path / "RecSalNet.pth", weights_only=True), torch.load(finished / "RecSalNet.pth", weights_only=True))
-    without_time = [{name: value for name, value in line.items() if name not in ("time", "seconds")} for line in log_of(tmp_path)]
-    assert without_time == [{name: value for name, value in line.items() if name not in ("time", "seconds")} for line in log_of(finished)]
+    without_time = [{name: value for name, value in line.items() if name not in ("time", "seconds", "clips_per_second", "data_wait")} for line in log_of(tmp_path)]
+    assert without_time == [{name: value for name, value in line.items() if name not in ("time", "seconds", "clips_per_second", "data_wait")} for line in log_of(finished)]
 
 
 def test_more_epochs_can_be_added_to_a_finished_run(tiny_set, tmp_path, finished):

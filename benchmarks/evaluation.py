@@ -1,0 +1,166 @@
+"""What a frame of an evaluation costs, stage by stage and end to end, beside the plain formulation in the same run.
+
+    python -m benchmarks.evaluation
+    python -m benchmarks.evaluation --device cuda --frames 500 --batch-size 8 --precision bfloat16
+
+A video of generated frames, 360 x 640 as in DHF1K, with its annotation, is predicted and scored by both. The stages are timed
+alone; end to end, ours overlap. "all but forward" is our whole evaluation with a network that costs nothing: on one core with
+`--threads 1`. The plain formulation (`plain.py`, and the plain measures) goes frame by frame, in one thread.
+"""
+import argparse
+import functools
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import test
+from benchmarks import plain
+from benchmarks.measures import PLAIN, TARGETS
+from benchmarks.timing import machine, median_seconds, print_table, synchronise, write_rows
+from dataloader import Video, open_video, read_frame
+from loss import measures
+from model import RecSalNet
+from predict import at_least, engine_options, float32_is_float32, keep_freed_memory, select_device, write_map
+
+
+class Costless(nn.Module):
+    """A network that answers at once, with the newest frame: what remains is everything around it."""
+    temporal, needs_flow, frame_stride, clip_len, config = "window", False, 1, RecSalNet.clip_len, {}
+
+    def __init__(self, model: RecSalNet) -> None:
+        super().__init__()
+        self.prepare, self.normalise, self.finish = model.prepare, model.normalise, model.finish
+        self.weight = nn.Parameter(torch.zeros(1, dtype=next(model.parameters()).dtype, device=next(model.parameters()).device))
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return clip[:, 0, -1].sigmoid()
+
+
+def make_video(folder: Path, frames: int, size: tuple[int, int]) -> Video:
+    """Smooth moving noise, a blob of density, and fixations on it, as PNG."""
+    generator = np.random.default_rng(0)
+    for number in range(frames):
+        picture = cv2.resize(generator.integers(0, 256, (18, 32, 3), np.uint8), size[::-1], interpolation=cv2.INTER_CUBIC)
+        density, fixations = np.zeros(size, np.float32), np.zeros(size, np.uint8)
+        places = np.clip(generator.normal((0.5, 0.5), 0.1, (200, 2)) * size, 0, np.array(size) - 1).astype(int)
+        fixations[places[:, 0], places[:, 1]] = 255
+        density = cv2.GaussianBlur(fixations.astype(np.float32), (0, 0), 12)
+        for kind, content in (("images", picture), ("maps", (density / density.max() * 255).astype(np.uint8)), ("fixation", fixations)):
+            path = folder / kind / f"{number + 1:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(content).save(path)
+    return open_video(folder)
+
+
+# The two evaluations of the whole video
+
+def plain_evaluation(video: Video, weights: dict[str, Tensor], size: tuple[int, int], scorer: "test.Scorer", device: torch.device,
+                     folder: Path) -> None:
+    for index, saliency in enumerate(plain.saliency_maps(weights, list(video.frames), size, device)):
+        targets = {name: x.numpy() for name, x in scorer.targets(video, index).items() if isinstance(x, Tensor)}
+        plain_measures(saliency.astype(np.float64), targets)
+        plain.write(folder / f"{index}.png", saliency)
+
+
+def plain_measures(saliency: np.ndarray, targets: dict[str, np.ndarray]) -> None:
+    for name, measure in PLAIN.items():
+        measure(saliency, *(targets[target] for target in TARGETS.get(name, ("density",))))
+
+
+def our_evaluation(video: Video, model: nn.Module, scorer: "test.Scorer", options: dict, weights: Path, folder: Path) -> None:
+    indices = video.annotated()
+    scorer(video, indices, test.Network(model, weights, **options).maps(video, indices, "float", folder), "ours")
+
+
+def stages(video: Video, model: RecSalNet, weights: dict[str, Tensor], scorer: "test.Scorer", options: dict,
+           folder: Path) -> dict[str, tuple[Callable, Callable, int]]:
+    """Stage -> the plain call, ours, and how many frames ours does at once."""
+    like, count, size = next(model.parameters()), options["batch_size"], tuple(model.config["frame_size"])
+    clip = torch.randn(count, 3, 32, *size, device=like.device, dtype=like.dtype)
+    output = torch.rand(count, *size, device=like.device)
+    finished = model.finish(output, read_frame(video.frames[0]).shape[:2])
+    targets = scorer.targets(video, 0)
+    ours = {name: torch.stack([x] * scorer.batch_size) for name, x in targets.items() if isinstance(x, Tensor)}
+    ours = {name: x if x.dtype == torch.bool else x.to(like.device) for name, x in ours.items()}
+    arrays = {name: x.numpy() for name, x in targets.items() if isinstance(x, Tensor)}
+    no_grad, one_map = torch.no_grad(), finished[0].cpu().numpy()
+    return {
+        "decode and resize": (lambda: plain.prepare(video.frames[0], size), lambda: model.prepare(read_frame(video.frames[0])), 1),
+        "forward": (no_grad(lambda: plain.forward(weights, clip[:1].float())), no_grad(lambda: model(clip)), count),
+        "post": (lambda: plain.finish(output[0], finished.shape[1:]), no_grad(lambda: model.finish(output, finished.shape[1:])), count),
+        "measures": (lambda: plain_measures(one_map.astype(np.float64), arrays),
+                     lambda: measures(finished[:1].expand(scorer.batch_size, -1, -1), **ours), scorer.batch_size),
+        "write": (lambda: plain.write(folder / "a.png", one_map), lambda: write_map(folder / "b.png", finished[0]), 1),
+    }
+
+
+def once(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, synchronised: for what takes long and has warmed up in its stages."""
+    synchronise(device)
+    start = time.perf_counter()
+    call()
+    synchronise(device)
+    return time.perf_counter() - start
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=at_least(1), default=8, help="of the video (default: 8)")
+    parser.add_argument("--frame-size", type=at_least(32), nargs=2, default=[224, 384], metavar=("H", "W"),
+                        help="size the network sees, in pixels (default: 224 384)")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of our network (default: float32)")
+    parser.add_argument("--batch-size", type=at_least(1), help="clips our network computes at once (default: 1 on a CPU, else 4)")
+    parser.add_argument("--repeats", type=at_least(1), default=3, help="of each stage, of which the median counts (default: 3)")
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads of PyTorch (default: as many as it takes)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="(default: auto: CUDA, else MPS, else CPU)")
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/evaluation.json"),
+                        help="JSON file (default: results/benchmarks/evaluation.json)")
+    return parser
+
+
+def measure(video: Video, folder: Path, args: argparse.Namespace, device: torch.device) -> list[dict]:
+    """A row for each stage, and those for the whole."""
+    torch.manual_seed(0)
+    model = RecSalNet(frame_size=tuple(args.frame_size)).eval().to(device)
+    weights, options = model.state_dict(), engine_options(args.batch_size, 1, device)
+    torch.save(weights, folder / "weights.pth")
+    weights = {name: x.clone() for name, x in weights.items()}
+    scorer = test.Scorer(test.OtherFixations([video], 0), "float", device, batch_size=1 if device.type == "cpu" else 16)
+    plain_whole = functools.partial(plain_evaluation, video, weights, tuple(args.frame_size), scorer, device, folder)
+    plain_seconds = once(plain_whole, device) / len(video.frames)         # before our programs' settings
+    keep_freed_memory()
+    model = model.bfloat16() if args.precision == "bfloat16" else model
+    rows = []
+    for stage, (plain_call, our_call, count) in stages(video, model, weights, scorer, options, folder).items():
+        rows.append((stage, median_seconds(plain_call, args.repeats, device, 1), median_seconds(our_call, args.repeats, device, 1) / count))
+    whole = functools.partial(our_evaluation, video, scorer=scorer, options=options, weights=folder / "weights.pth", folder=folder)
+    costless = Costless(model)
+    whole(model=costless)
+    rows += [("all but forward", None, once(functools.partial(whole, model=costless), device) / len(video.frames)),
+             ("end to end", plain_seconds, once(functools.partial(whole, model=model), device) / len(video.frames))]
+    return [{"stage": stage, "plain, ms a frame": plain_s and 1000 * plain_s, "ours, ms a frame": 1000 * our_s,
+             "times plain": plain_s and plain_s / our_s} for stage, plain_s, our_s in rows]
+
+
+def main(args: argparse.Namespace) -> None:
+    device = select_device(args.device)
+    float32_is_float32()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(make_video(Path(folder) / "video", args.frames, (360, 640)), Path(folder), args, device)
+    print_table(rows)
+    write_rows(args.out, rows, args, device)
+    print(f"{machine(device)}; {args.frames} frames of 360 x 640, network at {args.frame_size[0]} x {args.frame_size[1]}, {args.precision}; "
+          f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    main(arguments().parse_args())
