@@ -54,7 +54,7 @@ OTHERS = 10                                                                # fra
 PROTOCOLS = {
     "float": "maps as the network gives them, resized to the frame's size and blurred 11 x 11, not quantised (the authors' way); "
              "undefined values are left out of the averages",
-    "dhf1k": "maps re-read from their 8-bit files, as the benchmark does; SIM of an all-zero density map counts as 0, as in the benchmark's code; "
+    "dhf1k": "maps of 8 bits, as their files hold them and the benchmark reads them; SIM of an all-zero density map counts as 0, as in its code; "
              "other undefined values are left out of the averages",
 }
 STORED = {**PROTOCOLS, "float": "maps as their files have them, resized without rounding; undefined values are left out of the averages"}
@@ -519,8 +519,8 @@ def arguments() -> argparse.ArgumentParser:
                       help="score the maps in DIR/VIDEO/FRAME.png, of any method and size, instead of a model's (default: none)")
     scores = parser.add_argument_group("scores")
     scores.add_argument("--protocol", choices=list(PROTOCOLS),
-                        help="float: maps as the network gives them; dhf1k: re-read from 8-bit files, SIM 0 where the density is all zero, as the "
-                             "benchmark (default: float, with --predictions dhf1k)")
+                        help="float: maps as the network gives them; dhf1k: as their 8-bit files hold them, SIM 0 where the density is all "
+                             "zero, as the benchmark (default: float, with --predictions dhf1k)")
     scores.add_argument("--sample-frames", type=at_least(1), metavar="N",
                         help="score N annotated frames, drawn at random; the benchmark's code takes 50000 (default: all)")
     scores.add_argument("--centre-baseline", action=argparse.BooleanOptionalAction, default=False,

@@ -10,7 +10,6 @@ alone; end to end, ours overlap. "all but forward" is our whole evaluation with 
 import argparse
 import functools
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 import test
 from benchmarks import plain
 from benchmarks.measures import PLAIN, TARGETS
-from benchmarks.timing import machine, median_seconds, print_table, synchronise, write_rows
+from benchmarks.timing import machine, median_seconds, print_table, write_rows
 from dataloader import Video, open_video, read_frame
 from loss import measures
 from model import RecSalNet
@@ -101,15 +100,6 @@ def stages(video: Video, model: RecSalNet, weights: dict[str, Tensor], scorer: "
     }
 
 
-def once(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, synchronised: for what takes long and has warmed up in its stages."""
-    synchronise(device)
-    start = time.perf_counter()
-    call()
-    synchronise(device)
-    return time.perf_counter() - start
-
-
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=at_least(1), default=8, help="of the video (default: 8)")
@@ -134,7 +124,8 @@ def measure(video: Video, folder: Path, args: argparse.Namespace, device: torch.
     weights = {name: x.clone() for name, x in weights.items()}
     scorer = test.Scorer(test.OtherFixations([video], 0), "float", device, batch_size=1 if device.type == "cpu" else 16)
     plain_whole = functools.partial(plain_evaluation, video, weights, tuple(args.frame_size), scorer, device, folder)
-    plain_seconds = once(plain_whole, device) / len(video.frames)         # before our programs' settings
+    once = functools.partial(median_seconds, repeats=1, device=device, warm_up=0)  # for what takes long
+    plain_seconds = once(plain_whole) / len(video.frames)                  # before our programs' settings
     keep_freed_memory()
     model = model.bfloat16() if args.precision == "bfloat16" else model
     rows = []
@@ -143,8 +134,8 @@ def measure(video: Video, folder: Path, args: argparse.Namespace, device: torch.
     whole = functools.partial(our_evaluation, video, scorer=scorer, options=options, weights=folder / "weights.pth", folder=folder)
     costless = Costless(model)
     whole(model=costless)
-    rows += [("all but forward", None, once(functools.partial(whole, model=costless), device) / len(video.frames)),
-             ("end to end", plain_seconds, once(functools.partial(whole, model=model), device) / len(video.frames))]
+    rows += [("all but forward", None, once(functools.partial(whole, model=costless)) / len(video.frames)),
+             ("end to end", plain_seconds, once(functools.partial(whole, model=model)) / len(video.frames))]
     return [{"stage": stage, "plain, ms a frame": plain_s and 1000 * plain_s, "ours, ms a frame": 1000 * our_s,
              "times plain": plain_s and plain_s / our_s} for stage, plain_s, our_s in rows]
 

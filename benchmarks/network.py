@@ -20,7 +20,7 @@ from benchmarks import plain, timing
 from benchmarks.timing import machine, median_seconds, peak_memory, print_table, write_rows
 from loss import objective
 from model import RecSalNet
-from predict import at_least, keep_freed_memory, precision_context, select_device
+from predict import at_least, float32_is_float32, keep_freed_memory, precision_context, select_device
 
 PLAIN = "plain float32"
 LOSS = RecSalNet.recipe["loss_weights"]
@@ -135,7 +135,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     device = select_device(args.device)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    float32_is_float32()
     forwards = {precision: functools.partial(our_forward, precision=precision) for precision in ("float32", "bfloat16")}
     steps = {precision: functools.partial(our_step, precision=precision) for precision in ("float32", "bfloat16")}
     steps["bfloat16, checkpointing"] = functools.partial(our_step, precision="bfloat16", checkpointing=True)
