@@ -7,7 +7,7 @@ DEMO := --data data/sample --run-dir saved_models/demo --overwrite --encoder-wei
 	--frame-size 32 64 --embed-dim 48 --depths 2 2 2 2 --num-heads 2 4 8 16 --width 16 --patch-norm --drop-path 0 \
 	--lr 3e-4 --batch-size 2 --epochs 10 --val-every 10 --flip --workers 1
 
-.PHONY: demo test crosscheck bench lint clean
+.PHONY: demo test crosscheck bench soak lint clean
 
 demo: .venv/installed
 	$(BIN)/python data/make_sample.py --out data/sample
@@ -30,6 +30,11 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.measures
 	$(BIN)/python -m benchmarks.network --device $(DEVICE)
 	$(BIN)/python -m benchmarks.evaluation --device $(DEVICE)
+
+# What takes long: bfloat16 beside float32 on the demo's scores (after make demo; CI does that one too), and an hour of video.
+soak: .venv/installed
+	PYTHONPATH=. $(BIN)/python tests/long/bfloat16_scores.py
+	PYTHONPATH=. $(BIN)/python tests/long/hour_of_video.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -230,6 +230,8 @@ def engine_arguments(parser: argparse.ArgumentParser) -> None:
                        help="let PyTorch compile the network first: minutes, then some percent faster (default: off)")
     group.add_argument("--interpolate", type=at_least(1), default=1, metavar="N",
                        help="APPROXIMATION: only every N-th frame goes through the network, maps between are interpolated (default: 1, exact)")
+    group.add_argument("--frame-size", type=at_least(32), nargs=2, metavar=("H", "W"),
+                       help="APPROXIMATION: size in pixels, multiples of 32, that the network sees frames at (default: the one it was trained at)")
 
 
 def engine_options(batch_size: int | None, interpolate: int, device: torch.device) -> dict[str, int]:
@@ -245,9 +247,10 @@ def compile_network(model: nn.Module) -> None:
     model.train(training).compile(dynamic=False)
 
 
-def load_model(weights: Path, device: torch.device, precision: str = "float32", compiled: bool = False) -> nn.Module:
+def load_model(weights: Path, device: torch.device, precision: str = "float32", compiled: bool = False,
+               frame_size: tuple[int, int] | None = None) -> nn.Module:
     """The network of a weight file, in eval mode on the device, in a precision for inference; prints a line that says what it is."""
-    model = RecSalNet.from_pretrained(weights)
+    model = RecSalNet.from_pretrained(weights, frame_size)
     if not model.is_described:
         print(f"no {weights.with_suffix('.json').name} beside {weights.name}: the paper's frame size, K and stride are assumed")
     height, width = model.config["frame_size"]
@@ -343,7 +346,7 @@ def main(args: argparse.Namespace) -> None:
     device = select_device(args.device)
     precision = args.precision or default_precision(device)
     keep_freed_memory()
-    model = load_model(args.weights, device, precision, args.compile)
+    model = load_model(args.weights, device, precision, args.compile, args.frame_size)
     options = engine_options(args.batch_size, args.interpolate, device)
     for source, folder in zip(sources, folders):
         count = predict_video(model, source, folder, **options)

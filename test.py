@@ -564,16 +564,19 @@ def remove_maps(folder: Path, video: Video) -> None:
         folder.rmdir()
 
 
-def notes_on(finished: list[tuple[Video, list[dict]]], videos: list[Video], scorer: Scorer, skipped: list[str], interpolate: int) -> list[str]:
+def notes_on(finished: list[tuple[Video, list[dict]]], videos: list[Video], scorer: Scorer, skipped: list[str], interpolate: int,
+             frame_size: list[int] | None) -> list[str]:
     """Sentences on what a reader of the scores must know."""
     frames = sum(len(video.frames) for video, _ in finished)
     annotated = sum(len(video.annotated()) for video, _ in finished)
     scored = sum(len({row["frame"] for row in rows}) for _, rows in finished)
     unreadable = sorted(scorer.others.unreadable)
+    seen = " x ".join(map(str, frame_size or []))
     notes = [
         (annotated < frames, f"{frames - annotated} of {frames} frames have no annotation and were not scored."),
         (scored < annotated, f"{scored} of {annotated} annotated frames were drawn at random and scored."),
         (interpolate > 1, f"**APPROXIMATION: only every {interpolate}. frame went through the network**, maps between are interpolated."),
+        (frame_size, f"**APPROXIMATION unless trained so: the network saw frames of {seen} (H x W) pixels**, by --frame-size."),
         (scorer.others.same_video, "s-AUC: only one video is annotated, so the other frames are its own."),
         (unreadable, f"s-AUC: unreadable fixation maps of other frames count as empty: {', '.join(unreadable)}."),
         (scorer.resized, f"Maps resized to their annotation's size: {scorer.resized} of {scored}."),
@@ -596,15 +599,16 @@ def main(args: argparse.Namespace) -> None:
     videos = find_videos(args.data, args.split, need_annotation=False, skipped=skipped)
     chosen = choose_frames(videos, args.sample_frames, args.seed)
     device, protocol = select_device(args.device), args.protocol or ("dhf1k" if args.predictions else "float")
-    if args.predictions and (args.precision or args.batch_size or args.compile or args.interpolate > 1):
-        raise ValueError("--precision, --batch-size, --compile and --interpolate are of a network: they have no effect on the files of --predictions")
+    if args.predictions and (args.precision or args.batch_size or args.compile or args.interpolate > 1 or args.frame_size):
+        raise ValueError("--precision, --batch-size, --compile, --interpolate and --frame-size are of a network: "
+                         "they have no effect on the files of --predictions")
     precision = None if args.predictions else args.precision or "float32"
     options = engine_options(args.batch_size, args.interpolate, device)
     keep_freed_memory()
     if args.predictions:
         source = StoredMaps(args.predictions)
     else:
-        source = Network(load_model(args.weights, device, precision, args.compile), args.weights, **options)
+        source = Network(load_model(args.weights, device, precision, args.compile, args.frame_size), args.weights, **options)
     if args.predictions and not args.skip_bad:
         check_all(source, videos, chosen)
     method = args.method or source.name
@@ -625,7 +629,7 @@ def main(args: argparse.Namespace) -> None:
         return
     print(report(rows, folder, {
         "data": str(args.data), "split": args.split, **source.details, "protocol": protocol, "protocol_means": source.protocols[protocol],
-        "notes": notes_on(finished, videos, scorer, skipped or [], args.interpolate), "skipped": skipped or [],
+        "notes": notes_on(finished, videos, scorer, skipped or [], args.interpolate, args.frame_size), "skipped": skipped or [],
         "seed": args.seed, "sample_frames": args.sample_frames,
         "device": device.type, "precision": precision, "revision": utils.revision(), "versions": utils.versions(), "date": utils.now(),
         "other_frames": scorer.drawn,

@@ -144,6 +144,8 @@ def test_from_pretrained_builds_the_network_that_the_entries_and_the_json_beside
     (tmp_path / "a.json").write_text(json.dumps({"configuration": model.config}))
     restored = RecSalNet.from_pretrained(tmp_path / "a.pth")
     assert json.dumps(restored.config) == json.dumps(model.config)
+    smaller = RecSalNet.from_pretrained(tmp_path / "a.pth", frame_size=(32, 32))
+    assert smaller.prepare(np.zeros((45, 80, 3), np.uint8)).shape == (3, 32, 32) and smaller.config["num_recursions"] == 3
 
 
 @pytest.mark.parametrize("spoil, said", [

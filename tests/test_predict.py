@@ -287,3 +287,13 @@ def test_speed_flags_reach_the_engine(tmp_path, weights_file, tiny_set, monkeypa
     assert len(exact) == len(batched) == len(drawn)
     assert all(abs(a - b).max() <= 1 for a, b in zip(exact, batched))
     assert all(np.array_equal(a, b) for a, b in zip(exact[::4], drawn[::4])) and not all(map(np.array_equal, exact, drawn))
+
+
+def test_another_frame_size_changes_what_the_network_sees_and_not_the_maps_size(tmp_path, weights_file, tiny_set):
+    video = sorted((tiny_set / "val").iterdir())[0]
+    for name, flags in {"trained": (), "smaller": ("--frame-size", "32", "32")}.items():
+        run(video, "--out", tmp_path / name, "--weights", weights_file, "--device", "cpu", *flags)
+    trained, smaller = (np.array(Image.open(tmp_path / name / video.name / "0010.png")) for name in ("trained", "smaller"))
+    assert trained.shape == smaller.shape == (45, 80) and not np.array_equal(trained, smaller)
+    with pytest.raises(ValueError, match=r"multiples of 32, got \(32, 65\)"):
+        run(video, "--out", tmp_path / "odd", "--weights", weights_file, "--frame-size", "32", "65", "--device", "cpu")

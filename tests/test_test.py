@@ -402,15 +402,18 @@ def test_weights_and_predictions_exclude_each_other(capsys):
     assert "not allowed with" in capsys.readouterr().err
 
 
-# Figures
+# Speed
 
-def test_batches_and_interpolation_are_recorded_with_the_scores(tiny_set, weights_file, tmp_path, scored):
-    run(tiny_set, weights_file, tmp_path, "--batch-size", "8", "--interpolate", "3", "--run", "fast")
+def test_batches_and_approximations_are_recorded_with_the_scores(tiny_set, weights_file, tmp_path, scored):
+    run(tiny_set, weights_file, tmp_path, "--batch-size", "8", "--interpolate", "3", "--frame-size", "32", "32", "--run", "fast")
     content, exact = (json.loads((folder / "scores.json").read_text()) for folder in (tmp_path / "fast", scored))
     assert (content["batch_size"], content["interpolate"], exact["batch_size"], exact["interpolate"]) == (8, 3, 1, 1)
     assert "APPROXIMATION: only every 3. frame" in (tmp_path / "fast" / "scores.md").read_text()
+    assert content["configuration"]["frame_size"] == [32, 32] and "frames of 32 x 32 (H x W) pixels" in (tmp_path / "fast" / "scores.md").read_text()
     assert content["scores"]["RecSalNet"]["frame_average"]["cc"] != exact["scores"]["RecSalNet"]["frame_average"]["cc"]
 
+
+# Figures
 
 def test_best_and_worst_frames_are_of_different_videos_and_ranked():
     rows = [row(video, frame=str(i), cc=cc) for video, scores in {"a": (0.9, 0.8), "b": (0.1, math.nan), "c": (0.5, 0.6), "d": (math.nan,)}.items() for i, cc in enumerate(scores)]
