@@ -4,8 +4,8 @@
     python -m benchmarks.evaluation --device cuda --frames 500 --batch-size 8 --precision bfloat16
 
 A video of generated frames, 360 x 640 as in DHF1K, with its annotation, is predicted and scored by both. The stages are timed
-alone; end to end, ours overlap. "all but forward" is our whole evaluation with a network that costs nothing: on one core with
-`--threads 1`. The plain formulation (`plain.py`, and the plain measures) goes frame by frame, in one thread.
+alone; end to end, ours overlap. "all but forward" is our whole evaluation with a network that costs nothing, and "without
+measures" the same of predict.py: on one core with `taskset -c 0 python -m benchmarks.evaluation --threads 1`. The plain formulation (`plain.py`, and the plain measures) goes frame by frame, in one thread.
 """
 import argparse
 import functools
@@ -26,7 +26,7 @@ from benchmarks.timing import machine, median_seconds, print_table, write_rows
 from dataloader import Video, open_video, read_frame
 from loss import measures
 from model import RecSalNet
-from predict import at_least, engine_options, float32_is_float32, keep_freed_memory, select_device, write_map
+from predict import at_least, engine_options, float32_is_float32, keep_freed_memory, predict_video, select_device, write_map
 
 
 class Costless(nn.Module):
@@ -133,8 +133,9 @@ def measure(video: Video, folder: Path, args: argparse.Namespace, device: torch.
         rows.append((stage, median_seconds(plain_call, args.repeats, device, 1), median_seconds(our_call, args.repeats, device, 1) / count))
     whole = functools.partial(our_evaluation, video, scorer=scorer, options=options, weights=folder / "weights.pth", folder=folder)
     costless = Costless(model)
-    whole(model=costless)
-    rows += [("all but forward", None, once(functools.partial(whole, model=costless)) / len(video.frames)),
+    engine = functools.partial(predict_video, costless, video.frames[0].parent, folder, **options)
+    rows += [("all but forward", None, median_seconds(functools.partial(whole, model=costless), args.repeats, device, 1) / len(video.frames)),
+             ("the same without measures", None, median_seconds(engine, args.repeats, device, 1) / len(video.frames)),
              ("end to end", plain_seconds, once(functools.partial(whole, model=model)) / len(video.frames))]
     return [{"stage": stage, "plain, ms a frame": plain_s and 1000 * plain_s, "ours, ms a frame": 1000 * our_s,
              "times plain": plain_s and plain_s / our_s} for stage, plain_s, our_s in rows]
