@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import scipy.io
@@ -215,24 +216,91 @@ def read_fixations(path: Path) -> np.ndarray:
     return fixations > 0
 
 
+# Video files
+
 def read_video(path: str | Path) -> Iterator[np.ndarray]:
-    """Decode a video file frame by frame, (H, W, 3) uint8, RGB; as many frames as there are, whatever its header says."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no video file {path}: it does not exist")
-    capture = cv2.VideoCapture(str(path))
+    """Decode a video file frame by frame, (H, W, 3) uint8, RGB, upright; as many frames as there are, whatever its header says."""
+    return (frame for _, frame in timed_frames(path))
+
+
+def timed_frames(path: str | Path, start: float = 0.0, end: float = math.inf) -> Iterator[tuple[float, np.ndarray]]:
+    """Decode a video file, or a part of it, frame by frame.
+
+    Args:
+        path: anything that FFmpeg reads.
+        start, end: seconds from the file's beginning; frames with start <= time < end are decoded.
+
+    Yields:
+        The frame's own time in seconds from the file's beginning, whatever its rate; and the frame, (H, W, 3) uint8, RGB,
+        turned upright as the file says.
+
+    Raises:
+        FileNotFoundError, PermissionError: there is no such file, or it may not be read.
+        ValueError: it is no video, is damaged (after the frames before the damage), or holds no frame in this part.
+    """
     count = 0
     try:
-        while True:
-            decoded, frame = capture.read()
-            if not decoded:
-                break
-            count += 1
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-    finally:
-        capture.release()
+        with open_container(path) as container:
+            stream, origin = container.streams.video[0], (container.start_time or 0) / av.time_base
+            stream.thread_type = "AUTO"
+            for seconds, frame in with_times(decode_from(container, start), stream, origin):
+                if seconds >= end:
+                    break
+                if seconds >= start:
+                    count += 1
+                    yield seconds, upright(frame)
+    except av.FFmpegError as error:
+        raise ValueError(f"{path} is damaged after {count} frames{f' from second {start:g}' if start else ''}: {error.strerror}. Get the file again, "
+                         "or repair it with FFmpeg; maps of the frames before are whole") from error
     if not count:
-        raise ValueError(f"no frame could be decoded from {path} ({path.stat().st_size} bytes): not a video, or an interrupted download")
+        part = f" from second {start:g} to {end:g}" if (start, end) != (0, math.inf) else ""
+        raise ValueError(f"no frame could be decoded from {path}{part} ({Path(path).stat().st_size} bytes)")
+
+
+def open_container(path: str | Path) -> "av.container.InputContainer":
+    """Open a video file; says what is wrong with one that is none."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no video file {path}: it {'is a folder' if Path(path).is_dir() else 'does not exist'}")
+    try:
+        container = av.open(str(path))
+    except av.FFmpegError as error:
+        if isinstance(error, PermissionError):
+            raise
+        raise ValueError(f"no frame could be decoded from {path} ({Path(path).stat().st_size} bytes): {error.strerror}. "
+                         "It is no video that FFmpeg knows, or an interrupted download") from error
+    if not container.streams.video:
+        container.close()
+        raise ValueError(f"{path} holds no pictures (streams: {', '.join(s.type for s in container.streams) or 'none'}): expected a video")
+    return container
+
+
+def decode_from(container: "av.container.InputContainer", start: float) -> Iterator["av.VideoFrame"]:
+    """All frames from a key frame before `start` on; from the first where the file does not say where its key frames are."""
+    stream = container.streams.video[0]
+    if start > 0:
+        origin = container.start_time or 0
+        container.seek(origin + int(start * av.time_base))                 # to the last key frame before, if all is well
+        first = next(container.decode(stream), None)
+        if first is not None and not first.is_corrupt and first.time is not None and first.time - origin / av.time_base <= start:
+            return itertools.chain([first], container.decode(stream))
+        container.seek(origin)
+    return container.decode(stream)
+
+
+def with_times(frames: Iterable["av.VideoFrame"], stream: "av.VideoStream", origin: float) -> Iterator[tuple[float, "av.VideoFrame"]]:
+    """Each frame with its time; one that has none follows the one before at the stream's average rate."""
+    step, before = float(1 / (stream.average_rate or 25)), None
+    for frame in frames:
+        if frame.time is not None:
+            before = frame.time - origin
+        else:
+            before = 0.0 if before is None else before + step
+        yield before, frame
+
+
+def upright(frame: "av.VideoFrame") -> np.ndarray:
+    """The picture as (H, W, 3) uint8, RGB, turned as a player would turn it."""
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
 
 
 # Moving maps to another size

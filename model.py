@@ -100,13 +100,21 @@ class RecSalNet(nn.Module):
         for _ in range(self.num_recursions):
             state = self.recurse(encoded, state)                               # F_i^(4k+1), k = 1 .. K
         side_maps = [decode(f) for decode, f in zip(self.decoders, state)]     # P_1 .. P_4, (B, 1, 1, H, W)
-        return self.readout(torch.cat(side_maps, dim=1).to(self.readout[0].weight.dtype))[:, 0, 0]  # P
+        return self.read_out(torch.cat(side_maps, dim=1))[:, 0, 0]             # P
 
     def recurse(self, encoded: list[Tensor], state: list[Tensor]) -> list[Tensor]:
         """One pass through the recursive block, recomputed in the backward pass where checkpointing is on."""
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(self.recursive_block, encoded, state, use_reentrant=False)
         return self.recursive_block(encoded, state)
+
+    def read_out(self, side_maps: Tensor) -> Tensor:
+        """The readout in its own precision, float32, whatever came before.
+
+        In bfloat16 its output would have 256 levels between two powers of 2, and many ties, which SIM and AUC-J notice.
+        """
+        with torch.autocast(side_maps.device.type, enabled=False):
+            return self.readout(side_maps.to(self.readout[0].weight.dtype))    # (B, 1, 1, H, W)
 
     @property
     def activation_checkpointing(self) -> bool:
@@ -118,10 +126,7 @@ class RecSalNet(nn.Module):
         self.encoder.activation_checkpointing = on
 
     def bfloat16(self) -> "RecSalNet":
-        """Half the memory and, where the hardware has it, several times the speed; the readout stays in float32.
-
-        In bfloat16 its output would have 256 levels between two powers of 2, and many ties, which SIM and AUC-J notice.
-        """
+        """Half the memory and, where the hardware has it, several times the speed; the readout stays in float32."""
         super().bfloat16()
         self.readout.float()
         return self

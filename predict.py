@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -27,11 +28,11 @@ DONE = object()
 
 
 def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterable[np.ndarray] | None = None, *, batch_size: int = 1,
-                  interpolate: int = 1) -> Iterator[Tensor]:
+                  interpolate: int = 1, every: int = 1, skip: int = 0, first_frames: str = "repeat", scene_cuts: bool = False) -> Iterator[Tensor]:
     """One saliency map per frame, in order; memory holds a window and a batch of frames, however long the video.
 
-    The window ends at the frame its map belongs to; before the first frame, the first frame is repeated (as the
-    authors do). Every frame is decoded, resized and moved to the device once, as uint8, while the network computes.
+    The window ends at the frame its map belongs to. Every frame is decoded, resized and moved to the device once, as
+    uint8, while the network computes.
 
     Args:
         model: in eval mode, on the device and in the precision to compute in; `model.prepare`, `normalise`, `finish`,
@@ -41,46 +42,121 @@ def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterabl
         batch_size: clips computed at once. A video's last batch is filled up, so that all have one shape.
         interpolate: an approximation: only every n-th frame, and the last one, goes through the network; maps between
             are interpolated linearly.
+        every: maps of every n-th frame only, the first one included; the network still sees all frames.
+        skip: the first `skip` frames only fill the window; they get no map, and `every` counts from the one after.
+        first_frames: what fills the window before the first frame: "repeat", that frame (RecSal-Net's authors), or
+            "mirror": the window is turned around in time, and begins at the frame its map belongs to (TASED-Net's).
+        scene_cuts: begin anew, as at a video's first frame, where `is_cut` sees another scene.
 
     Yields:
         (H, W) float32 in (0, 1) at the frame's own size, on the model's device.
 
     Raises:
-        ValueError: the model needs another engine than the sliding window, or a frame is too small.
+        ValueError: the model needs another engine than the sliding window, options exclude each other, or a frame is too small.
     """
     if flows is not None or model.needs_flow or model.temporal != "window":
         raise ValueError(f"{type(model).__name__} moves through time by \"{model.temporal}\" (needs_flow={model.needs_flow}): "
                          "only \"window\" without flow is built so far")
-    prepared = in_background(((model.prepare(frame), frame.shape[:2]) for frame in frames), ahead=2 * batch_size * interpolate)
-    for outputs, size in of_one_size(interpolated(network_outputs(model, steps_of(prepared, interpolate), batch_size)), batch_size):
+    if interpolate > 1 and (every > 1 or skip):
+        raise ValueError(f"interpolate={interpolate} draws the maps that every={every} and skip={skip} would leave out: choose one")
+    errors = []                                                            # raised when the frames before have their maps
+    prepared = until_error(((model.prepare(frame), frame.shape[:2]) for frame in frames), errors)
+    prepared = in_background(prepared, ahead=2 * batch_size * interpolate * every)
+    outputs = scene_outputs(model, prepared, batch_size, interpolate, every, skip, first_frames, scene_cuts)
+    for group, size in of_one_size(outputs, batch_size):
         with torch.no_grad():
-            yield from model.finish(torch.stack(outputs), size)
+            yield from model.finish(torch.stack(group), size)
+    if errors:
+        raise errors[0]
 
 
-def steps_of(prepared: Iterable[tuple], length: int) -> Iterator[list[tuple]]:
-    """The first frame alone, then the others in steps of `length`: the last frame of each step is the network's to predict."""
-    prepared = iter(prepared)
-    yield from ([first] for first in itertools.islice(prepared, 1))
-    while step := list(itertools.islice(prepared, length)):
+def until_error(items: Iterable, errors: list[Exception]) -> Iterator:
+    """The items before an error, which is put into `errors`."""
+    try:
+        yield from items
+    except Exception as error:
+        errors.append(error)
+
+
+def scene_outputs(model: nn.Module, prepared: Iterable[tuple], batch_size: int, interpolate: int, every: int, skip: int, first_frames: str,
+                  scene_cuts: bool) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+    """The network's output, (h, w), for each frame that gets a map, and the frame's size; scene by scene."""
+    for start, scene in itertools.groupby(by_scene(prepared, scene_cuts), key=lambda item: item[0]):
+        first = skip - start if start < skip else (skip - start) % every   # of the scene's frames that gets a map
+        steps = steps_of((item for _, item in scene), first + 1, interpolate * every, whole=every > 1)
+        outputs = network_outputs(model, steps, batch_size, first_frames)
+        yield from interpolated(outputs) if interpolate > 1 else ((output, step[-1][1]) for step, output in outputs)
+
+
+def by_scene(prepared: Iterable[tuple], scene_cuts: bool) -> Iterator[tuple[int, tuple]]:
+    """Each frame with the number of its scene's first frame."""
+    start, before, change_before = 0, None, 0.0
+    for number, (frame, size) in enumerate(prepared):
+        if scene_cuts:
+            small = F.avg_pool2d(frame.float(), min(8, *frame.shape[1:]))
+            change = 0.0 if before is None else (small - before).abs().mean().item()
+            start = number if is_cut(change, change_before) else start
+            before, change_before = small, change
+        yield start, (frame, size)
+
+
+def is_cut(change: float, change_before: float) -> bool:
+    """Whether another scene begins, by how much the picture changed, in grey levels, and by how much one frame earlier.
+
+    Fast movement changes several frames in a row, a cut one. On the clips this was tried with, cuts change 46 levels and
+    more, after 20 and less; movement up to 41, after 30.
+    """
+    return change > 25 and change > 2 * change_before
+
+
+def steps_of(frames: Iterator[tuple], first: int, length: int, whole: bool) -> Iterator[list[tuple]]:
+    """`first` frames, then the others in steps of `length`: the last frame of each step is the network's to predict.
+
+    Frames that remain in the end are a step of their own, unless steps must be `whole`.
+    """
+    lead = list(itertools.islice(frames, first))
+    if len(lead) == first:
+        yield lead
+    while (step := list(itertools.islice(frames, length))) and (len(step) == length or not whole):
         yield step
 
 
-def network_outputs(model: nn.Module, steps: Iterator[list[tuple]], batch_size: int) -> Iterator[tuple[list[tuple], Tensor]]:
+def network_outputs(model: nn.Module, steps: Iterator[list[tuple]], batch_size: int, first_frames: str) -> Iterator[tuple[list[tuple], Tensor]]:
     """Each step with the network's output for its last frame, (h, w), batch by batch."""
     like, history = next(model.parameters()), None
     offsets = torch.arange(-(model.clip_len - 1), 1) * model.frame_stride  # of a clip's frames from its last one
     past = -int(offsets[0])                                                # frames to keep from one batch to the next
-    while group := list(itertools.islice(steps, batch_size)):
+    ahead = 2 * past if first_frames == "mirror" else 0                    # that must be there before the first map
+    while group := take(steps, batch_size, ahead if history is None else 0):
         new = torch.stack([frame for step in group for frame, _ in step], dim=1)
         new = model.normalise(to_device(new, like.device)[None])[0].to(like.dtype)  # (3, frames, h, w)
-        history = torch.cat([new[:, :1].expand(-1, past, -1, -1) if history is None else history[:, history.shape[1] - past:], new], dim=1)
+        starting = history is None
+        history = torch.cat([new[:, :1].expand(-1, past, -1, -1) if starting else history[:, history.shape[1] - past:], new], dim=1)
         ends = past - 1 + torch.tensor([len(step) for step in group]).cumsum(0)
-        ends = torch.cat([ends, ends[-1:].expand(batch_size - len(group))])
-        places = to_device((ends[:, None] + offsets).flatten(), like.device)
-        clips = history[:, places].unflatten(1, (batch_size, -1)).transpose(0, 1)  # (B, 3, T, h, w)
-        with torch.no_grad():
-            outputs = model(clips)
-        yield from zip(group, outputs)
+        places = ends[:, None] + offsets                                   # (steps, T), of each window's frames in `history`
+        if starting and ahead:
+            turned = (ends[:, None] - offsets).clamp(max=history.shape[1] - 1)
+            places = torch.where(ends[:, None] < 2 * past, turned, places)
+        for clips in batches_of(history, to_device(places, like.device), batch_size):
+            with torch.no_grad():
+                outputs = model(clips)
+            yield from zip(itertools.islice(group, len(outputs)), outputs)
+            group = group[len(outputs):]
+
+
+def take(steps: Iterator[list[tuple]], count: int, frames: int) -> list[list[tuple]]:
+    """The next `count` steps, and as many more as make `frames` frames."""
+    group = list(itertools.islice(steps, count))
+    while sum(map(len, group)) < frames and (more := list(itertools.islice(steps, count))):
+        group += more
+    return group
+
+
+def batches_of(history: Tensor, places: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """The clips, (B, 3, T, h, w), that frames (3, n, h, w) make at (clips, T) places; the last batch is filled up."""
+    for some in places.split(batch_size):
+        some = torch.cat([some, some[-1:].expand(batch_size - len(some), -1)])
+        yield history[:, some].transpose(0, 1)
 
 
 def interpolated(outputs: Iterator[tuple[list[tuple], Tensor]]) -> Iterator[tuple[Tensor, tuple[int, int]]]:
@@ -213,13 +289,13 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 2 ** 31 - 1)                                      # M_TRIM_THRESHOLD
 
 
-def device_arguments(parser: argparse.ArgumentParser, precision: str) -> None:
-    """The flags every script has; `precision` says what its default is."""
+def device_arguments(parser: argparse.ArgumentParser, precision: str, bfloat16: str = "the whole network but its readout") -> None:
+    """The flags every script has; `precision` says what its default is, `bfloat16` what that choice means there."""
     group = parser.add_argument_group("device")
     group.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
                        help="where to compute; auto: CUDA, else MPS, else CPU (default: auto)")
     group.add_argument("--precision", choices=["float32", "bfloat16"],
-                       help=f"bfloat16: autocast; float32: TF32 off (default: {precision})")
+                       help=f"bfloat16: {bfloat16}; float32: TF32 off (default: {precision})")
 
 
 def engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -227,7 +303,7 @@ def engine_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("speed")
     group.add_argument("--batch-size", type=at_least(1), help="clips computed at once (default: 1 on a CPU, else 4)")
     group.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False,
-                       help="let PyTorch compile the network first: minutes, then some percent faster (default: off)")
+                       help="let PyTorch compile the network first, which takes minutes; meant for GPUs, on CPUs it gained nothing (default: off)")
     group.add_argument("--interpolate", type=at_least(1), default=1, metavar="N",
                        help="APPROXIMATION: only every N-th frame goes through the network, maps between are interpolated (default: 1, exact)")
     group.add_argument("--frame-size", type=at_least(32), nargs=2, metavar=("H", "W"),
@@ -240,7 +316,7 @@ def engine_options(batch_size: int | None, interpolate: int, device: torch.devic
 
 
 def compile_network(model: nn.Module) -> None:
-    """Let PyTorch compile the network, for clips of one shape, at its first clip; one eager pass before fills what it keeps."""
+    """Let PyTorch compile the network, for clips of one shape, at its first clip; one eager pass before builds the masks."""
     like, training = next(model.parameters()), model.training
     with torch.no_grad():
         model.eval()(torch.zeros(1, 3, model.clip_len, *model.config["frame_size"], device=like.device, dtype=like.dtype))

@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 import utils
 
 Size3 = tuple[int, int, int]                                               # (T, H, W)
-Run = tuple[int, int, Tensor | None]                                       # first window, the one after the last, their mask
+Order = tuple[Tensor, Tensor]                                              # of windows, those of one mask in a row; and back
+Run = tuple[int, int, Tensor | None]                                       # first window of a mask, the one after its last, the mask
 
 
 class SwinTransformer3D(nn.Module):
@@ -85,32 +86,34 @@ class Stage(nn.Module):
         self.window = window
         self.blocks = nn.ModuleList(Block(dim, heads, window, rate) for rate in drop_paths)
         self.downsample = PatchMerging(dim) if merge else nn.Identity()
-        self._masks: dict[tuple, list[Run]] = {}                           # of the last shape only
+        self._masks: dict[tuple, tuple[Order, list[Run]]] = {}             # of the last shape only
 
     def forward(self, x: Tensor, activation_checkpointing: bool = False) -> Tensor:
         size = tuple(x.shape[1:4])
         window, shift = fit_window(size, self.window)
         for i, block in enumerate(self.blocks):
             shifted = i % 2 == 1 and any(shift)
-            args = (x, window, shift, self.runs(size, window, shift, x)) if shifted else (x, window, (0, 0, 0), None)
+            args = (x, window, shift, *self.masks(size, window, shift, x.device)) if shifted else (x, window, (0, 0, 0))
             if activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, *args, use_reentrant=False)
             else:
                 x = block(*args)
         return x
 
-    def runs(self, size: Size3, window: Size3, shift: Size3, like: Tensor) -> list[Run]:
+    def masks(self, size: Size3, window: Size3, shift: Size3, device: torch.device) -> tuple[Order, list[Run]]:
         """The masks of shifted windows: they depend on no weight, so they are built once per shape."""
-        key = (size, like.device, like.dtype)
+        key = (size, device)
         if key not in self._masks:
             with torch.inference_mode(False):                              # else training could not use them afterwards
-                masks, runs = shift_masks(size, window, shift)
-                masks = [mask.to(like) if mask.any() else None for mask in masks]
-                self._masks = {key: [(start, stop, masks[kind]) for start, stop, kind in runs]}
+                masks, kinds = shift_masks(size, window, shift)
+                order = kinds.argsort(stable=True)
+                stops = kinds.bincount().cumsum(0).tolist()
+                masks = [mask.to(device) if mask.any() else None for mask in masks]
+                self._masks = {key: ((order.to(device), order.argsort().to(device)), list(zip([0, *stops], stops, masks)))}
         return self._masks[key]
 
     def _apply(self, *args, **kwargs):
-        self._masks = {}                                                   # moved to another device or dtype: let go
+        self._masks = {}                                                   # moved to another device: let go
         return super()._apply(*args, **kwargs)
 
 
@@ -140,11 +143,11 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, 4 * dim)
 
-    def forward(self, x: Tensor, window: Size3, shift: Size3, runs: list[Run] | None) -> Tensor:
-        x = x + self.drop_path(self.attend(self.norm1(x), window, shift, runs))
+    def forward(self, x: Tensor, window: Size3, shift: Size3, order: Order | None = None, runs: list[Run] | None = None) -> Tensor:
+        x = x + self.drop_path(self.attend(self.norm1(x), window, shift, order, runs))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
-    def attend(self, x: Tensor, window: Size3, shift: Size3, runs: list[Run] | None) -> Tensor:
+    def attend(self, x: Tensor, window: Size3, shift: Size3, order: Order | None, runs: list[Run] | None) -> Tensor:
         """Pad, roll, cut into windows, attend, and undo all that; x is (B, T, H, W, C)."""
         _, t, h, w, _ = x.shape
         pt, ph, pw = padded_size((t, h, w), window)
@@ -153,7 +156,7 @@ class Block(nn.Module):
         x = roll(x, shift, -1)
         axes = {"t": pt // window[0], "h": ph // window[1], "w": pw // window[2], "wt": window[0], "wh": window[1], "ww": window[2]}
         windows = rearrange(x, "b (t wt) (h wh) (w ww) c -> (t h w) b (wt wh ww) c", **axes)
-        windows = self.attn(windows, runs)
+        windows = self.attn(windows) if order is None else self.attn(windows[order[0]], runs)[order[1]]
         x = rearrange(windows, "(t h w) b (wt wh ww) c -> b (t wt) (h wh) (w ww) c", **axes)
         return roll(x, shift, 1)[:, :t, :h, :w]
 
@@ -177,7 +180,8 @@ class WindowAttention(nn.Module):
         Args:
             x: (windows, B, N, C), N tokens to a window.
             runs: of windows in a row that share a mask, which are attended to at once; None: no masks. No bias is ever
-                repeated: one of a mask's size and heads, (heads, N, N), is broadcast over windows and batch.
+                repeated: one for each of the at most 8 masks, (heads, N, N), is broadcast over windows and batch. These
+                sums are not kept: all of the encoder's are 0.6 GB in float32, as much as a forward pass needs.
 
         Returns:
             (windows, B, N, C)
@@ -194,14 +198,14 @@ class WindowAttention(nn.Module):
     def position_bias(self, n: int, dtype: torch.dtype) -> Tensor:
         """The bias of every pair of tokens, (heads, N, N); kept from call to call where no gradient is wanted.
 
-        It is built anew after everything that changes the table, but for writes through `.data` in eval mode, which
-        PyTorch does not count: call `train()` or `eval()` after such a one.
+        It is built anew after whatever changes the table: loading, moving, `train()` and `eval()`, a pass with gradients
+        (fused optimisers do not count their writes), and every write that PyTorch counts.
         """
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self.build_position_bias(n).to(dtype)
         table = self.relative_position_bias_table
-        version = 0 if table.is_inference() else table._version            # counts optimiser steps and loaded weights
-        key = (n, dtype, version, table.data_ptr(), table.device, table.dtype)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or table.is_inference():
+            self._bias = None
+            return self.build_position_bias(n).to(dtype)
+        key = (n, dtype, table._version, table.data_ptr())
         if self._bias is None or self._bias[0] is not table or self._bias[1] != key:
             self._bias = (table, key, self.build_position_bias(n).to(dtype))
         return self._bias[2]
@@ -209,6 +213,10 @@ class WindowAttention(nn.Module):
     def train(self, mode: bool = True):
         self._bias = None
         return super().train(mode)
+
+    def _apply(self, *args, **kwargs):
+        self._bias = None
+        return super()._apply(*args, **kwargs)
 
     def build_position_bias(self, n: int) -> Tensor:
         # A window that shrank to a small map takes the top left part of the index: the positions are then not the
@@ -264,14 +272,13 @@ def roll(x: Tensor, shift: Size3, sign: int) -> Tensor:
     return torch.roll(x, [sign * s for s in shift], dims=(1, 2, 3)) if any(shift) else x
 
 
-def shift_masks(size: Size3, window: Size3, shift: Size3) -> tuple[Tensor, list[tuple[int, int, int]]]:
+def shift_masks(size: Size3, window: Size3, shift: Size3) -> tuple[Tensor, Tensor]:
     """What the roll brought together from different sides of the map must not attend to each other.
 
-    Most windows hold one side only, and those at the end of an axis mix sides in the same way: there are few kinds.
+    Most windows hold one side only, and those at the end of an axis mix sides in the same way: there are at most 8 kinds.
 
     Returns:
-        (kinds, N, N), -100 between tokens of different sides, else 0; and (first window, the one after the last, kind) of
-        each run of windows of one kind.
+        (kinds, N, N), -100 between tokens of different sides, else 0; and each window's kind, (windows,) int64.
     """
     side = torch.zeros(padded_size(size, window), dtype=torch.long)
     slices = [(slice(0, -w), slice(-w, -s), slice(-s, None)) if s else (slice(None),) for w, s in zip(window, shift)]
@@ -282,10 +289,7 @@ def shift_masks(size: Size3, window: Size3, shift: Size3) -> tuple[Tensor, list[
     # Named after the side's first token, windows that mix sides alike look alike.
     first = (side[:, :, None] == side[:, None, :]).byte().argmax(2)        # (windows, N)
     first, kinds = first.unique(dim=0, return_inverse=True)
-    masks = -100.0 * (first[:, :, None] != first[:, None, :])
-    kinds = kinds.tolist()
-    starts = [i for i, kind in enumerate(kinds) if i == 0 or kind != kinds[i - 1]]
-    return masks, [(start, stop, kinds[start]) for start, stop in zip(starts, [*starts[1:], len(kinds)])]
+    return -100.0 * (first[:, :, None] != first[:, None, :]), kinds
 
 
 def relative_position_index(window: Size3) -> Tensor:

@@ -192,7 +192,7 @@ class Scorer:
         """
         frames, values = {}, []
         targets = in_threads(functools.partial(self.targets, video), indices)
-        for batch in batches(map(self.sample, maps, targets), self.batch_size):
+        for batch in batches(map(self.sample, targets, maps), self.batch_size):
             values.append(self.score(batch))
             frames |= {sample["frame"]: {name: sample[name] for name in ("others", "resized")} for sample in batch}
         values = torch.cat(values).tolist() if values else []              # the first moment that they are needed
@@ -211,7 +211,7 @@ class Scorer:
         return {"frame": video.frames[index].stem, "others": ["/".join(other) for other in drawn],
                 **{name: torch.from_numpy(x) for name, x in arrays.items()}}
 
-    def sample(self, saliency: Tensor, targets: dict) -> dict:
+    def sample(self, targets: dict, saliency: Tensor) -> dict:
         """The targets with their map, at their size, on the device."""
         size = tuple(targets["density"].shape)
         resized = tuple(saliency.shape) != size

@@ -27,7 +27,7 @@ import utils
 from dataloader import ClipDataset, Video, clip_loader, find_videos, readable
 from loss import LABELS, TERMS, cc, kldiv, nss, objective, similarity
 from model import RecSalNet
-from predict import at_least, compile_network, default_precision, device_arguments, precision_context, select_device
+from predict import at_least, compile_network, default_precision, device_arguments, keep_freed_memory, precision_context, select_device
 from swin_transformer import SwinTransformer3D, load_encoder
 
 KINETICS = Path("saved_models/swin_small_patch244_window877_kinetics400_1k.pth")
@@ -130,7 +130,7 @@ def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, 
             continue
         density, fixations = batch["density"].to(device), batch["fixations"]
         with precision_context(precision, device):
-            output = model(model.normalise(batch["clip"].to(device)))
+            output = model.forward(model.normalise(batch["clip"].to(device)))  # not compiled, even with --compile
         saliency = model.finish(output, density.shape[1:])
         for name, measure in VALIDATION.items():
             values[name].append(measure(saliency, fixations if measure is nss else density))
@@ -145,9 +145,10 @@ def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, 
 def add_terms(sums: dict[str, float], terms: dict[str, Tensor | int], count: int) -> None:
     """Add a batch's terms times its samples; "samples" counts those, "kl_left_out" and so on the undefined ones."""
     sums["samples"] = sums.get("samples", 0) + count
+    means = [name for name in terms if not name.endswith("_left_out")]
+    values = dict(zip(means, torch.stack([terms[name].detach() for name in means]).tolist()))  # one wait for the GPU
     for name, value in terms.items():
-        value = value if name.endswith("_left_out") else value.item() * count
-        sums[name] = sums.get(name, 0) + value
+        sums[name] = sums.get(name, 0) + (values[name] * count if name in values else value)
 
 
 def mean_terms(sums: dict[str, float]) -> dict[str, float]:
@@ -429,7 +430,7 @@ def arguments() -> argparse.ArgumentParser:
         terms.add_argument(f"--{name}-weight", type=finite, default=weight,
                            help=f"weight of {LABELS[name]} (default: {weight})")
     run_arguments(parser.add_argument_group("run folder"))
-    device_arguments(parser, "bfloat16 on CUDA, else float32")
+    device_arguments(parser, "bfloat16 on CUDA, else float32", "autocast")
     return parser
 
 
@@ -479,7 +480,8 @@ def training_arguments(group, recipe: dict) -> None:
     group.add_argument("--activation-checkpointing", action=argparse.BooleanOptionalAction, default=False,
                        help="less memory for more time: recompute activations in the backward pass (default: off)")
     group.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False,
-                       help="let PyTorch compile the network first: minutes, then faster on a GPU (default: off)")
+                       help="let PyTorch compile the network for training steps, which takes minutes, and once more where an epoch's last batch "
+                            "is shorter; meant for GPUs (default: off)")
     group.add_argument("--val-every", type=at_least(0), default=recipe["val_every"],
                        help="epochs from one validation to the next; the last is always validated; 0: none, keep the last weights "
                             f"(default: {recipe['val_every']})")
@@ -500,6 +502,7 @@ def run_arguments(group) -> None:
 def main(args: argparse.Namespace) -> int:
     """Train; returns the exit code."""
     utils.seed_everything(args.seed)
+    keep_freed_memory()
     device = select_device(args.device)
     precision = args.precision or default_precision(device)
     network = {name: getattr(args, name) for name in NETWORK}
@@ -521,7 +524,8 @@ def main(args: argparse.Namespace) -> int:
     model.activation_checkpointing = args.activation_checkpointing
     model.to(device)
     recipe = {**network, "objective": weights, "precision": precision, "train": fingerprint(train_videos), "val": fingerprint(val_videos),
-              **{name: getattr(args, name) for name in ("encoder_weights", "seed", "lr", "batch_size", "accumulate", "flip", "val_every")}}
+              **{name: getattr(args, name) for name in ("encoder_weights", "seed", "lr", "batch_size", "accumulate", "flip", "val_every",
+                                                        "compile")}}
     if args.compile:
         compile_network(model)
     optimizer = torch.optim.Adam(model.parameter_groups(args.lr), fused=device.type != "mps")

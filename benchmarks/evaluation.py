@@ -5,9 +5,12 @@
 
 A video of generated frames, 360 x 640 as in DHF1K, with its annotation, is predicted and scored by both. The stages are timed
 alone; end to end, ours overlap. "all but forward" is our whole evaluation with a network that costs nothing, and "without
-measures" the same of predict.py: on one core with `taskset -c 0 python -m benchmarks.evaluation --threads 1`. The plain formulation (`plain.py`, and the plain measures) goes frame by frame, in one thread.
+measures" the same of predict.py: on one core with `taskset -c 0 python -m benchmarks.evaluation --threads 1`. The plain
+formulation (`plain.py`, and the plain measures) goes frame by frame, in one thread. The whole is timed once, after one frame
+that does not count; stages, and the whole without the network, are medians.
 """
 import argparse
+import dataclasses
 import functools
 import tempfile
 from collections.abc import Callable
@@ -73,9 +76,9 @@ def plain_measures(saliency: np.ndarray, targets: dict[str, np.ndarray]) -> None
         measure(saliency, *(targets[target] for target in TARGETS.get(name, ("density",))))
 
 
-def our_evaluation(video: Video, model: nn.Module, scorer: "test.Scorer", options: dict, weights: Path, folder: Path) -> None:
+def our_evaluation(video: Video, network: "test.Network", scorer: "test.Scorer", folder: Path) -> None:
     indices = video.annotated()
-    scorer(video, indices, test.Network(model, weights, **options).maps(video, indices, "float", folder), "ours")
+    scorer(video, indices, network.maps(video, indices, "float", folder), "ours")
 
 
 def stages(video: Video, model: RecSalNet, weights: dict[str, Tensor], scorer: "test.Scorer", options: dict,
@@ -115,30 +118,36 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(video: Video, folder: Path, args: argparse.Namespace, device: torch.device) -> list[dict]:
+def measure(video: Video, folder: Path, size: tuple[int, int], precision: str, batch_size: int | None, repeats: int,
+            device: torch.device) -> list[dict]:
     """A row for each stage, and those for the whole."""
     torch.manual_seed(0)
-    model = RecSalNet(frame_size=tuple(args.frame_size)).eval().to(device)
-    weights, options = model.state_dict(), engine_options(args.batch_size, 1, device)
+    model, count = RecSalNet(frame_size=size).eval().to(device), len(video.frames)
+    weights, options = model.state_dict(), engine_options(batch_size, 1, device)
     torch.save(weights, folder / "weights.pth")
     weights = {name: x.clone() for name, x in weights.items()}
     scorer = test.Scorer(test.OtherFixations([video], 0), "float", device, batch_size=1 if device.type == "cpu" else 16)
-    plain_whole = functools.partial(plain_evaluation, video, weights, tuple(args.frame_size), scorer, device, folder)
-    once = functools.partial(median_seconds, repeats=1, device=device, warm_up=0)  # for what takes long
-    plain_seconds = once(plain_whole) / len(video.frames)                  # before our programs' settings
+    plain_call = functools.partial(plain_evaluation, weights=weights, size=size, scorer=scorer, device=device, folder=folder)
+    plain_seconds = time_whole(plain_call, video, device)                  # before our programs' settings
     keep_freed_memory()
-    model = model.bfloat16() if args.precision == "bfloat16" else model
+    model = model.bfloat16() if precision == "bfloat16" else model
     rows = []
-    for stage, (plain_call, our_call, count) in stages(video, model, weights, scorer, options, folder).items():
-        rows.append((stage, median_seconds(plain_call, args.repeats, device, 1), median_seconds(our_call, args.repeats, device, 1) / count))
-    whole = functools.partial(our_evaluation, video, scorer=scorer, options=options, weights=folder / "weights.pth", folder=folder)
-    costless = Costless(model)
-    engine = functools.partial(predict_video, costless, video.frames[0].parent, folder, **options)
-    rows += [("all but forward", None, median_seconds(functools.partial(whole, model=costless), args.repeats, device, 1) / len(video.frames)),
-             ("the same without measures", None, median_seconds(engine, args.repeats, device, 1) / len(video.frames)),
-             ("end to end", plain_seconds, once(functools.partial(whole, model=model)) / len(video.frames))]
+    for stage, (plain_stage, our_stage, together) in stages(video, model, weights, scorer, options, folder).items():
+        rows.append((stage, median_seconds(plain_stage, repeats, device, 1), median_seconds(our_stage, repeats, device, 1) / together))
+    costless, network = (test.Network(m, folder / "weights.pth", **options) for m in (Costless(model), model))
+    evaluate = functools.partial(our_evaluation, scorer=scorer, folder=folder)
+    engine = functools.partial(predict_video, costless.model, video.frames[0].parent, folder, **options)
+    rows += [("all but forward", None, median_seconds(lambda: evaluate(video, costless), repeats, device, 1) / count),
+             ("the same without measures", None, median_seconds(engine, repeats, device, 1) / count),
+             ("end to end", plain_seconds, time_whole(functools.partial(evaluate, network=network), video, device))]
     return [{"stage": stage, "plain, ms a frame": plain_s and 1000 * plain_s, "ours, ms a frame": 1000 * our_s,
              "times plain": plain_s and plain_s / our_s} for stage, plain_s, our_s in rows]
+
+
+def time_whole(evaluate: Callable[[Video], None], video: Video, device: torch.device) -> float:
+    """Seconds a frame of a whole evaluation, once, after a video of one frame."""
+    evaluate(dataclasses.replace(video, frames=video.frames[:1]))
+    return median_seconds(lambda: evaluate(video), 1, device, warm_up=0) / len(video.frames)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -147,9 +156,10 @@ def main(args: argparse.Namespace) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(make_video(Path(folder) / "video", args.frames, (360, 640)), Path(folder), args, device)
+        video = make_video(Path(folder) / "video", args.frames, (360, 640))
+        rows = measure(video, Path(folder), tuple(args.frame_size), args.precision, args.batch_size, args.repeats, device)
     print_table(rows)
-    write_rows(args.out, rows, args, device)
+    write_rows(args.out, rows, vars(args), device)
     print(f"{machine(device)}; {args.frames} frames of 360 x 640, network at {args.frame_size[0]} x {args.frame_size[1]}, {args.precision}; "
           f"written to {args.out}")
 

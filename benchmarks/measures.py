@@ -142,7 +142,7 @@ def main(args: argparse.Namespace) -> None:
     print("| measure | plain, ms | ours, ms | ratio | difference of the results |\n|---|---|---|---|---|")
     for row in rows:
         print(f"| {row['measure']} | {row['plain_ms']:.2f} | {row['ours_ms']:.2f} | {row['ratio']:.1f} | {row['difference']:.1e} |")
-    write_rows(args.out, rows, args, device)
+    write_rows(args.out, rows, vars(args), device)
     print(f"per frame of {args.size[0]} x {args.size[1]}, {args.fixations} fixations, batch {args.batch_size}, float32, median of {args.repeats}; "
           f"plain: NumPy on the CPU; ours: {device.type} ({machine(device)}); written to {args.out}")
 

@@ -9,7 +9,7 @@ and add apart, and their rate is given as a share of a matrix product's, measure
 """
 import argparse
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -43,7 +43,6 @@ def plain_forward(size: tuple[int, int], device: torch.device, batch_size: int =
 
 
 def our_forward(size: tuple[int, int], device: torch.device, batch_size: int, precision: str) -> Callable[[], Tensor]:
-    keep_freed_memory()                                                    # as our programs do
     model, clip = make_model(device), make_clip(batch_size, size, device)
     if precision == "bfloat16":
         model, clip = model.bfloat16(), clip.bfloat16()
@@ -58,7 +57,6 @@ def plain_step(size: tuple[int, int], device: torch.device, batch_size: int = 1)
 
 
 def our_step(size: tuple[int, int], device: torch.device, batch_size: int, precision: str, checkpointing: bool = False) -> Callable[[], Tensor]:
-    keep_freed_memory()
     model = make_model(device).train()
     model.activation_checkpointing = checkpointing
     optimizer = torch.optim.Adam(model.parameter_groups(1e-5), fused=True)
@@ -79,39 +77,42 @@ def step(forward: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, 
 
 # The comparison
 
-def measure_memory(tasks: list[tuple], args: argparse.Namespace, device: torch.device) -> dict[tuple, float | None]:
+def measure_memory(tasks: list[tuple], size: tuple[int, int], batch_sizes: list[int], device: torch.device) -> dict[tuple, float | None]:
     """(what, variant, batch size) -> MB; measured before anything is timed, while this process is small."""
-    peaks = {}
-    for what, plain_call, variants in tasks if args.memory else []:
-        for variant, prepare in {PLAIN: plain_call, **variants}.items():
-            for batch_size in batch_sizes(variant, args):
-                peaks[what, variant, batch_size] = peak_memory(functools.partial(prepare, tuple(args.size), device, batch_size), device)
-    return peaks
+    return {(what, variant, batch_size): unless_too_large(lambda p=prepare, b=batch_size: peak_memory(functools.partial(p, size, device, b), device))
+            for what, plain_call, variants in tasks for variant, prepare in {PLAIN: plain_call, **variants}.items()
+            for batch_size in (batch_sizes if variant != PLAIN else [1])}
 
 
-def measure_plain(what: str, prepare: Callable, args: argparse.Namespace, device: torch.device, rate: float) -> dict:
+def unless_too_large(measure: Callable[[], float]) -> float | None:
+    """What `measure` returns; None where a GPU has not enough memory for it."""
+    try:
+        return measure()
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
+
+
+def measure_plain(what: str, prepare: Callable, size: tuple[int, int], repeats: int, device: torch.device, rate: float) -> dict:
     """The row that the others are compared with: the plain formulation in a process whose memory nobody has tuned."""
-    call = prepare(tuple(args.size), device)
+    call = prepare(size, device)
     with FlopCounterMode(display=False) as counter:
         call()
-    return row(what, PLAIN, 1, None, median_seconds(call, args.repeats, device, warm_up=1), counter.get_total_flops(), rate)
+    return row(what, PLAIN, 1, None, median_seconds(call, repeats, device, warm_up=1), counter.get_total_flops(), rate)
 
 
-def compare(plain_row: dict, variants: dict[str, Callable], args: argparse.Namespace, device: torch.device, rates: dict[str, float]) -> list[dict]:
-    """A row for each variant and batch size, per clip."""
-    rows, plain_seconds = [], plain_row["s per clip"]
+def compare(plain_row: dict, variants: dict[str, Callable], size: tuple[int, int], batch_sizes: list[int], repeats: int, device: torch.device,
+            rates: dict[str, float]) -> Iterator[dict]:
+    """A row for each variant and batch size that the memory is enough for, per clip."""
+    plain_seconds = plain_row["s per clip"]
     flop = plain_row["GFLOP/s"] * 1e9 * plain_seconds
     for variant, prepare in variants.items():
-        for batch_size in batch_sizes(variant, args):
-            call = prepare(tuple(args.size), device, batch_size)
-            seconds = median_seconds(call, args.repeats, device, warm_up=1) / batch_size
-            rate = rates["bfloat16" if "bfloat16" in variant else "float32"]
-            rows.append(row(plain_row["what"], variant, batch_size, plain_seconds, seconds, flop, rate))
-    return rows
-
-
-def batch_sizes(variant: str, args: argparse.Namespace) -> list[int]:
-    return [1] if variant.startswith(PLAIN) else args.batch_sizes
+        for batch_size in batch_sizes if not variant.startswith(PLAIN) else [1]:
+            timed = lambda p=prepare, b=batch_size: median_seconds(p(size, device, b), repeats, device, warm_up=1)
+            seconds = unless_too_large(timed)
+            if seconds is not None:
+                rate = rates["bfloat16" if "bfloat16" in variant else "float32"]
+                yield row(plain_row["what"], variant, batch_size, plain_seconds, seconds / batch_size, flop, rate)
 
 
 def row(what: str, variant: str, batch_size: int, plain_seconds: float | None, seconds: float, flop: float, rate: float) -> dict:
@@ -134,22 +135,23 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    device = select_device(args.device)
+    device, size = select_device(args.device), tuple(args.size)
     float32_is_float32()
     forwards = {precision: functools.partial(our_forward, precision=precision) for precision in ("float32", "bfloat16")}
     steps = {precision: functools.partial(our_step, precision=precision) for precision in ("float32", "bfloat16")}
     steps["bfloat16, checkpointing"] = functools.partial(our_step, precision="bfloat16", checkpointing=True)
     tasks = [task for task in (("forward", plain_forward, forwards), ("step", plain_step, steps)) if task[0] in args.what]
-    peaks = measure_memory(tasks, args, device)
+    peaks = measure_memory(tasks, size, args.batch_sizes, device) if args.memory else {}
     rates = {name: timing.matrix_rate(getattr(torch, name), device) for name in ("float32", "bfloat16")}
-    plain_rows = [measure_plain(what, plain_call, args, device, rates["float32"]) for what, plain_call, _ in tasks]
-    keep_freed_memory()
+    plain_rows = [measure_plain(what, plain_call, size, args.repeats, device, rates["float32"]) for what, plain_call, _ in tasks]
+    keep_freed_memory()                                                    # as our programs do
     rows = []
     for plain_row, (_, plain_call, variants) in zip(plain_rows, tasks):
-        rows += [plain_row, *compare(plain_row, {f"{PLAIN}, freed memory kept": plain_call, **variants}, args, device, rates)]
+        variants = {f"{PLAIN}, freed memory kept": plain_call, **variants}
+        rows += [plain_row, *compare(plain_row, variants, size, args.batch_sizes, args.repeats, device, rates)]
     rows = [{**row, "peak MB above weights": peaks.get((row["what"], row["variant"], row["batch"]))} for row in rows]
     print_table(rows)
-    write_rows(args.out, rows, args, device)
+    write_rows(args.out, rows, vars(args), device)
     print(f"{machine(device)}; frames of {args.size[0]} x {args.size[1]}, median of {args.repeats}; matrix products: float32 "
           f"{rates['float32'] / 1e9:.0f} GFLOP/s, bfloat16 {rates['bfloat16'] / 1e9:.0f}; written to {args.out}")
 

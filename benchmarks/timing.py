@@ -1,5 +1,6 @@
 """What the benchmarks share: medians of synchronised calls, peak memory, the machine, a table and a JSON file."""
-import argparse
+import contextlib
+import ctypes
 import multiprocessing
 import os
 import platform
@@ -49,10 +50,17 @@ def peak_of_process(prepare: Callable[[], Callable[[], object]], threads: int) -
     call, status = prepare(), Path("/proc/self/status")
     if not status.is_file():
         return None
+    release_freed_memory()                                                 # or the call would have for nothing what `prepare` left
     Path("/proc/self/clear_refs").write_text("5")                          # the peak starts anew from what is held now
     before = peak_resident(status)
     call()
     return (peak_resident(status) - before) / 2 ** 10
+
+
+def release_freed_memory() -> None:
+    """Give freed memory back to the system, where the C library is glibc."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def peak_resident(status: Path) -> int:
@@ -74,9 +82,9 @@ def machine(device: torch.device) -> str:
     return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
-def write_rows(path: Path, rows: list[dict], args: argparse.Namespace, device: torch.device) -> None:
-    """Write what was measured, with all that a figure needs to be believed."""
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items() if name != "out"}
+def write_rows(path: Path, rows: list[dict], settings: dict, device: torch.device) -> None:
+    """Write what was measured, with all that a figure needs to be believed; settings are the command line's."""
+    settings = {name: value for name, value in settings.items() if not isinstance(value, Path)}
     utils.write_json(path, {"rows": rows, "settings": settings, "machine": machine(device), "versions": utils.versions(),
                             "revision": utils.revision(), "date": utils.now()})
 

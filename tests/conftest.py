@@ -6,6 +6,8 @@ import make_sample
 import pytest
 import torch
 from parity import fill
+from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from model import RecSalNet
 
@@ -47,3 +49,12 @@ def tiny_set(tmp_path_factory):
     flags = f"--out {out} --train-videos 3 --val-videos 2 --frames 36 --size 45 80".split()
     make_sample.main(make_sample.arguments().parse_args(flags))
     return out
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """Counts graphs as PyTorch compiles them (`frame_count`), and runs them uncompiled: a C++ compiler is not needed."""
+    torch._dynamo.reset()
+    counter, compile_module = CompileCounter(), nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compile_module(self, backend=counter, **options))
+    return counter

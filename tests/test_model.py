@@ -128,6 +128,15 @@ def test_bfloat16_autocast_stays_near_float32(tiny_model):
     assert (exact - rounded.float()).abs().max() < 0.01
 
 
+def test_the_readout_stays_float32_under_autocast(tiny_model):
+    side_maps = torch.rand(1, 4, 1, 32, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.no_grad():
+        expected = tiny_model.readout(side_maps.float())
+        with torch.autocast("cpu", torch.bfloat16):
+            saliency, whole = tiny_model.read_out(side_maps), tiny_model(fill.clip((1, 3, 32, 32, 64)))
+    assert saliency.dtype == whole.dtype == torch.float32 and torch.equal(saliency, expected)
+
+
 # Weight files
 
 def test_the_authors_file_loads_plainly_and_through_from_pretrained(tmp_path, weights):

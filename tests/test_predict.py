@@ -100,14 +100,64 @@ def test_the_engine_reads_a_bounded_number_of_frames_ahead():
     assert len(read) <= 4 + 2 * 4 + 1
 
 
-def test_an_error_in_a_frame_comes_after_the_maps_before_it():
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_an_error_in_a_frame_comes_after_the_maps_before_it(batch_size):
     def broken():
-        yield from frames(2)
-        raise ValueError("frame 3 is damaged")
-    maps = saliency_maps(NewestAndOldest(), broken())
-    assert len([next(maps), next(maps)]) == 2
-    with pytest.raises(ValueError, match="frame 3 is damaged"):
+        yield from frames(6)
+        raise ValueError("frame 7 is damaged")
+    maps = saliency_maps(NewestAndOldest(), broken(), batch_size=batch_size)
+    assert [next(maps)[0, 0].item() for _ in range(6)] == pytest.approx([1.01, 2.01, 3.01, 4.01, 5.02, 6.03])
+    with pytest.raises(ValueError, match="frame 7 is damaged"):
         next(maps)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_every_nth_frame_gets_the_map_it_has_among_all(batch_size):
+    model = NewestAndOldest()
+    exact = [m[0, 0].item() for m in saliency_maps(NewestAndOldest(), frames(11))]
+    maps = [m[0, 0].item() for m in saliency_maps(model, frames(11), every=3, batch_size=batch_size)]
+    assert maps == pytest.approx(exact[::3]) and model.prepared == 11
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("skip", [1, 2, 5, 11, 12])
+def test_skipped_frames_fill_the_window_and_get_no_map(skip, every):
+    exact = [m[0, 0].item() for m in saliency_maps(NewestAndOldest(), frames(11))]
+    assert [m[0, 0].item() for m in saliency_maps(NewestAndOldest(), frames(11), skip=skip, every=every, batch_size=2)] == pytest.approx(exact[skip::every])
+
+
+@pytest.mark.parametrize("count, expected", [
+    (1, [1.01]), (3, [1.03, 2.03, 3.03]), (9, [1.04, 2.05, 3.06, 4.01, 5.02, 6.03, 7.04, 8.05, 9.06]),
+])
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_mirrored_windows_begin_at_the_frame_they_belong_to(count, expected, batch_size):
+    maps = saliency_maps(NewestAndOldest(), frames(count), first_frames="mirror", batch_size=batch_size)
+    assert [m[0, 0].item() for m in maps] == pytest.approx(expected)       # the newest, and a hundredth of the frame at the other end
+
+
+def scenes(*counts):
+    for level, count in zip((0, 100, 30, 200), counts):
+        yield from (np.full((3, 5, 3), level + number, np.uint8) for number in range(count))
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 3}, {"every": 2}, {"interpolate": 3}, {"first_frames": "mirror", "batch_size": 2}, {"skip": 7}, {"skip": 6, "every": 3}])
+def test_at_a_scene_cut_the_window_begins_anew(options):
+    whole = [m[0, 0].item() for m in saliency_maps(NewestAndOldest(), scenes(5, 7, 6), scene_cuts=True, **{k: v for k, v in options.items() if k not in ("skip", "every")})]
+    parts = [m[0, 0].item() for count, level in ((5, 0), (7, 100), (6, 30)) for m in saliency_maps(
+        NewestAndOldest(), (np.full((3, 5, 3), level + n, np.uint8) for n in range(count)), **{k: v for k, v in options.items() if k not in ("skip", "every")})]
+    assert whole == pytest.approx(parts)
+    some = [m[0, 0].item() for m in saliency_maps(NewestAndOldest(), scenes(5, 7, 6), scene_cuts=True, **options)]
+    assert some == pytest.approx(whole[options.get("skip", 0)::options.get("every", 1)])
+
+
+def test_fast_movement_is_no_cut():
+    assert predict.is_cut(46, 5) and predict.is_cut(60, 20)
+    assert not predict.is_cut(20, 1) and not predict.is_cut(41, 30)
+
+
+def test_options_that_exclude_each_other_are_refused():
+    with pytest.raises(ValueError, match="interpolate=2 draws the maps that every=2"):
+        next(saliency_maps(NewestAndOldest(), frames(3), interpolate=2, every=2))
 
 
 def test_threads_keep_the_order_and_pass_errors_on():
@@ -266,11 +316,13 @@ def test_the_published_networks_maps_come_out_of_the_engine_at_224_x_384(full_mo
 
 # Speed flags
 
-def test_compiling_runs_the_network_once_and_then_compiles_it_for_one_shape(tiny_model, monkeypatch):
-    seen = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: seen.append((type(self).__name__, options)))
+def test_compiled_it_is_one_graph_for_a_whole_video_with_the_same_maps(tiny_model, tiny_set, compilations):
+    pictures = [read_frame(path) for path in list_frames(sorted((tiny_set / "val").iterdir())[0] / "images")][:7]
+    expected = list(saliency_maps(tiny_model, pictures, batch_size=2))
     predict.compile_network(tiny_model)
-    assert seen == [("RecSalNet", {"dynamic": False})] and any(layer._masks for layer in tiny_model.encoder.layers) and not tiny_model.training
+    maps = list(saliency_maps(tiny_model, pictures, batch_size=2))
+    assert compilations.frame_count == 1 and not tiny_model.training       # seven frames in batches of two: the last is filled up
+    assert all((a - b).abs().max() < 1e-6 for a, b in zip(maps, expected))
 
 
 def test_speed_flags_reach_the_engine(tmp_path, weights_file, tiny_set, monkeypatch):

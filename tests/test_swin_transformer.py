@@ -50,14 +50,22 @@ def test_relative_position_index_follows_its_formula():
 
 
 def test_shift_mask_parts_tokens_that_only_the_roll_brought_together():
-    masks, runs = shift_masks((1, 1, 8), (1, 1, 2), (0, 0, 1))             # four windows of two tokens, rolled by one
-    assert [(start, stop, masks[kind].tolist()) for start, stop, kind in runs] == [(0, 3, [[0, 0], [0, 0]]), (3, 4, [[0, -100], [-100, 0]])]
+    masks, kinds = shift_masks((1, 1, 8), (1, 1, 2), (0, 0, 1))            # four windows of two tokens, rolled by one
+    assert [masks[kind].tolist() for kind in kinds] == [[[0, 0], [0, 0]]] * 3 + [[[0, -100], [-100, 0]]]
 
 
 def test_windows_that_mix_sides_alike_share_a_mask():
-    masks, runs = shift_masks((16, 56, 96), (8, 7, 7), (4, 3, 3))          # the first stage at 224 x 384
+    masks, kinds = shift_masks((16, 56, 96), (8, 7, 7), (4, 3, 3))         # the first stage at 224 x 384
     assert len(masks) == 8 and sum(not mask.any() for mask in masks) == 1
-    assert [stop - start for start, stop, _ in runs] == [13, 1] * 16       # rows of 14 windows, the last of each mixed
+    assert kinds.bincount().sort().values.tolist() == [1, 1, 7, 7, 13, 13, 91, 91]  # of 2 x 8 x 14, the last of each axis mixed
+
+
+def test_windows_of_one_mask_are_attended_to_at_once_and_return_to_their_places():
+    stage = Stage(4, 1, (8, 7, 7), [0.0, 0.0], merge=False)
+    (order, back), runs = stage.masks((16, 56, 96), (8, 7, 7), (4, 3, 3), torch.device("cpu"))
+    assert torch.equal(order[back], torch.arange(224)) and [stop for _, stop, _ in runs][-1] == 224 and len(runs) == 8
+    masks, kinds = shift_masks((16, 56, 96), (8, 7, 7), (4, 3, 3))
+    assert all((masks[kinds[w]] == (0 if mask is None else mask)).all() for start, stop, mask in runs for w in order[start:stop])
 
 
 # Weights from other programs
@@ -183,10 +191,11 @@ def test_masks_and_biases_are_built_once_per_shape_in_inference():
     assert all(x is y for layer, masks in zip(encoder.layers, kept[1]) for x, y in zip(layer._masks.values(), masks))
 
 
-def test_an_optimiser_step_is_seen_in_the_next_inference():
+@pytest.mark.parametrize("fused", [False, True])                           # PyTorch does not count what fused optimisers write
+def test_an_optimiser_step_is_seen_in_the_next_inference(fused):
     encoder = small()
     output(encoder)
-    optimizer = torch.optim.Adam(encoder.parameters(), lr=0.1)
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=0.1, fused=fused)
     encoder(CLIP)[-1].square().mean().backward()
     optimizer.step()
     assert torch.equal(output(encoder), fresh(encoder))
@@ -257,7 +266,7 @@ def test_the_last_norm_is_frozen_for_it_never_gets_a_gradient():
 def test_blocks_of_a_stage_alternate_between_plain_and_shifted_windows():
     stage, shifts = Stage(12, 1, (8, 7, 7), [0.0] * 3, merge=False), []
     for block in stage.blocks:
-        block.forward = lambda x, window, shift, runs: (shifts.append((shift, runs is None)), x)[1]
+        block.forward = lambda x, window, shift, order=None, runs=None: (shifts.append((shift, runs is None)), x)[1]
     stage(torch.zeros(1, 16, 14, 14, 12))
     assert shifts == [((0, 0, 0), True), ((4, 3, 3), False), ((0, 0, 0), True)]
     assert isinstance(stage.downsample, nn.Identity)

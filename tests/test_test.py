@@ -413,6 +413,12 @@ def test_batches_and_approximations_are_recorded_with_the_scores(tiny_set, weigh
     assert content["scores"]["RecSalNet"]["frame_average"]["cc"] != exact["scores"]["RecSalNet"]["frame_average"]["cc"]
 
 
+def test_scores_of_a_compiled_network_are_the_same(tiny_set, weights_file, tmp_path, scored, compilations):
+    run(tiny_set, weights_file, tmp_path, "--compile", "--run", "compiled")
+    compiled, exact = (json.loads((folder / "scores.json").read_text())["scores"]["RecSalNet"]["frame_average"] for folder in (tmp_path / "compiled", scored))
+    assert compilations.frame_count == 1 and compiled == pytest.approx(exact, abs=1e-4)
+
+
 # Figures
 
 def test_best_and_worst_frames_are_of_different_videos_and_ranked():

@@ -106,6 +106,23 @@ def test_nothing_to_resume_is_said(tiny_set, tmp_path):
         run(tiny_set, tmp_path / "run", "--resume")
 
 
+# Speed
+
+@pytest.mark.parametrize("flags", [(), ("--activation-checkpointing",), ("--precision", "bfloat16")])
+def test_compiled_training_is_one_graph_that_is_never_compiled_again(tiny_set, tmp_path, compilations, flags):
+    assert run(tiny_set, tmp_path / "run", "--epochs", "3", "--val-every", "1", "--compile", *flags) == 0
+    assert compilations.frame_count == 1 and not torch._dynamo.utils.counters["graph_break"]
+    with pytest.raises(ValueError, match="compile was True, is False"):
+        run(tiny_set, tmp_path / "run", "--epochs", "4", "--val-every", "1", "--resume", *flags)
+
+
+def test_training_keeps_the_memory_that_tensors_free(tiny_set, tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(train, "keep_freed_memory", lambda: called.append(True))
+    run(tiny_set, tmp_path / "run")
+    assert called == [True]
+
+
 # What a run leaves behind
 
 @pytest.fixture(scope="module")
