@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv", ".gif"}  # in a folder
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 TREE = "expected tree: ROOT/SPLIT/VIDEO/{images,maps,fixation}/NAME.png, see data/README.md"
 
@@ -238,7 +239,7 @@ def timed_frames(path: str | Path, start: float = 0.0, end: float = math.inf) ->
         FileNotFoundError, PermissionError: there is no such file, or it may not be read.
         ValueError: it is no video, is damaged (after the frames before the damage), or holds no frame in this part.
     """
-    count = 0
+    count, seconds = 0, 0.0
     try:
         with open_container(path) as container:
             stream, origin = container.streams.video[0], (container.start_time or 0) / av.time_base
@@ -249,12 +250,33 @@ def timed_frames(path: str | Path, start: float = 0.0, end: float = math.inf) ->
                 if seconds >= start:
                     count += 1
                     yield seconds, upright(frame)
+            else:
+                check_whole(path, promised_seconds(container), seconds, count)
     except av.FFmpegError as error:
         raise ValueError(f"{path} is damaged after {count} frames{f' from second {start:g}' if start else ''}: {error.strerror}. Get the file again, "
                          "or repair it with FFmpeg; maps of the frames before are whole") from error
     if not count:
         part = f" from second {start:g} to {end:g}" if (start, end) != (0, math.inf) else ""
         raise ValueError(f"no frame could be decoded from {path}{part} ({Path(path).stat().st_size} bytes)")
+
+
+def check_whole(path: str | Path, promised: float | None, seconds: float, count: int) -> None:
+    """Raise a ValueError where a file's last frame comes long before the end that its header promises."""
+    if promised is not None and promised - seconds > max(0.5, 0.02 * promised):
+        raise ValueError(f"{path} ends after {count} frames, at second {seconds:.2f}, although its header promises {promised:.2f} seconds: "
+                         "is it cut off? Get the file again; maps of the frames before are whole. If nothing is missing, "
+                         "give an end within it (--end)")
+
+
+def promised_seconds(container: "av.container.InputContainer") -> float | None:
+    """How long the pictures of a video file last, as its header says; None where it does not, or only with the sound.
+
+    Durations are kept better than the headers' numbers of frames, which are often wrong.
+    """
+    stream = container.streams.video[0]
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
 
 
 def open_container(path: str | Path) -> "av.container.InputContainer":
@@ -269,8 +291,9 @@ def open_container(path: str | Path) -> "av.container.InputContainer":
         raise ValueError(f"no frame could be decoded from {path} ({Path(path).stat().st_size} bytes): {error.strerror}. "
                          "It is no video that FFmpeg knows, or an interrupted download") from error
     if not container.streams.video:
+        held = ", ".join(stream.type for stream in container.streams) or "none"
         container.close()
-        raise ValueError(f"{path} holds no pictures (streams: {', '.join(s.type for s in container.streams) or 'none'}): expected a video")
+        raise ValueError(f"{path} holds no pictures (streams: {held}): expected a video")
     return container
 
 

@@ -1,26 +1,36 @@
-"""Any video or folder of frames -> one saliency map per frame. Holds the sliding-window engine that test.py uses too.
+"""Any video or folder of frames -> one saliency map per frame: pictures, arrays, videos. Holds the sliding-window engine that test.py uses too.
 
-    python predict.py clip.mp4 frames/ --out saliency
+    python predict.py clip.mp4 frames/ "holiday/*.mov" --save png overlay --out saliency
+    python predict.py --export RecSalNet.onnx
 """
 import argparse
 import collections
 import contextlib
 import ctypes
+import glob
 import itertools
-import sys
+import json
+import math
+import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
+import av
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import utils
-from dataloader import IMAGE_SUFFIXES, list_frames, natural, read_frame, read_video
+from dataloader import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_frames, natural, natural_key, open_container, read_frame, timed_frames
 from loss import to_device
 from model import RecSalNet
 
@@ -204,26 +214,26 @@ def in_threads(function: Callable, items: Iterable, workers: int = 4, ahead: int
         threads.shutdown(cancel_futures=True)
 
 
-class MapWriter:
-    """Writes maps in threads, up to `ahead` of them later; as a context, it ends when all are written.
+class Later:
+    """Calls functions in threads, in order if there is one thread; as a context, it ends when all calls have.
 
-    An error is raised at a later `write`, or at the end.
+    At most `ahead` calls wait. An error is raised at a later call, or at the end.
     """
 
-    def __init__(self, workers: int = 4, ahead: int = 32) -> None:
+    def __init__(self, workers: int = 4, ahead: int = 16) -> None:
         self.threads, self.waiting, self.ahead = ThreadPoolExecutor(workers), collections.deque(), ahead
 
-    def write(self, path: Path, saliency: Tensor) -> None:
-        self.waiting.append(self.threads.submit(write_map, path, saliency))
+    def __call__(self, function: Callable, *args) -> None:
+        self.waiting.append(self.threads.submit(function, *args))
         while len(self.waiting) > self.ahead:
             self.waiting.popleft().result()
 
-    def __enter__(self) -> "MapWriter":
+    def __enter__(self) -> "Later":
         return self
 
-    def __exit__(self, *error) -> None:
-        self.threads.shutdown()
-        while self.waiting and error[0] is None:
+    def __exit__(self, kind: type | None, *unused) -> None:
+        self.threads.shutdown(cancel_futures=kind is not None)
+        while self.waiting and kind is None:
             self.waiting.popleft().result()
 
 
@@ -245,6 +255,17 @@ def write_map(path: Path, saliency: Tensor) -> None:
     """Write a map as 8-bit PNG, atomically."""
     with utils.atomic_path(path) as temporary:
         Image.fromarray(to_8_bit(saliency)).save(temporary, format="PNG", compress_level=1)  # a third of the time of level 6
+
+
+def write_array(path: Path, saliency: Tensor) -> None:
+    """Write a map as it is, float16 .npy, atomically."""
+    with utils.atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, to_half(saliency))
+
+
+def to_half(saliency: Tensor) -> np.ndarray:
+    """The map as float16: its error is 0.0005 at most."""
+    return saliency.half().cpu().numpy()
 
 
 # Device and precision
@@ -310,9 +331,9 @@ def engine_arguments(parser: argparse.ArgumentParser) -> None:
                        help="APPROXIMATION: size in pixels, multiples of 32, that the network sees frames at (default: the one it was trained at)")
 
 
-def engine_options(batch_size: int | None, interpolate: int, device: torch.device) -> dict[str, int]:
-    """Keyword arguments of `saliency_maps`."""
-    return {"batch_size": batch_size or (1 if device.type == "cpu" else 4), "interpolate": interpolate}
+def default_batch_size(device: torch.device) -> int:
+    """Clips computed at once: a CPU is busy with one."""
+    return 1 if device.type == "cpu" else 4
 
 
 def compile_network(model: nn.Module) -> None:
@@ -323,19 +344,540 @@ def compile_network(model: nn.Module) -> None:
     model.train(training).compile(dynamic=False)
 
 
-def load_model(weights: Path, device: torch.device, precision: str = "float32", compiled: bool = False,
+def load_model(weights: str | Path, device: torch.device, precision: str = "float32", compiled: bool = False,
                frame_size: tuple[int, int] | None = None) -> nn.Module:
-    """The network of a weight file, in eval mode on the device, in a precision for inference; prints a line that says what it is."""
+    """The network of a weight file (path or https URL), in eval mode on the device, in a precision for inference."""
     model = RecSalNet.from_pretrained(weights, frame_size)
-    if not model.is_described:
-        print(f"no {weights.with_suffix('.json').name} beside {weights.name}: the paper's frame size, K and stride are assumed")
-    height, width = model.config["frame_size"]
-    print(f"{weights}: {type(model).__name__}, K = {model.num_recursions}, frames of {height} x {width}, stride {model.frame_stride}")
     float32_is_float32()
     model = (model.bfloat16() if precision == "bfloat16" else model).to(device)
     if compiled:
         compile_network(model)
     return model
+
+
+def introduce(model: nn.Module, weights: str | Path) -> None:
+    """Print what a weight file turned out to hold."""
+    if not model.is_described:
+        print(f"no configuration in or beside {weights}: the paper's frame size, K and stride are assumed")
+    height, width = model.config["frame_size"]
+    print(f"{weights}: {type(model).__name__}, K = {model.num_recursions}, frames of {height} x {width}, stride {model.frame_stride}")
+
+
+# From Python
+
+class Predictor:
+    """Saliency maps of anybody's video, from Python.
+
+        for seconds, saliency in Predictor("saved_models/RecSalNet.pth").predict_video("clip.mp4"):
+            ...                                                            # saliency: (H, W) float32 in (0, 1), NumPy
+
+    Args:
+        weights: path or https URL of a weight file (`utils.local_file`).
+        device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda" or "mps".
+        precision: "float32" or "bfloat16"; default bfloat16 on CUDA, else float32.
+        frame_size: (H, W) that the network sees frames at, if not the one it was trained at.
+        compiled: let PyTorch compile the network at its first clip.
+        options: those of `saliency_maps`: batch_size, every, interpolate, first_frames, scene_cuts.
+
+    Raises:
+        FileNotFoundError, ValueError: there are no such weights, or they are none; there is no such device.
+    """
+
+    def __init__(self, weights: str | Path = "saved_models/RecSalNet.pth", device: str = "auto", precision: str | None = None, *,
+                 frame_size: tuple[int, int] | None = None, compiled: bool = False, **options) -> None:
+        self.device = select_device(device)
+        self.model = load_model(weights, self.device, precision or default_precision(self.device), compiled, frame_size)
+        self.options = {"batch_size": default_batch_size(self.device), **options}
+
+    def predict_video(self, path: str | Path, start: float = 0.0, end: float = math.inf, fps: float = 25.0) -> Iterator[tuple[float, np.ndarray]]:
+        """Time in seconds and map, (H, W) float32 in (0, 1), of each frame of a video file, or a folder of frames shown at `fps`."""
+        for prediction in predictions(self.model, Source(Path(path), fps, start, end), **self.options):
+            yield prediction.seconds, prediction.saliency.cpu().numpy()
+
+    def predict_frames(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """A map, (H, W) float32 in (0, 1), for each frame, (H, W, 3) uint8, RGB."""
+        return (saliency.cpu().numpy() for saliency in saliency_maps(self.model, frames, **self.options))
+
+
+class Prediction(NamedTuple):
+    """A frame and its map: the frame's name (of files), its time in seconds, (H, W, 3) uint8 RGB, and (H, W) float32 in (0, 1)."""
+    name: str
+    seconds: float
+    frame: np.ndarray
+    saliency: Tensor
+
+
+def predictions(model: nn.Module, source: "Source", done: int = 0, times: dict[str, float] | None = None, every: int = 1,
+                **options) -> Iterator[Prediction]:
+    """Every map of a video together with the frame it belongs to.
+
+    Args:
+        model: as for `saliency_maps`.
+        source: the video.
+        done: maps that are there already; those after them are computed.
+        times: gets the name and time of every frame that has a map, those already there included.
+        every: maps of every n-th frame only.
+        options: of `saliency_maps`.
+    """
+    past = (model.clip_len - 1) * model.frame_stride
+    wanted = done * every                                                  # number of the first frame to compute a map of
+    first = max(0, wanted - past - 2)                                      # that its window, and a cut at its end, depend on
+    kept, times = collections.deque(), {} if times is None else times
+
+    def frames() -> Iterator[np.ndarray]:
+        for number, (name, seconds, frame) in enumerate(source.frames()):
+            if number % every == 0:
+                times[name] = seconds
+            if number % every == 0 and number >= wanted:
+                kept.append((name, seconds, frame))
+            if number >= first:
+                yield frame
+
+    for saliency in saliency_maps(model, frames(), every=every, skip=wanted - first, **options):
+        yield Prediction(*kept.popleft(), saliency)
+
+
+# Inputs
+
+@dataclass(frozen=True)
+class Source:
+    """A video file, or a folder of frames that are shown at `fps`; from `start` to `end`, in seconds."""
+    path: Path
+    fps: float = 25.0
+    start: float = 0.0
+    end: float = math.inf
+
+    @property
+    def name(self) -> str:
+        """What its outputs are called."""
+        path = self.path.resolve()
+        return path.name if path.is_dir() else path.stem
+
+    def check(self) -> None:
+        """Raise what is wrong with it, as far as can be told before it is decoded."""
+        if self.path.is_dir():
+            self.images()
+        elif not self.path.exists():
+            raise FileNotFoundError(f"no input {self.path}: it does not exist. "
+                                    f"Expected a video file, or a folder of frames ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        elif self.path.suffix.lower() in IMAGE_SUFFIXES:
+            raise ValueError(f"{self.path} is a single image: give the folder of frames it belongs to, or a video file")
+        else:
+            open_container(self.path).close()
+
+    def images(self) -> list[tuple[float, Path]]:
+        """Times and files of a folder's frames."""
+        folder = self.path / "images" if (self.path / "images").is_dir() else self.path
+        shown = [(number / self.fps, path) for number, path in enumerate(list_frames(folder))]
+        shown = [(seconds, path) for seconds, path in shown if self.start <= seconds < self.end]
+        if not shown:
+            raise ValueError(f"{folder} has no frame from second {self.start:g} to {self.end:g} at {self.fps:g} frames a second")
+        return shown
+
+    def frames(self) -> Iterator[tuple[str, float, np.ndarray]]:
+        """Name, time in seconds, and picture, (H, W, 3) uint8 RGB, of each frame; a video file's are called 0001, 0002 and so on."""
+        if self.path.is_dir():
+            shown = self.images()
+            pictures = in_threads(read_frame, (path for _, path in shown))
+            yield from ((path.stem, seconds, picture) for (seconds, path), picture in zip(shown, pictures))
+        else:
+            timed = timed_frames(self.path, self.start, self.end)
+            yield from ((f"{number:04d}", seconds, frame) for number, (seconds, frame) in enumerate(timed, start=1))
+
+    def names(self) -> Iterator[str]:
+        """The names of its frames; without an end for a video file."""
+        return (path.stem for _, path in self.images()) if self.path.is_dir() else (f"{number:04d}" for number in itertools.count(1))
+
+    def expected_frames(self) -> int | None:
+        """How many frames there will be, for a progress bar: a video file's header may lie."""
+        if self.path.is_dir():
+            return len(self.images())
+        with open_container(self.path) as container:
+            if not container.duration or not container.streams.video[0].average_rate:
+                return None
+            seconds = min(container.duration / av.time_base, self.end) - self.start
+            return max(1, round(seconds * container.streams.video[0].average_rate))
+
+
+def find_sources(inputs: list[str], **times: float) -> list[Source]:
+    """The videos that the command line names: files, folders of frames, folders of either, and patterns such as clips/*.mp4."""
+    paths = []
+    for text in inputs:
+        found = [Path(text)] if Path(text).exists() else [Path(name) for name in natural(glob.glob(text, recursive=True))]
+        for path in found or [Path(text)]:
+            paths += videos_below(path) or [path]
+    return [Source(path, **times) for path in dict.fromkeys(paths)]
+
+
+def videos_below(path: Path) -> list[Path]:
+    """The videos in a folder that is none itself: files, and folders; empty for everything else."""
+    below = [p for p in path.iterdir() if not p.name.startswith(".")] if path.is_dir() else []
+    if (path / "images").is_dir() or any(p.suffix.lower() in IMAGE_SUFFIXES for p in below):
+        return []
+    return sorted((p for p in below if p.is_dir() or p.suffix.lower() in VIDEO_SUFFIXES), key=lambda p: natural_key(p.name))
+
+
+# Outputs
+
+OUTPUTS = {                                                                # what --save takes -> (its place below --out, what it is)
+    "png": ("{name}/", "8-bit maps OUT/VIDEO/FRAME.png, each stretched to 0 .. 255, as the authors save theirs"),
+    "npy": ("{name}/", "float16 maps OUT/VIDEO/FRAME.npy, as the network gives them, in (0, 1)"),
+    "npz": ("{name}.npz", "all of those in one file, under the frames' names"),
+    "map-video": ("{name}_map.mp4", "the 8-bit maps as a grey video"),
+    "overlay": ("{name}_overlay.mp4", "the video with the map as heat on it, and its sound"),
+    "sheet": ("{name}_sheet.png", "16 frames with their heat on one page"),
+}
+PER_FRAME = {"png", "npy"}
+SHEET = 4                                                                  # rows and columns of a contact sheet
+Write = Callable[[Prediction], None]
+
+
+def output_path(out: Path, name: str, kind: str) -> Path:
+    return out / OUTPUTS[kind][0].format(name=name)
+
+
+def open_output(kind: str, path: Path, source: Source) -> contextlib.AbstractContextManager[Write]:
+    """A context that gives the function to write a prediction with; what it writes is whole, or not there, when it ends."""
+    if kind in PER_FRAME:
+        write = {"png": write_map, "npy": write_array}[kind]
+        return contextlib.nullcontext(lambda p: write(path / f"{p.name}.{kind}", p.saliency))
+    if kind == "npz":
+        return archive(path)
+    if kind == "sheet":
+        return contact_sheet(path)
+    return video_file(path, source, *{"overlay": (paint_heat, True), "map-video": (paint_map, False)}[kind])
+
+
+@contextlib.contextmanager
+def archive(path: Path) -> Iterator[Write]:
+    """One .npz with a float16 array for each frame, written as they come."""
+    with utils.atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        def write(prediction: Prediction) -> None:
+            with file.open(f"{prediction.name}.npy", "w") as member:
+                np.lib.format.write_array(member, to_half(prediction.saliency))
+        yield write
+
+
+def paint_map(prediction: Prediction) -> np.ndarray:
+    """The stretched map as a grey picture, (H, W, 3) uint8."""
+    return np.repeat(to_8_bit(prediction.saliency)[..., None], 3, axis=2)
+
+
+def paint_heat(prediction: Prediction) -> np.ndarray:
+    """The frame with the stretched map as heat on it, (H, W, 3) uint8: the more salient, the less of the frame shows."""
+    saliency = to_8_bit(prediction.saliency)
+    heat = cv2.cvtColor(cv2.applyColorMap(saliency, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    share = saliency.astype(np.float32) * (0.75 / 255)
+    return cv2.blendLinear(heat, prediction.frame, share, 1 - share)
+
+
+@contextlib.contextmanager
+def contact_sheet(path: Path) -> Iterator[Write]:
+    """A picture of evenly spaced frames with their heat and time."""
+    kept, every = [], 1
+
+    def write(prediction: Prediction) -> None:
+        nonlocal every
+        write.count += 1
+        if (write.count - 1) % every == 0:
+            kept.append((prediction.seconds, thumbnail(paint_heat(prediction))))
+        if len(kept) > 2 * SHEET ** 2:                                     # twice as far apart: bounded, however long the video
+            kept[:], every = kept[::2], 2 * every
+
+    write.count = 0
+    yield write
+    if kept:
+        shown = np.linspace(0, len(kept) - 1, min(len(kept), SHEET ** 2)).round().astype(int)
+        with utils.atomic_path(path) as temporary:
+            page([kept[number] for number in shown]).save(temporary, format="PNG")
+
+
+def thumbnail(picture: np.ndarray) -> Image.Image:
+    image = Image.fromarray(picture)
+    image.thumbnail((320, 320))
+    return image
+
+
+def page(pictures: list[tuple[float, Image.Image]]) -> Image.Image:
+    """Thumbnails in rows, the time below each."""
+    columns, label = min(SHEET, len(pictures)), 14
+    width, height = (max(image.size[axis] for _, image in pictures) for axis in (0, 1))
+    sheet = Image.new("RGB", (columns * (width + 4) + 4, -(-len(pictures) // columns) * (height + label + 4) + 4))
+    for number, (seconds, image) in enumerate(pictures):
+        left, top = 4 + number % columns * (width + 4), 4 + number // columns * (height + label + 4)
+        sheet.paste(image, (left, top))
+        ImageDraw.Draw(sheet).text((left, top + image.height + 1), f"{int(seconds // 60)}:{seconds % 60:05.2f}", fill="white")
+    return sheet
+
+
+# Video output
+
+@contextlib.contextmanager
+def video_file(path: Path, source: Source, paint: Callable[[Prediction], np.ndarray], sound: bool) -> Iterator[Write]:
+    """An H.264 video in MP4, which browsers play, of painted predictions at their own times; with the source's sound, copied."""
+    with contextlib.ExitStack() as stack:
+        temporary = stack.enter_context(utils.atomic_path(path))
+        container = stack.enter_context(av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}))
+        rate, aspect = playback(source)
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
+        audio = stack.enter_context(sound_of(source, container)) if sound else iter(())
+        last, waiting = -1, next(audio, None)
+
+        def write(prediction: Prediction) -> None:
+            nonlocal last, waiting
+            picture = paint(prediction)
+            if last < 0:
+                set_up(stream, picture.shape, aspect)
+            last = max(last + 1, round((prediction.seconds - source.start) * TICKS))
+            container.mux(stream.encode(video_frame(picture, stream, last)))
+            while waiting is not None and waiting[0] <= prediction.seconds:
+                container.mux(waiting[1])
+                waiting = next(audio, None)
+
+        yield write
+        container.mux(stream.encode(None))
+        while waiting is not None:
+            container.mux(waiting[1])
+            waiting = next(audio, None)
+
+
+TICKS = 90000                                                              # a second of a video file's clock
+
+
+def playback(source: Source) -> tuple[Fraction, Fraction | None]:
+    """Frames a second on average, and how wide a pixel is for its height, once the picture is upright."""
+    if source.path.is_dir():
+        return Fraction(source.fps).limit_denominator(1000), None
+    with open_container(source.path) as container:
+        stream = container.streams.video[0]
+        aspect, first = stream.sample_aspect_ratio, next(container.decode(stream), None)
+        sideways = first is not None and first.rotation % 180 != 0
+        return stream.average_rate or Fraction(25), 1 / aspect if aspect and sideways else aspect
+
+
+def set_up(stream: "av.VideoStream", shape: tuple[int, ...], aspect: Fraction | None) -> None:
+    """The encoder's settings, as soon as the size is known; both sides of it must be even."""
+    stream.height, stream.width = (length + length % 2 for length in shape[:2])
+    stream.pix_fmt, stream.codec_context.time_base = "yuv420p", Fraction(1, TICKS)
+    stream.codec_context.colorspace = stream.codec_context.color_primaries = stream.codec_context.color_trc = BT709
+    stream.codec_context.color_range = 1                                   # 16 .. 235
+    if aspect:
+        stream.codec_context.sample_aspect_ratio = aspect
+
+
+BT709 = 1                                                                  # FFmpeg's number of the usual colours of HD video
+
+
+def video_frame(picture: np.ndarray, stream: "av.VideoStream", ticks: int) -> "av.VideoFrame":
+    """A picture, (H, W, 3) uint8, as the encoder wants it: at its size (a video may change its own), the last row repeated if odd."""
+    height, width = stream.height - picture.shape[0], stream.width - picture.shape[1]
+    if {height, width} <= {0, 1}:
+        picture = np.pad(picture, ((0, height), (0, width), (0, 0)), mode="edge")
+    else:
+        picture = cv2.resize(picture, (stream.width, stream.height), interpolation=cv2.INTER_AREA)
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p", dst_colorspace=BT709)
+    frame.pts, frame.time_base = ticks, Fraction(1, TICKS)
+    return frame
+
+
+@contextlib.contextmanager
+def sound_of(source: Source, output: "av.container.OutputContainer") -> Iterator[Iterator[tuple[float, "av.Packet"]]]:
+    """The packets of a video file's first sound track, with their times, ready to be copied; none where MP4 cannot hold them."""
+    with contextlib.ExitStack() as stack:
+        container = None if source.path.is_dir() else stack.enter_context(open_container(source.path))
+        track = container.streams.audio[0] if container is not None and container.streams.audio else None
+        codec = track and track.codec_context.codec.canonical_name
+        if track is not None and codec not in output.supported_codecs:
+            print(f"{source.path}: its sound ({codec}) is left out, an MP4 file cannot hold it")
+        if track is None or codec not in output.supported_codecs:
+            yield iter(())
+        else:
+            yield shifted_packets(container, track, output.add_stream_from_template(track), source)
+
+
+def shifted_packets(container: "av.container.InputContainer", track: "av.AudioStream", target: "av.AudioStream",
+                    source: Source) -> Iterator[tuple[float, "av.Packet"]]:
+    """Packets between a source's start and end, as seconds and packet; in the packet, time counts from the start."""
+    origin = (container.start_time or 0) / av.time_base
+    shift = round((origin + source.start) / track.time_base)
+    for packet in container.demux(track):
+        if packet.pts is None or packet.dts is None:
+            continue
+        seconds = float(packet.pts * track.time_base) - origin
+        if seconds >= source.end:
+            return
+        if seconds >= source.start:
+            packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, target
+            yield seconds, packet
+
+
+# A run over many videos
+
+def predict_source(model: nn.Module, source: Source, out: Path, kinds: Iterable[str] = ("png",), done: int = 0, **options) -> dict[str, float]:
+    """Write the outputs of one video.
+
+    Args:
+        model: as for `saliency_maps`.
+        source: the video.
+        out: folder; the names in it are those of `OUTPUTS`.
+        kinds: keys of `OUTPUTS`.
+        done: maps that are there already.
+        options: of `predictions`.
+
+    Returns:
+        The time in seconds of each frame that has a map, by its name.
+    """
+    times, total = {}, source.expected_frames()
+    total = total and -(-total // options.get("every", 1))
+    with contextlib.ExitStack() as stack:
+        writes = [stack.enter_context(open_output(kind, output_path(out, source.name, kind), source)) for kind in kinds]
+        lanes = [stack.enter_context(Later(4 if kind in PER_FRAME else 1)) for kind in kinds]
+        maps = predictions(model, source, done, times, **options)
+        for prediction in tqdm(maps, desc=source.name, unit="frame", initial=done, total=total, disable=None):
+            for lane, write in zip(lanes, writes):
+                lane(write, prediction)
+    return times
+
+
+def plan(source: Source, out: Path, kinds: list[str], settings: dict, every: int, overwrite: bool, skip_existing: bool) -> int | None:
+    """How many maps of a video are there already, from an earlier run with the same settings; None: everything is.
+
+    Raises:
+        FileExistsError: something is there, and neither `overwrite` nor `skip_existing` says what to do.
+        ValueError: what is there was made otherwise, or the outputs would fall among the input's frames.
+    """
+    description, folder = out / f"{source.name}.json", out / source.name
+    if source.path.is_dir() and folder.resolve() in (source.path.resolve(), (source.path / "images").resolve()):
+        raise ValueError(f"the maps of {source.path} would be written among its frames: choose another --out")
+    present = [path for path in (description, *(output_path(out, source.name, kind) for kind in kinds)) if path.exists()]
+    if overwrite and description.exists():
+        clear(out, source.name)
+    if overwrite or not present:
+        return 0
+    if not skip_existing:
+        raise FileExistsError(f"{present[0]} is there already: --skip-existing keeps what is there and goes on after it, --overwrite replaces it")
+    stored = json.loads(description.read_text()) if description.exists() else {}
+    changed = [f"{name} was {stored.get('settings', {}).get(name)}, is {value}" for name, value in settings.items()
+               if stored.get("settings", {}).get(name) != value]
+    if changed:
+        raise ValueError(f"{present[0]} was made otherwise: {'; '.join(changed)}. Give --overwrite, the same options as then, or another --out")
+    missing = [kind for kind in kinds if not output_path(out, source.name, kind).exists()]
+    names = list(stored.get("frames") or itertools.takewhile(lambda name: any((folder / f"{name}.{kind}").exists() for kind in PER_FRAME),
+                                                             itertools.islice(source.names(), 0, None, every)))
+    per_frame = [kind for kind in kinds if kind in PER_FRAME]
+    done = next((number for number, name in enumerate(names) if not all((folder / f"{name}.{kind}").exists() for kind in per_frame)), len(names))
+    if stored.get("frames") and not missing and done == len(names):
+        return None
+    return done if set(kinds) <= PER_FRAME and settings["interpolate"] == 1 else 0
+
+
+def clear(out: Path, name: str) -> None:
+    """Remove all outputs of a video that an earlier run wrote."""
+    (out / f"{name}.json").unlink()
+    for kind in OUTPUTS:
+        path = output_path(out, name, kind)
+        for file in path.glob(f"*.{kind}") if kind in PER_FRAME else [path]:
+            file.unlink(missing_ok=True)
+
+
+def check_names(sources: list[Source]) -> None:
+    """Two sources whose outputs would be called the same are an error."""
+    names = [source.name for source in sources]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        same = [str(source.path) for source in sources if source.name == twice[0]]
+        raise ValueError(f"several inputs are called {twice[0]}, their maps would be mixed: {same}. Predict them into different --out folders")
+
+
+# DHF1K's test set, for its organisers
+
+def pack_submission(out: Path, videos: list[str], archive_path: Path, method: str) -> int:
+    """Zip the maps as METHOD/VIDEO/FRAME.png, after checking names, counts and kind; returns how many maps there are.
+
+    Raises:
+        ValueError: it is not the whole test set, or a video's maps are not one 8-bit PNG for each of its frames.
+    """
+    if sorted(videos) != TEST_SET:
+        missing, other = sorted(set(TEST_SET) - set(videos)), sorted(set(videos) - set(TEST_SET))
+        raise ValueError("--submission needs the 300 videos 0701 to 1000 of DHF1K's test set, in folders or files of these names; "
+                         f"missing: {len(missing)}, the first {missing[:3]}; not of the set: {len(other)}, the first {other[:3]}")
+    maps = [path for name in TEST_SET for path in checked_maps(out, name)]
+    with utils.atomic_path(archive_path) as temporary, zipfile.ZipFile(temporary, "w") as file:  # stored: PNG is compressed already
+        for path in maps:
+            file.write(path, f"{method}/{path.parent.name}/{path.name}")
+    return len(maps)
+
+
+TEST_SET = [f"{number:04d}" for number in range(701, 1001)]
+
+
+def checked_maps(out: Path, name: str) -> list[Path]:
+    """The maps of one video: 0001.png to the number of its frames, 8 bits, one channel."""
+    frames = json.loads((out / f"{name}.json").read_text())["frames"]
+    maps = sorted((out / name).glob("*.png"))
+    expected = [f"{number:04d}" for number in range(1, len(frames) + 1)]
+    if [path.stem for path in maps] != expected:
+        raise ValueError(f"video {name}: expected the maps 0001.png to {expected[-1]}.png in {out / name}, one for each frame; "
+                         f"there are {len(maps)}: {maps[0].name if maps else 'none'} to {maps[-1].name if maps else 'none'}")
+    for path in maps:
+        with Image.open(path) as image:
+            if image.mode != "L":
+                raise ValueError(f"{path} must be an 8-bit grey picture, its mode is {image.mode}")
+    return maps
+
+
+# Export
+
+def export(model: nn.Module, path: Path) -> str:
+    """Write the network for other programs, and compare what it gives with ours; returns a sentence on it.
+
+    Args:
+        model: in eval mode, float32, on the CPU.
+        path: `.pt2` (torch.export) or `.onnx`: from a clip (B, 3, 32, H, W), normalised, of any B, to the map (B, h, w);
+            or `.safetensors`: the weights, with the configuration in the file's metadata.
+
+    Raises:
+        ValueError: another suffix, or the outputs differ by more than 1e-4.
+        ModuleNotFoundError: ONNX needs the packages onnx and onnxscript.
+    """
+    if path.suffix == ".safetensors":
+        utils.save_safetensors(model.state_dict(), model.config, path)
+        return "weights and configuration"
+    if path.suffix not in (".pt2", ".onnx"):
+        raise ValueError(f"--export {path}: the name must end in .pt2, .onnx or .safetensors")
+    clip = torch.randn(2, 3, model.clip_len, *model.config["frame_size"], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")                                    # of PyTorch, about its own formats
+        expected = model(clip)
+        program = torch.export.export(model, (clip,), dynamic_shapes={"clip": {0: torch.export.Dim("batch", max=64)}})
+        with utils.atomic_path(path) as temporary:
+            outputs = {".pt2": export_pt2, ".onnx": export_onnx}[path.suffix](program, clip, temporary)
+            if outputs is None:
+                return f"clip {tuple(clip.shape[1:])} -> map; NOT compared with PyTorch's output, for onnxruntime is not installed"
+            error = max((output - expected[:len(output)]).abs().max().item() for output in outputs)
+            if not error <= 1e-4:
+                raise ValueError(f"the exported network's output differs from PyTorch's by {error:.2g}, more than 1e-4: {path} was not written")
+    return f"clip {tuple(clip.shape[1:])} -> map; differs from PyTorch's output by {error:.1g} at most"
+
+
+def export_pt2(program: torch.export.ExportedProgram, clip: Tensor, path: Path) -> list[Tensor]:
+    """Write it with torch.export, read it again, and return its outputs for two clips and for one."""
+    with path.open("wb") as file:
+        torch.export.save(program, file)
+    with path.open("rb") as file:
+        module = torch.export.load(file).module()
+    return [module(clip), module(clip[:1])]
+
+
+def export_onnx(program: torch.export.ExportedProgram, clip: Tensor, path: Path) -> list[Tensor] | None:
+    """Write it as ONNX, and return onnxruntime's outputs for two clips and for one; None where that is not installed."""
+    torch.onnx.export(program, (clip,), str(path), dynamo=True, external_data=False, input_names=["clip"], output_names=["saliency"], verbose=False)
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        return None
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return [torch.from_numpy(session.run(None, {"clip": some.numpy()})[0]) for some in (clip, clip[:1])]
 
 
 # The command line
@@ -350,90 +892,127 @@ def at_least(least: int) -> Callable[[str], int]:
     return number
 
 
-def open_source(source: Path) -> tuple[list[str] | None, Iterable[np.ndarray]]:
-    """Names (None for a video file, whose frames are counted from 1) and frames of a video file or a folder of frames."""
-    if source.is_dir():
-        folder = source / "images" if (source / "images").is_dir() else source
-        frames = list_frames(folder)
-        return [path.stem for path in frames], in_threads(read_frame, frames)
-    if not source.exists():
-        raise FileNotFoundError(f"no input {source}: it does not exist. "
-                                f"Expected a video file, or a folder of frames ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    if source.suffix.lower() in IMAGE_SUFFIXES:
-        raise ValueError(f"{source} is a single image: give the folder of frames it belongs to, or a video file")
-    return None, read_video(source)
+def positive(text: str) -> float:
+    """An argparse type: above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
 
 
-def frame_names(names: list[str] | None) -> Iterator[str]:
-    """The stems of the maps' files: the frames' own, or 0001, 0002, .. for a video file."""
-    yield from names if names is not None else (f"{number:04d}" for number in range(1, sys.maxsize))
-
-
-def predict_video(model: nn.Module, source: Path, folder: Path, **options: int) -> int:
-    """Write the maps of one video to a folder; returns how many. Options are those of `saliency_maps`."""
-    names, frames = open_source(source)
-    count = 0
-    with MapWriter() as writer:
-        maps = tqdm(saliency_maps(model, frames, **options), desc=source.name, unit="frame", total=len(names) if names else None, disable=None)
-        for saliency, name in zip(maps, frame_names(names)):
-            writer.write(folder / f"{name}.png", saliency)
-            count += 1
-    return count
-
-
-def expand_sources(inputs: list[Path]) -> list[Path]:
-    """Inputs, with a folder that holds only folders replaced by those (a split of a dataset, say)."""
-    sources = []
-    for path in inputs:
-        below = [p for p in path.iterdir() if not p.name.startswith(".")] if path.is_dir() else []
-        folders = bool(below) and all(p.is_dir() for p in below) and not (path / "images").is_dir()
-        sources += [path / name for name in natural(p.name for p in below)] if folders else [path]
-    return sources
-
-
-def output_folders(sources: list[Path], out: Path) -> list[Path]:
-    """A folder of its own for each source, by name; two sources of one name are an error."""
-    names = [source.name if source.is_dir() else source.stem for source in (s.resolve() for s in sources)]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        same = [str(source) for source, name in zip(sources, names) if name == twice[0]]
-        raise ValueError(f"several inputs are called {twice[0]}, their maps would be mixed: {same}. Predict them into different --out folders")
-    return [out / name for name in names]
+def seconds(text: str) -> float:
+    """An argparse type: a time as seconds, MM:SS or HH:MM:SS."""
+    value = sum(float(part) * 60 ** power for power, part in enumerate(reversed(text.split(":"))))
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a time, 0 or more, got {text}")
+    return value
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT",
-                        help="video file, folder of frames, or folder of such folders")
-    parser.add_argument("--out", type=Path, default=Path("saliency"),
-                        help="maps are written to OUT/VIDEO/FRAME.png (default: saliency)")
-    parser.add_argument("--weights", type=Path, default=Path("saved_models/RecSalNet.pth"),
-                        help="weight file; a .json beside it is read for the configuration (default: saved_models/RecSalNet.pth)")
+    parser.add_argument("inputs", nargs="*", metavar="INPUT",
+                        help="video file, folder of frames, folder of either, or a pattern such as \"clips/*.mp4\"")
+    parser.add_argument("--weights", default="saved_models/RecSalNet.pth",
+                        help="weight file: a path, or an https URL, which is downloaded once (URL#sha256=HEX: and checked); a .json beside it, or "
+                             "the metadata of a .safetensors file, is read for the configuration (default: saved_models/RecSalNet.pth)")
+    parser.add_argument("--export", type=Path, metavar="FILE",
+                        help="write the network as FILE.pt2 (torch.export), FILE.onnx, or its weights as FILE.safetensors (default: none)")
+    output_arguments(parser.add_argument_group("output"))
+    video_arguments(parser.add_argument_group("video"))
     engine_arguments(parser)
     device_arguments(parser, "bfloat16 on CUDA, else float32")
     return parser
 
 
+def output_arguments(group) -> None:
+    kinds = "; ".join(f"{kind}: {meaning}" for kind, (_, meaning) in OUTPUTS.items())
+    group.add_argument("--out", type=Path, default=Path("saliency"),
+                       help="folder for all outputs, and VIDEO.json with the frames' times (default: saliency)")
+    group.add_argument("--save", nargs="+", choices=list(OUTPUTS), default=["png"], help=f"{kinds} (default: png)")
+    existing = group.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace the outputs of an earlier run")
+    existing.add_argument("--skip-existing", action="store_true", help="keep them, and go on after them: continues an interrupted run")
+    group.add_argument("--submission", type=Path, metavar="FILE.zip",
+                       help="pack the maps of DHF1K's test set, METHOD/VIDEO/FRAME.png, for the benchmark's organisers (default: none)")
+    group.add_argument("--method", default="RecSalNet", help="name of the method in the submission (default: RecSalNet)")
+
+
+def video_arguments(group) -> None:
+    group.add_argument("--start", type=seconds, default=0.0, metavar="TIME",
+                       help="begin there, in seconds or MM:SS; the window begins there, too (default: 0)")
+    group.add_argument("--end", type=seconds, default=math.inf, metavar="TIME", help="stop before this time (default: the video's end)")
+    group.add_argument("--fps", type=positive, default=25.0, help="frames a second of a folder of frames (default: 25)")
+    group.add_argument("--every", type=at_least(1), default=1, metavar="N",
+                       help="maps of every N-th frame only; the network still sees all (default: 1)")
+    group.add_argument("--first-frames", choices=["repeat", "mirror"], default="repeat",
+                       help="what fills the window before the first frame: that frame, as RecSal-Net's authors do, or the frames after it in "
+                            "reverse, as TASED-Net's (default: repeat)")
+    group.add_argument("--scene-cuts", action=argparse.BooleanOptionalAction, default=False,
+                       help="begin anew, as at the first frame, where the picture changes at once (default: off)")
+
+
 def main(args: argparse.Namespace) -> None:
-    sources = expand_sources(args.inputs)
-    folders = output_folders(sources, args.out)
+    check_arguments(args.inputs, args.export, args.submission, args.save, args.every, args.interpolate, args.start, args.end)
+    sources = find_sources(args.inputs, fps=args.fps, start=args.start, end=args.end)
+    check_names(sources)
     for source in sources:
-        open_source(source)                                                # a wrong input is said before anything is computed
+        source.check()                                                     # a wrong input is said before anything is computed
+    if args.export:
+        model = load_model(args.weights, torch.device("cpu"), frame_size=args.frame_size)
+        introduce(model, args.weights)
+        print(f"{args.export}: {export(model, args.export)}")
+    if not sources:
+        return
     device = select_device(args.device)
     precision = args.precision or default_precision(device)
     keep_freed_memory()
     model = load_model(args.weights, device, precision, args.compile, args.frame_size)
-    options = engine_options(args.batch_size, args.interpolate, device)
-    for source, folder in zip(sources, folders):
-        count = predict_video(model, source, folder, **options)
-        print(f"{source}: {count} maps in {folder} ({device.type}, {precision})")
+    introduce(model, args.weights)
+    exact = {"every": args.every, "interpolate": args.interpolate, "first_frames": args.first_frames, "scene_cuts": args.scene_cuts}
+    settings = {"weights_sha256": utils.sha256(utils.local_file(args.weights)), "frame_size": list(model.config["frame_size"]),
+                "precision": precision, "start": args.start, "end": args.end if args.end < math.inf else None, **exact}
+    plans = [(source, plan(source, args.out, args.save, settings, args.every, args.overwrite, args.skip_existing)) for source in sources]
+    about = {"model": type(model).__name__, "weights": str(args.weights), "configuration": model.config, "settings": settings}
+    for source, done in plans:
+        if done is None:
+            print(f"{source.path}: everything is there already")
+            continue
+        about |= {"source": str(source.path), "device": device.type, "revision": utils.revision(), "versions": utils.versions(), "date": utils.now()}
+        utils.write_json(args.out / f"{source.name}.json", {**about, "frames": None})  # so that an interrupted run can be continued
+        times = predict_source(model, source, args.out, args.save, done, batch_size=args.batch_size or default_batch_size(device), **exact)
+        utils.write_json(args.out / f"{source.name}.json", {**about, "frames": {name: round(at, 6) for name, at in times.items()}})
+        print(closing_line(source, len(times), done, args.out, args.save, f"{device.type}, {precision}", args.interpolate, args.frame_size))
+    if args.submission:
+        count = pack_submission(args.out, [source.name for source in sources], args.submission, args.method)
+        print(f"{args.submission}: {count} maps of {len(sources)} videos")
+
+
+def check_arguments(inputs: list[str], exported: Path | None, submission: Path | None, kinds: list[str], every: int, interpolate: int, start: float,
+                    end: float) -> None:
+    """Raise a ValueError for what argparse cannot know to be wrong."""
+    if not inputs and not exported:
+        raise ValueError("nothing to do: give a video, a folder of frames or videos, or --export FILE; --help lists everything")
+    if every > 1 and interpolate > 1:
+        raise ValueError("--every leaves out the maps that --interpolate draws: choose one")
+    if start >= end:
+        raise ValueError(f"--start {start:g} must be before --end {end:g}")
+    if submission and ("png" not in kinds or every > 1 or start or end < math.inf):
+        raise ValueError("--submission needs the maps of all frames as PNG: give --save png, without --every, --start and --end")
+
+
+def closing_line(source: Source, count: int, done: int, out: Path, kinds: list[str], how: str, interpolate: int, frame_size: list[int] | None) -> str:
+    """What was written, where, and what a user must know about it."""
+    places = ", ".join(dict.fromkeys(str(output_path(out, source.name, kind)) for kind in kinds))
+    kept = f", {done} of them from an earlier run" if done else ""
+    approximations = [f"only every {interpolate}. frame was predicted"] * (interpolate > 1) + [f"frames seen at {frame_size}"] * bool(frame_size)
+    return f"{source.path}: {count} maps{kept} in {places} ({how}{''.join(f'; APPROXIMATION: {a}' for a in approximations)})"
 
 
 if __name__ == "__main__":
     parser = arguments()
     try:
         main(parser.parse_args())
-    except (OSError, ValueError, torch.cuda.OutOfMemoryError) as error:
+    except (OSError, ValueError, ModuleNotFoundError, av.FFmpegError, torch.cuda.OutOfMemoryError) as error:
         parser.exit(2, f"predict.py: error: {error}\n")
     except KeyboardInterrupt:
-        parser.exit(130, "predict.py: interrupted; the maps written so far are whole\n")
+        parser.exit(130, "predict.py: interrupted; what is written is whole, and the same command with --skip-existing goes on\n")

@@ -36,17 +36,19 @@ from dataloader import (
 )
 from loss import LABELS, MEASURES, is_constant, measures, to_device
 from predict import (
-    MapWriter,
+    Later,
     at_least,
+    default_batch_size,
     device_arguments,
     engine_arguments,
-    engine_options,
     in_threads,
+    introduce,
     keep_freed_memory,
     load_model,
     saliency_maps,
     select_device,
     stretch,
+    write_map,
 )
 
 COLOURED = 32                                                              # levels between channels, above what JPEG does to a grey picture
@@ -313,18 +315,18 @@ class Network:
         options: of `saliency_maps`.
     """
 
-    def __init__(self, model: nn.Module, weights: Path, **options: int) -> None:
+    def __init__(self, model: nn.Module, weights: str | Path, **options: int) -> None:
         self.model, self.options = model, options
         self.name, self.protocols = type(model).__name__, PROTOCOLS
-        self.details = {"weights": str(weights), "weights_sha256": utils.sha256(weights), "configuration": model.config, **options}
+        self.details = {"weights": str(weights), "weights_sha256": utils.sha256(utils.local_file(weights)), "configuration": model.config, **options}
 
     def maps(self, video: Video, indices: list[int], protocol: str, folder: Path) -> Iterator[Tensor]:
         """The maps of these frames, as the network gives them ("float") or as the files hold them ("dhf1k")."""
         frames, wanted = in_threads(read_frame, video.frames), set(indices)
         maps = saliency_maps(self.model, frames, **self.options)
-        with MapWriter() as writer:
+        with Later() as later:
             for index, saliency in enumerate(tqdm(maps, desc=video.name, total=len(video.frames), unit="frame", leave=False, disable=None)):
-                writer.write(folder / video.name / f"{video.frames[index].stem}.png", saliency)
+                later(write_map, folder / video.name / f"{video.frames[index].stem}.png", saliency)
                 if index in wanted:
                     yield stretch(saliency) if protocol == "dhf1k" else saliency
 
@@ -513,8 +515,9 @@ def arguments() -> argparse.ArgumentParser:
     data.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
                       help="leave out videos that cannot be read, counted and reported, instead of stopping (default: off)")
     maps = parser.add_argument_group("maps").add_mutually_exclusive_group()
-    maps.add_argument("--weights", type=Path, default=Path("saved_models/RecSalNet.pth"),
-                      help="weight file; a .json beside it is read for the configuration (default: saved_models/RecSalNet.pth)")
+    maps.add_argument("--weights", default="saved_models/RecSalNet.pth",
+                      help="weight file: a path, or an https URL (URL#sha256=HEX: and checked); a .json beside it, or the metadata of a .safetensors "
+                           "file, is read for the configuration (default: saved_models/RecSalNet.pth)")
     maps.add_argument("--predictions", type=Path, metavar="DIR",
                       help="score the maps in DIR/VIDEO/FRAME.png, of any method and size, instead of a model's (default: none)")
     scores = parser.add_argument_group("scores")
@@ -603,12 +606,13 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError("--precision, --batch-size, --compile, --interpolate and --frame-size are of a network: "
                          "they have no effect on the files of --predictions")
     precision = None if args.predictions else args.precision or "float32"
-    options = engine_options(args.batch_size, args.interpolate, device)
+    options = {"batch_size": args.batch_size or default_batch_size(device), "interpolate": args.interpolate}
     keep_freed_memory()
     if args.predictions:
         source = StoredMaps(args.predictions)
     else:
         source = Network(load_model(args.weights, device, precision, args.compile, args.frame_size), args.weights, **options)
+        introduce(source.model, args.weights)
     if args.predictions and not args.skip_bad:
         check_all(source, videos, chosen)
     method = args.method or source.name

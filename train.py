@@ -27,7 +27,7 @@ import utils
 from dataloader import ClipDataset, Video, clip_loader, find_videos, readable
 from loss import LABELS, TERMS, cc, kldiv, nss, objective, similarity
 from model import RecSalNet
-from predict import at_least, compile_network, default_precision, device_arguments, keep_freed_memory, precision_context, select_device
+from predict import at_least, compile_network, default_precision, device_arguments, keep_freed_memory, positive, precision_context, select_device
 from swin_transformer import SwinTransformer3D, load_encoder
 
 KINETICS = Path("saved_models/swin_small_patch244_window877_kinetics400_1k.pth")
@@ -409,14 +409,6 @@ def finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be a finite number, got {text}")
-    return value
-
-
-def positive(text: str) -> float:
-    """An argparse type: above 0."""
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
     return value
 
 

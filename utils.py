@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.parse
 import zipfile
 from collections.abc import Iterable, Iterator
 from importlib import metadata
@@ -17,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 LISTED = 5                                                                 # names an error message spells out
@@ -31,19 +32,19 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
 
     Args:
         path: a `.safetensors` file, or one of `torch.save`: a state dict, or one under `state_dict`, `model_state_dict` or
-            `model`; names may carry DataParallel's `module.`.
+            `model`; names may carry DataParallel's `module.`. Or its https URL, see `local_file`.
 
     Returns:
-        Names and tensors, on the CPU; and the network's configuration, from the `.json` beside the file or from within a
-        `last.pt`, empty where neither is.
+        Names and tensors, on the CPU; and the network's configuration, from the `.json` beside the file, from within a
+        `last.pt`, or from a `.safetensors` file's metadata; empty where none is.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read as tensors and plain types (`weights_only`), or holds no state dict.
     """
+    path = local_file(path)
     content = read_checkpoint(path)
-    stored = content.get("configuration") if isinstance(content, dict) else None
-    configuration = read_configuration(Path(path).with_suffix(".json")) or (dict(stored) if isinstance(stored, dict) else {})
+    configuration = read_configuration(path.with_suffix(".json")) or stored_configuration(path, content)
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -52,6 +53,41 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     if all(name.startswith("module.") for name in content):
         content = {name.removeprefix("module."): t for name, t in content.items()}
     return dict(content), configuration
+
+
+def local_file(source: str | Path) -> Path:
+    """The path of a file that may lie on the web.
+
+    Args:
+        source: a path, returned as it is; or an https URL, downloaded once to PyTorch's cache (`torch.hub.get_dir()`). A URL
+            that ends in `#sha256=HEX` names the file's checksum, which is then checked each time.
+
+    Raises:
+        ValueError: the checksum is another, or the URL is not https.
+        OSError: it could not be downloaded.
+    """
+    url, _, fragment = str(source).partition("#")
+    if "://" not in url:
+        return Path(source)
+    expected = fragment.removeprefix("sha256=").lower()
+    if not url.startswith("https://") or (fragment and not re.fullmatch("[0-9a-f]{64}", expected)):
+        raise ValueError(f"{source}: expected https://HOST/NAME, or https://HOST/NAME#sha256=HEX with 64 digits")
+    # Named after its address too: two files called model.pth may come from two places.
+    path = Path(torch.hub.get_dir()) / "checkpoints" / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{Path(urllib.parse.urlparse(url).path).name}"
+    if not path.is_file():
+        with atomic_path(path) as temporary:
+            download(url, temporary)
+    if expected and sha256(path) != expected:
+        raise ValueError(f"{path}, from {url}, has sha256 {sha256(path)}, expected {expected}. Delete it to download it again")
+    return path
+
+
+def download(url: str, path: Path) -> None:
+    """Fetch a file; an OSError names the address."""
+    try:
+        torch.hub.download_url_to_file(url, str(path))
+    except (OSError, RuntimeError) as error:
+        raise OSError(f"could not download {url}: {error}. Fetch it elsewhere and give its path") from error
 
 
 def read_checkpoint(path: str | Path):
@@ -67,6 +103,21 @@ def read_checkpoint(path: str | Path):
         reason = re.split(r"\.\s", str(error).strip())[0].rstrip(".") or type(error).__name__  # PyTorch goes on to recommend unsafe loading
         raise ValueError(f"{path} ({path.stat().st_size} bytes) cannot be read as a PyTorch weight file of tensors and plain types: {reason}. "
                          "Interrupted while it was written or downloaded? Get it again") from error
+
+
+def stored_configuration(path: Path, content) -> dict:
+    """The network's configuration from within a weight file; empty where it holds none."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get("configuration", "{}"))
+    stored = content.get("configuration") if isinstance(content, dict) else None
+    return dict(stored) if isinstance(stored, dict) else {}
+
+
+def save_safetensors(entries: dict[str, Tensor], configuration: dict, path: Path) -> None:
+    """Write weights as `.safetensors`, with the configuration that `read_weights` finds in its metadata; atomically."""
+    with atomic_path(path) as temporary:
+        save_file({name: t.contiguous() for name, t in entries.items()}, temporary, metadata={"configuration": json.dumps(configuration)})
 
 
 def describe(content) -> str:

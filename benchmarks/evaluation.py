@@ -29,7 +29,7 @@ from benchmarks.timing import machine, median_seconds, print_table, write_rows
 from dataloader import Video, open_video, read_frame
 from loss import measures
 from model import RecSalNet
-from predict import at_least, engine_options, float32_is_float32, keep_freed_memory, predict_video, select_device, write_map
+from predict import Source, at_least, default_batch_size, float32_is_float32, keep_freed_memory, predict_source, select_device, write_map
 
 
 class Costless(nn.Module):
@@ -123,7 +123,7 @@ def measure(video: Video, folder: Path, size: tuple[int, int], precision: str, b
     """A row for each stage, and those for the whole."""
     torch.manual_seed(0)
     model, count = RecSalNet(frame_size=size).eval().to(device), len(video.frames)
-    weights, options = model.state_dict(), engine_options(batch_size, 1, device)
+    weights, options = model.state_dict(), {"batch_size": batch_size or default_batch_size(device)}
     torch.save(weights, folder / "weights.pth")
     weights = {name: x.clone() for name, x in weights.items()}
     scorer = test.Scorer(test.OtherFixations([video], 0), "float", device, batch_size=1 if device.type == "cpu" else 16)
@@ -136,7 +136,7 @@ def measure(video: Video, folder: Path, size: tuple[int, int], precision: str, b
         rows.append((stage, median_seconds(plain_stage, repeats, device, 1), median_seconds(our_stage, repeats, device, 1) / together))
     costless, network = (test.Network(m, folder / "weights.pth", **options) for m in (Costless(model), model))
     evaluate = functools.partial(our_evaluation, scorer=scorer, folder=folder)
-    engine = functools.partial(predict_video, costless.model, video.frames[0].parent, folder, **options)
+    engine = functools.partial(predict_source, costless.model, Source(video.frames[0].parent), folder, **options)
     rows += [("all but forward", None, median_seconds(lambda: evaluate(video, costless), repeats, device, 1) / count),
              ("the same without measures", None, median_seconds(engine, repeats, device, 1) / count),
              ("end to end", plain_seconds, time_whole(functools.partial(evaluate, network=network), video, device))]

@@ -1,8 +1,12 @@
 """What several tests share: the authors' names, a network that is small enough, and a set that is."""
 import json
+import math
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import make_sample
+import numpy as np
 import pytest
 import torch
 from parity import fill
@@ -49,6 +53,33 @@ def tiny_set(tmp_path_factory):
     flags = f"--out {out} --train-videos 3 --val-videos 2 --frames 36 --size 45 80".split()
     make_sample.main(make_sample.arguments().parse_args(flags))
     return out
+
+
+def write_video(path, pictures, times=None, rate=25, sound=False, codec="libx264", index_first=False):
+    """A video file of (H, W, 3) pictures, at `times` in seconds or at a constant rate, with a tone if wanted."""
+    with av.open(str(path), "w", options={"movflags": "+faststart"} if index_first and path.suffix == ".mp4" else {}) as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        tone = container.add_stream("aac", rate=44100) if sound else None
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = round(1000 * (times[number] if times else number / rate)), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        for start in range(0, round(44100 * len(pictures) / rate) if sound else 0, 1024):
+            wave = np.sin(2 * math.pi * 440 / 44100 * (start + np.arange(1024, dtype=np.float32)))[None]
+            samples = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+            samples.sample_rate, samples.pts = 44100, start
+            container.mux(tone.encode(samples))
+        if sound:
+            container.mux(tone.encode(None))
+    return path
+
+
+def grey_frames(count, size=(48, 64), step=8):
+    """Frames of one grey level each, (H, W, 3) uint8: 0, 8, 16 .."""
+    return [np.full((*size, 3), step * number % 256, np.uint8) for number in range(count)]
 
 
 @pytest.fixture

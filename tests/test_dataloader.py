@@ -1,11 +1,14 @@
+import math
 import re
 import shutil
+import struct
 
-import cv2
+import av
 import numpy as np
 import pytest
 import scipy.io
 import torch
+from conftest import grey_frames, write_video
 from PIL import Image
 
 from dataloader import (
@@ -22,6 +25,8 @@ from dataloader import (
     read_video,
     readable,
     resize_density,
+    timed_frames,
+    with_times,
 )
 
 
@@ -200,22 +205,102 @@ def test_frames_are_rgb_and_densities_go_from_zero_to_one(tmp_path):
     np.testing.assert_allclose(read_density(tmp_path / "d.png"), [[0, 0.2, 1]])
 
 
-def test_a_video_file_gives_all_its_frames_in_rgb(tmp_path):
-    writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 30, (32, 16))
-    for value in (0, 100, 200):
-        writer.write(np.full((16, 32, 3), (0, 0, value), np.uint8))        # OpenCV writes BGR: red
-    writer.release()
-    frames = list(read_video(str(tmp_path / "a.avi")))
-    assert [f.shape for f in frames] == [(16, 32, 3)] * 3
-    assert abs(int(frames[2][8, 8, 0]) - 200) < 8 and frames[2][8, 8, 2] < 8
+# Video files
+
+@pytest.mark.parametrize("codec, suffix", [("libx264", "mp4"), ("mpeg4", "avi"), ("libvpx-vp9", "webm"), ("libx265", "mkv")])
+def test_a_video_file_gives_all_its_frames_in_rgb(tmp_path, codec, suffix):
+    red = [np.full((48, 64, 3), (value, 0, 0), np.uint8) for value in (0, 100, 200)]
+    frames = list(read_video(str(write_video(tmp_path / f"my clip ü.{suffix}", red, codec=codec))))
+    assert [f.shape for f in frames] == [(48, 64, 3)] * 3
+    assert abs(int(frames[2][8, 8, 0]) - 200) < 12 and frames[2][8, 8, 2] < 12
+
+
+def test_every_frame_has_its_own_time_at_a_variable_rate(tmp_path):
+    times = [0.0, 0.1, 0.14, 0.9, 1.3]
+    path = write_video(tmp_path / "a.mp4", grey_frames(5), times)
+    assert [seconds for seconds, _ in timed_frames(path)] == pytest.approx(times, abs=2e-3)
+
+
+@pytest.mark.parametrize("start, end", [(0, 0.5), (0.4, 0.8), (0.41, math.inf), (1.56, math.inf), (0, math.inf)])
+def test_a_part_of_a_video_holds_the_frames_between_its_times(tmp_path, start, end):
+    path = write_video(tmp_path / "a.mp4", grey_frames(40, step=6))        # 25 frames a second
+    part = list(timed_frames(path, start, end))
+    expected = [number / 25 for number in range(40) if start <= number / 25 < end]
+    assert [seconds for seconds, _ in part] == pytest.approx(expected) and part
+    assert all(abs(int(frame[20, 20, 0]) - 6 * round(25 * seconds)) < 4 for seconds, frame in part)
+
+
+@pytest.mark.parametrize("matrix, corner", [((0, 1, -1, 0), (0, -1)), ((-1, 0, 0, -1), (-1, -1)), ((0, -1, 1, 0), (-1, 0))])
+def test_a_turned_video_is_turned_upright(tmp_path, matrix, corner):
+    """A phone that is held upright writes lying pictures, and a matrix into the track header (tkhd) that turns them."""
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:16, :16] = 255                                                # white in the upper left corner
+    content = bytearray(write_video(tmp_path / "a.mp4", [picture]).read_bytes())
+    a, b, c, d = (round(x * 2 ** 16) for x in matrix)
+    at = content.index(b"tkhd") + 44
+    content[at:at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2 ** 30)
+    (tmp_path / "turned.mp4").write_bytes(content)
+    frame = next(read_video(tmp_path / "turned.mp4"))
+    assert frame.shape == ((64, 48, 3) if a == 0 else (48, 64, 3)) and frame[corner].min() > 200
+    assert sum(frame[row, column].min() > 200 for row in (0, -1) for column in (0, -1)) == 1
+
+
+def test_a_video_without_times_is_taken_to_have_a_constant_rate():
+    class Frame:
+        time = None
+    class Stream:
+        average_rate = 10
+    assert [seconds for seconds, _ in with_times([Frame(), Frame(), Frame()], Stream(), 0.0)] == pytest.approx([0, 0.1, 0.2])
 
 
 def test_what_is_no_video_is_said_to_be_none(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"not a video")
-    with pytest.raises(ValueError, match="no frame could be decoded from .*a.mp4"):
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no frame could be decoded from .*a.mp4 \(11 bytes\): .*no video that FFmpeg knows"):
         list(read_video(tmp_path / "a.mp4"))
-    with pytest.raises(FileNotFoundError, match="no video file"):
+    with pytest.raises(ValueError, match="no frame could be decoded from .*empty.mp4"):
+        list(read_video(tmp_path / "empty.mp4"))
+    with pytest.raises(FileNotFoundError, match="no video file .*b.mp4: it does not exist"):
         list(read_video(tmp_path / "b.mp4"))
+    with pytest.raises(FileNotFoundError, match="it is a folder"):
+        list(read_video(tmp_path))
+
+
+def test_sound_alone_is_no_video(tmp_path):
+    with av.open(str(tmp_path / "a.wav"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+    with pytest.raises(ValueError, match=r"a.wav holds no pictures \(streams: audio\)"):
+        list(read_video(tmp_path / "a.wav"))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm"])
+def test_a_truncated_video_is_an_error_after_its_whole_frames(tmp_path, suffix):
+    noise = list(np.random.default_rng(0).integers(0, 256, (40, 48, 64, 3), np.uint8))
+    path = write_video(tmp_path / f"a.{suffix}", noise, codec="libvpx-vp9" if suffix == "webm" else "libx264", index_first=True)
+    assert len(list(timed_frames(path))) == 40
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    frames = timed_frames(path)
+    seen = []
+    with pytest.raises(ValueError, match=rf"a.{suffix} ends after \d+ frames, at second 0.\d+, although its header promises 1.60 seconds"):
+        seen.extend(seconds for seconds, _ in frames)
+    assert 10 < len(seen) < 25
+    assert len(list(timed_frames(path, end=seen[9]))) == 9
+
+
+def test_a_video_whose_index_is_cut_off_is_an_interrupted_download(tmp_path):
+    path = write_video(tmp_path / "a.mp4", grey_frames(20))                # its index comes last
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(ValueError, match="an interrupted download"):
+        list(read_video(path))
+
+
+def test_a_part_without_frames_is_said_to_have_none(tmp_path):
+    path = write_video(tmp_path / "a.mp4", grey_frames(5))
+    with pytest.raises(ValueError, match=r"no frame could be decoded from .*a.mp4 from second 3 to 4"):
+        list(timed_frames(path, 3, 4))
 
 
 # Moving annotation

@@ -1,18 +1,39 @@
+import functools
+import http.server
 import json
+import queue
+import re
+import shutil
 import subprocess
 import sys
+import threading
+import urllib.parse
+import zipfile
 
+import av
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TESTS
+from conftest import TESTS, grey_frames, write_video
 from PIL import Image
 from torch import nn
 
 import predict
 from dataloader import list_frames, read_frame
-from predict import MapWriter, default_precision, in_threads, precision_context, saliency_maps, select_device, to_8_bit
+from predict import (
+    Later,
+    Predictor,
+    Source,
+    default_precision,
+    find_sources,
+    in_threads,
+    precision_context,
+    saliency_maps,
+    select_device,
+    to_8_bit,
+    write_map,
+)
 
 
 class NewestAndOldest(nn.Module):
@@ -168,8 +189,8 @@ def test_threads_keep_the_order_and_pass_errors_on():
 
 def test_a_map_that_cannot_be_written_is_an_error_at_the_latest_in_the_end(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError), MapWriter() as writer:
-        writer.write(tmp_path / "file" / "0001.png", torch.rand(4, 4))
+    with pytest.raises(OSError), Later() as later:
+        later(write_map, tmp_path / "file" / "0001.png", torch.rand(4, 4))
 
 
 def test_frame_stride_widens_the_window():
@@ -259,11 +280,22 @@ def test_a_video_file_gives_maps_counted_from_one(tmp_path, weights_file):
     assert sorted(p.name for p in (tmp_path / "maps" / "my clip").iterdir()) == ["0001.png", "0002.png", "0003.png"]
 
 
-def test_a_folder_of_folders_is_taken_apart_and_two_inputs_of_one_name_are_refused(tmp_path, tiny_set):
-    sources = predict.expand_sources([tiny_set / "val"])
-    assert [p.name for p in sources] == sorted(p.name for p in (tiny_set / "val").iterdir())
+def test_a_folder_of_folders_is_taken_apart(tiny_set):
+    sources = find_sources([str(tiny_set / "val")])
+    assert [source.name for source in sources] == sorted(p.name for p in (tiny_set / "val").iterdir())
+
+
+def test_a_folder_of_videos_and_a_pattern_give_a_source_each_in_natural_order(tmp_path):
+    for name in ("b10.mp4", "b9.MOV", "notes.txt", ".hidden.mp4"):
+        (tmp_path / name).write_bytes(b"")
+    assert [s.path.name for s in find_sources([str(tmp_path)])] == ["b9.MOV", "b10.mp4"]
+    assert [s.path.name for s in find_sources([f"{tmp_path}/b*", str(tmp_path / "b9.MOV")])] == ["b9.MOV", "b10.mp4"]  # each once
+    assert [s.path.name for s in find_sources([f"{tmp_path}/none*.mp4"])] == ["none*.mp4"]  # then said to be missing
+
+
+def test_two_inputs_of_one_name_are_refused(tmp_path):
     with pytest.raises(ValueError, match="several inputs are called a"):
-        predict.output_folders([tmp_path / "x" / "a", tmp_path / "y" / "a"], tmp_path)
+        predict.check_names([Source(tmp_path / "x" / "a.mp4"), Source(tmp_path / "y" / "a.avi")])
 
 
 @pytest.mark.parametrize("make, said", [
@@ -281,12 +313,12 @@ def test_a_single_image_is_refused(tmp_path, weights_file):
         run(tmp_path / "a.png", "--out", tmp_path / "maps", "--weights", weights_file, "--device", "cpu")
 
 
-def test_weights_without_their_description_are_said_to_be_taken_for_the_papers(tmp_path, weights_file, capsys):
-    predict.load_model(weights_file, torch.device("cpu"))
-    assert "no RecSalNet.json" not in capsys.readouterr().out
+def test_weights_without_their_description_are_said_to_be_taken_for_the_papers(weights_file, capsys):
+    predict.introduce(predict.load_model(weights_file, torch.device("cpu")), weights_file)
+    assert "no configuration" not in capsys.readouterr().out
     weights_file.with_suffix(".json").unlink()
-    predict.load_model(weights_file, torch.device("cpu"))
-    assert "no RecSalNet.json beside RecSalNet.pth" in capsys.readouterr().out
+    predict.introduce(predict.load_model(weights_file, torch.device("cpu")), weights_file)
+    assert "no configuration in or beside" in capsys.readouterr().out
 
 
 def test_the_readmes_python_example_runs(tmp_path, weights_file, monkeypatch):
@@ -334,7 +366,7 @@ def test_speed_flags_reach_the_engine(tmp_path, weights_file, tiny_set, monkeypa
     run(video, "--out", tmp_path / "exact", *common)
     run(video, "--out", tmp_path / "batched", *common, "--batch-size", "5", "--compile")
     run(video, "--out", tmp_path / "drawn", *common, "--interpolate", "4")
-    assert seen == [{"batch_size": 1, "interpolate": 1}, {"batch_size": 5, "interpolate": 1}, {"batch_size": 1, "interpolate": 4}] and compiled == ["RecSalNet"]
+    assert [(options["batch_size"], options["interpolate"]) for options in seen] == [(1, 1), (5, 1), (1, 4)] and compiled == ["RecSalNet"]
     exact, batched, drawn = ([np.array(Image.open(p)).astype(int) for p in sorted((tmp_path / kind / video.name).iterdir())] for kind in ("exact", "batched", "drawn"))
     assert len(exact) == len(batched) == len(drawn)
     assert all(abs(a - b).max() <= 1 for a, b in zip(exact, batched))
@@ -349,3 +381,257 @@ def test_another_frame_size_changes_what_the_network_sees_and_not_the_maps_size(
     assert trained.shape == smaller.shape == (45, 80) and not np.array_equal(trained, smaller)
     with pytest.raises(ValueError, match=r"multiples of 32, got \(32, 65\)"):
         run(video, "--out", tmp_path / "odd", "--weights", weights_file, "--frame-size", "32", "65", "--device", "cpu")
+
+
+# Outputs
+
+@pytest.fixture
+def clip(tmp_path):
+    """Nine frames of odd size at a variable rate, with sound."""
+    noise = np.random.default_rng(0).integers(0, 256, (9, 48, 62, 3), np.uint8)
+    return write_video(tmp_path / "my clip ü.mp4", list(noise), times=[0, 0.04, 0.08, 0.12, 0.3, 0.34, 0.38, 0.42, 0.5], sound=True)
+
+
+def decoded(path, kind="video"):
+    with av.open(str(path)) as container:
+        return list(container.decode(getattr(container.streams, kind)[0]))
+
+
+def test_every_kind_of_output_is_written_and_says_the_same(tmp_path, weights_file, clip):
+    run(clip, "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu", "--save", *predict.OUTPUTS)
+    out, name = tmp_path / "out", clip.stem
+    assert sorted(p.name for p in out.iterdir()) == sorted([name, *(f"{name}{end}" for end in (".json", ".npz", "_map.mp4", "_overlay.mp4", "_sheet.png"))])
+    maps = [saliency for _, saliency in Predictor(weights_file, "cpu").predict_video(clip)]
+    names = [f"{number:04d}" for number in range(1, 10)]
+    with np.load(out / f"{name}.npz") as archive:
+        assert archive.files == names and all(np.array_equal(archive[n], np.load(out / name / f"{n}.npy")) for n in names)
+        assert archive["0001"].dtype == np.float16 and all(abs(archive[n] - saliency).max() < 5e-4 for n, saliency in zip(names, maps))
+    pictures = [np.array(Image.open(out / name / f"{n}.png")) for n in names]
+    assert all(np.array_equal(picture, to_8_bit(torch.from_numpy(saliency))) for picture, saliency in zip(pictures, maps))
+    grey = [frame.to_ndarray(format="rgb24")[..., 0].astype(int) for frame in decoded(out / f"{name}_map.mp4")]
+    assert all(abs(frame - picture).mean() < 6 for frame, picture in zip(grey, pictures)) and len(grey) == 9
+    record = json.loads((out / f"{name}.json").read_text())
+    assert record["frames"] == pytest.approx({n: frame.time for n, frame in zip(names, decoded(clip))}, abs=1e-3)
+    assert Image.open(out / f"{name}_sheet.png").size[0] == 4 * (62 + 4) + 4
+
+
+def test_an_overlay_keeps_times_sound_and_shape_and_is_h264(tmp_path, weights_file, clip):
+    run(clip, "--out", tmp_path, "--weights", weights_file, "--device", "cpu", "--save", "overlay")
+    path = tmp_path / f"{clip.stem}_overlay.mp4"
+    assert [frame.time for frame in decoded(path)] == pytest.approx([frame.time for frame in decoded(clip)], abs=2e-3)
+    with av.open(str(path)) as container:
+        assert (container.streams.video[0].codec_context.name, container.streams.video[0].pix_fmt) == ("h264", "yuv420p")
+    sounds = [np.concatenate([frame.to_ndarray()[0] for frame in decoded(p, "audio")]) for p in (path, clip)]
+    assert abs(len(sounds[0]) - len(sounds[1])) <= 2048 and abs(sounds[0]).max() > 0.5
+
+
+def test_a_part_of_a_video_takes_its_part_of_the_sound(tmp_path, weights_file):
+    clip = write_video(tmp_path / "a.mp4", grey_frames(50), sound=True)    # two seconds
+    run(clip, "--out", tmp_path, "--weights", weights_file, "--device", "cpu", "--save", "overlay", "--start", "0.5", "--end", "00:01", "--every", "4")
+    path = tmp_path / "a_overlay.mp4"
+    assert [frame.time for frame in decoded(path)] == pytest.approx([0.02, 0.18, 0.34], abs=2e-3)  # from the frame at 0.52 on
+    assert sum(frame.samples for frame in decoded(path, "audio")) / 44100 == pytest.approx(0.5, abs=0.06)
+    assert list(json.loads((tmp_path / "a.json").read_text())["frames"]) == ["0001", "0005", "0009"]
+
+
+def test_odd_sizes_and_changing_ones_fit_into_a_video(tmp_path, weights_file):
+    (tmp_path / "frames").mkdir()
+    for number, size in enumerate([(47, 33), (47, 33), (60, 80)]):
+        Image.new("RGB", size[::-1], (90, 90, 90)).save(tmp_path / "frames" / f"{number}.png")
+    run(tmp_path / "frames", "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu", "--save", "overlay", "--fps", "10")
+    frames = decoded(tmp_path / "out" / "frames_overlay.mp4")
+    assert [(frame.height, frame.width) for frame in frames] == [(48, 34)] * 3 and [frame.time for frame in frames] == pytest.approx([0, 0.1, 0.2])
+
+
+def test_heat_covers_what_is_salient_and_shows_what_is_not():
+    saliency, frame = torch.zeros(8, 8), np.full((8, 8, 3), 100, np.uint8)
+    saliency[4:] = 1
+    heat = predict.paint_heat(predict.Prediction("0001", 0.0, frame, saliency))
+    assert (heat[:4] == 100).all() and (heat[4:, :, 0] > heat[4:, :, 2] + 50).all()  # red
+
+
+@pytest.mark.parametrize("count, shown", [(1, 1), (16, 16), (17, 16), (500, 16)])
+def test_a_contact_sheet_spreads_its_pictures_over_the_video(tmp_path, monkeypatch, count, shown):
+    pages = []
+    monkeypatch.setattr(predict, "page", lambda pictures: pages.append(pictures) or Image.new("L", (1, 1)))
+    with predict.contact_sheet(tmp_path / "a.png") as write:
+        for number in range(count):
+            write(predict.Prediction("", float(number), np.zeros((9, 16, 3), np.uint8), torch.rand(9, 16)))
+    times = [seconds for seconds, _ in pages[0]]
+    assert len(times) == shown and times[0] == 0 and times == sorted(set(times)) and times[-1] >= 0.9 * (count - 1)
+    assert np.diff(times).max(initial=0) <= max(2, 3 * count / shown)
+
+
+def test_an_interrupted_run_goes_on_with_the_frames_that_are_missing(tmp_path, weights_file, monkeypatch):
+    clip = write_video(tmp_path / "a.mp4", list(np.random.default_rng(1).integers(0, 256, (40, 48, 64, 3), np.uint8)))
+    common = ("--weights", weights_file, "--device", "cpu", "--scene-cuts", "--save", "png", "npy")
+    run(clip, "--out", tmp_path / "whole", *common)
+    run(clip, "--out", tmp_path / "cut", *common)
+    record = tmp_path / "cut" / "a.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "frames": None}))
+    for number in range(37, 41):
+        (tmp_path / "cut" / "a" / f"{number:04d}.png").unlink()
+    with pytest.raises(FileExistsError, match="--skip-existing keeps what is there and goes on after it, --overwrite replaces it"):
+        run(clip, "--out", tmp_path / "cut", *common)
+    clips, forward = [], predict.RecSalNet.forward
+    monkeypatch.setattr(predict.RecSalNet, "forward", lambda self, clip: (clips.append(1), forward(self, clip))[1])
+    run(clip, "--out", tmp_path / "cut", *common, "--skip-existing")
+    assert len(clips) == 4
+    written = sorted(p.name for p in (tmp_path / "whole" / "a").iterdir())
+    assert len(written) == 80 and all((tmp_path / "whole" / "a" / n).read_bytes() == (tmp_path / "cut" / "a" / n).read_bytes() for n in written)
+    assert json.loads(record.read_text())["frames"] == json.loads((tmp_path / "whole" / "a.json").read_text())["frames"]
+    run(clip, "--out", tmp_path / "cut", *common, "--skip-existing")       # everything is there
+    assert len(clips) == 4
+
+
+def test_what_was_made_otherwise_is_not_gone_on_with_and_overwriting_leaves_nothing_of_it(tmp_path, weights_file, clip):
+    common = (clip, "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu")
+    run(*common, "--save", "png", "sheet")
+    with pytest.raises(ValueError, match="made otherwise: every was 1, is 4. Give --overwrite"):
+        run(*common, "--skip-existing", "--every", "4")
+    run(*common, "--overwrite", "--every", "4")
+    assert sorted(p.name for p in (tmp_path / "out").rglob("*.png")) == ["0001.png", "0005.png", "0009.png"]
+
+
+def test_maps_never_fall_among_the_frames(tmp_path, weights_file, tiny_set):
+    video = sorted((tiny_set / "val").iterdir())[0]
+    with pytest.raises(ValueError, match="would be written among its frames: choose another --out"):
+        run(video, "--out", video.parent, "--weights", weights_file, "--device", "cpu")
+
+
+def test_a_truncated_video_leaves_whole_maps_and_no_half_written_video(tmp_path, weights_file):
+    path = write_video(tmp_path / "a.mkv", list(np.random.default_rng(0).integers(0, 256, (40, 48, 64, 3), np.uint8)))
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    with pytest.raises(ValueError, match="ends after 19 frames, at second 0.72, although its header promises 1.60 seconds"):
+        run(path, "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu", "--save", "png", "npz", "overlay", "sheet")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a", "a.json"] and len(list((tmp_path / "out" / "a").iterdir())) == 19
+
+
+@pytest.mark.parametrize("flags, said", [
+    ((), "nothing to do"), (("a", "--every", "2", "--interpolate", "2"), "choose one"), (("a", "--start", "3", "--end", "2"), "--start 3 must be before --end 2"),
+    (("a", "--submission", "a.zip", "--every", "2"), "needs the maps of all frames"),
+])
+def test_flags_that_make_no_sense_together_are_refused(flags, said):
+    with pytest.raises(ValueError, match=said):
+        run(*flags)
+
+
+@pytest.mark.parametrize("text, expected", [("90", 90), ("1:30", 90), ("1:00:01.5", 3601.5)])
+def test_times_are_seconds_or_clock_times(text, expected):
+    assert predict.seconds(text) == expected
+
+
+# The benchmark's submission
+
+@pytest.fixture
+def test_maps(tmp_path):
+    for name in predict.TEST_SET:
+        (tmp_path / name).mkdir()
+        Image.new("L", (4, 4)).save(tmp_path / name / "0001.png")
+        (tmp_path / f"{name}.json").write_text(json.dumps({"frames": {"0001": 0.0}}))
+    return tmp_path
+
+
+def test_a_submission_holds_the_maps_of_the_test_set_by_method_video_and_frame(test_maps):
+    assert predict.pack_submission(test_maps, predict.TEST_SET, test_maps / "a.zip", "Ours") == 300
+    names = zipfile.ZipFile(test_maps / "a.zip").namelist()
+    assert names[0] == "Ours/0701/0001.png" and names[-1] == "Ours/1000/0001.png" and len(names) == 300
+
+
+@pytest.mark.parametrize("spoil, said", [
+    (lambda maps: (maps / "0800" / "0001.png").unlink(), "video 0800: expected the maps 0001.png to 0001.png .* there are 0"),
+    (lambda maps: Image.new("L", (4, 4)).save(maps / "0800" / "0002.png"), "video 0800: .* there are 2"),
+    (lambda maps: Image.new("RGB", (4, 4)).save(maps / "0800" / "0001.png"), "0800/0001.png must be an 8-bit grey picture, its mode is RGB"),
+])
+def test_a_submission_with_a_wrong_map_is_refused(test_maps, spoil, said):
+    spoil(test_maps)
+    with pytest.raises(ValueError, match=said):
+        predict.pack_submission(test_maps, predict.TEST_SET, test_maps / "a.zip", "Ours")
+    assert not (test_maps / "a.zip").exists()
+
+
+def test_a_submission_of_part_of_the_test_set_is_refused(test_maps):
+    with pytest.raises(ValueError, match=r"missing: 1, the first \['0701'\]; not of the set: 1, the first \['0700'\]"):
+        predict.pack_submission(test_maps, ["0700", *predict.TEST_SET[1:]], test_maps / "a.zip", "Ours")
+
+
+# From Python
+
+def test_the_predictor_gives_times_and_arrays(weights_file, clip):
+    found = list(Predictor(weights_file, "cpu", every=4).predict_video(clip, start=0.03, end=0.45))
+    assert [seconds for seconds, _ in found] == pytest.approx([0.04, 0.34], abs=2e-3)
+    assert all(isinstance(saliency, np.ndarray) and saliency.dtype == np.float32 and saliency.shape == (48, 62) for _, saliency in found)
+
+
+def test_the_predictor_takes_frames_from_anywhere(weights_file, clip):
+    predictor = Predictor(weights_file, "cpu")
+    from_frames = list(predictor.predict_frames(frame.to_ndarray(format="rgb24") for frame in decoded(clip)))
+    assert len(from_frames) == 9 and all(np.array_equal(a, b) for a, (_, b) in zip(from_frames, predictor.predict_video(clip)))
+
+
+# Export
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_an_exported_network_gives_the_same_map(tmp_path, weights_file, capsys, suffix):
+    if suffix == ".onnx":
+        pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
+    run("--export", tmp_path / f"a{suffix}", "--weights", weights_file)
+    assert re.search(r"clip \(3, 32, 32, 64\) -> map; differs from PyTorch's output by \S+ at most", capsys.readouterr().out)
+    assert (tmp_path / f"a{suffix}").stat().st_size > 10000
+
+
+def test_a_network_that_exports_wrongly_is_not_written(tmp_path, tiny_model, monkeypatch):
+    monkeypatch.setattr(predict, "export_pt2", lambda program, clip, path: [torch.zeros(2, 32, 64)])
+    with pytest.raises(ValueError, match="differs from PyTorch's by .*, more than 1e-4"):
+        predict.export(tiny_model, tmp_path / "a.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exported_safetensors_hold_weights_and_configuration(tmp_path, weights_file, tiny_model):
+    run("--export", tmp_path / "a.safetensors", "--weights", weights_file)
+    restored = predict.load_model(tmp_path / "a.safetensors", torch.device("cpu"))
+    assert restored.config == tiny_model.config and restored.is_described
+    assert all(torch.equal(a, b) for a, b in zip(restored.state_dict().values(), tiny_model.state_dict().values()))
+
+
+def test_another_export_is_refused(tmp_path, tiny_model):
+    with pytest.raises(ValueError, match="must end in .pt2, .onnx or .safetensors"):
+        predict.export(tiny_model, tmp_path / "a.tflite")
+
+
+# A browser
+
+PAGE = """<video muted src="FILE"></video><script>
+    const video = document.querySelector("video"), say = text => fetch("/said?" + encodeURIComponent(text));
+    video.onerror = () => say("error " + video.error.message);
+    video.onended = () => say(`played ${video.videoWidth} x ${video.videoHeight} to ${video.currentTime.toFixed(1)}`);
+    video.play();
+</script>"""
+
+
+def test_an_overlay_plays_in_a_browser(tmp_path, weights_file, clip):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("Chromium is not installed")
+    run(clip, "--out", tmp_path, "--weights", weights_file, "--device", "cpu", "--save", "overlay")
+    (tmp_path / "page.html").write_text(PAGE.replace("FILE", urllib.parse.quote(f"{clip.stem}_overlay.mp4")), encoding="utf-8")
+    said = queue.Queue()
+
+    class Pages(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            if self.path.startswith("/said?"):
+                said.put(urllib.parse.unquote(self.path[6:]))
+            super().do_GET()
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Pages, directory=tmp_path))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    flags = ("--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync "
+             "--autoplay-policy=no-user-gesture-required --remote-debugging-port=0").split()
+    shown = subprocess.Popen([browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", f"http://127.0.0.1:{server.server_port}/page.html"],
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        assert said.get(timeout=60) == "played 62 x 48 to 0.5"
+    finally:
+        shown.kill()
+        shown.wait()
+        server.shutdown()

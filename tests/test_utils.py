@@ -1,5 +1,11 @@
+import hashlib
 import json
 import math
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
 
 import utils
 
@@ -10,3 +16,43 @@ def test_json_is_indented_by_dict_with_lists_on_one_line_and_reads_back(tmp_path
     text = (tmp_path / "a.json").read_text()
     assert json.loads(text) == {**content, "scores": {"cc": 0.5, "kl": None}}
     assert '    "a \\"quoted\\" name": ["1/2", "3"],\n' in text
+
+
+# Files on the web
+
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    """What "https://host/a.pth" gives, through PyTorch's own download; and a cache of its own."""
+    (tmp_path / "served").write_bytes(b"weights")
+    fetched, open_url = [], urllib.request.urlopen
+    monkeypatch.setattr(torch.hub, "urlopen", lambda request: (fetched.append(request.full_url), open_url((tmp_path / "served").as_uri()))[1])
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    return fetched
+
+
+def test_a_path_is_a_local_file_as_it_is():
+    assert utils.local_file("a/b.pth") == utils.local_file(Path("a/b.pth")) == Path("a/b.pth")
+
+
+def test_a_file_on_the_web_is_downloaded_once_and_checked(web, tmp_path):
+    right = hashlib.sha256(b"weights").hexdigest()
+    path = utils.local_file(f"https://host/a.pth#sha256={right}")
+    assert path.read_bytes() == b"weights" and path.name.endswith("-a.pth") and utils.local_file("https://host/a.pth?download=1") != path
+    assert utils.local_file("https://host/a.pth") == path and web == ["https://host/a.pth", "https://host/a.pth?download=1"]
+    with pytest.raises(ValueError, match=f"has sha256 {right}, expected {'0' * 64}. Delete it"):
+        utils.local_file(f"https://host/a.pth#sha256={'0' * 64}")
+
+
+def test_a_download_that_fails_leaves_nothing_and_names_the_address(web, tmp_path, monkeypatch):
+    def offline(request):
+        raise OSError("no route to host")
+    monkeypatch.setattr(torch.hub, "urlopen", offline)
+    with pytest.raises(OSError, match="could not download https://host/a.pth: no route to host"):
+        utils.local_file("https://host/a.pth")
+    assert list((tmp_path / "cache" / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["http://host/a.pth", "ftp://host/a.pth", "https://host/a.pth#sha256=12"])
+def test_another_kind_of_address_is_refused(url):
+    with pytest.raises(ValueError, match="expected https://HOST/NAME"):
+        utils.local_file(url)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from benchmarks.evaluation import Costless
 from model import RecSalNet
-from predict import MapWriter, at_least, keep_freed_memory, saliency_maps
+from predict import Later, at_least, keep_freed_memory, saliency_maps, write_map
 
 TOLERANCE = 20                                                             # MB, for what allocators do
 
@@ -35,16 +35,16 @@ def resident() -> float:
 
 def main(args: argparse.Namespace) -> None:
     keep_freed_memory()
-    model, settled, early = Costless(RecSalNet()), args.frames // 10, 0.0
-    with tempfile.TemporaryDirectory() as folder, MapWriter() as writer:
+    model, held = Costless(RecSalNet()), []
+    with tempfile.TemporaryDirectory() as folder, Later() as later:
         maps = saliency_maps(model, frames(args.frames), batch_size=args.batch_size)
-        for number, saliency in enumerate(tqdm(maps, total=args.frames, unit="frame", mininterval=10)):
-            writer.write(Path(folder) / f"{number % 100:04d}.png", saliency)
-            early = max(early, resident()) if number < settled else early
-        late = resident()
-    print(f"{args.frames} frames, PyTorch {torch.__version__}: {early:.0f} MB at most in the first tenth, {late:.0f} MB at the end")
-    if late > early + TOLERANCE:
-        sys.exit(f"memory grew by {late - early:.0f} MB, {TOLERANCE} are allowed")
+        for number, saliency in enumerate(tqdm(maps, total=args.frames, unit="frame", mininterval=10), start=1):
+            later(write_map, Path(folder) / f"{number % 100:04d}.png", saliency)
+            if number % (args.frames // 10) == 0:
+                held.append(resident())
+    print(f"{args.frames} frames, PyTorch {torch.__version__}: MB held after each tenth: {', '.join(f'{megabytes:.0f}' for megabytes in held)}")
+    if held[9] > held[4] + TOLERANCE:
+        sys.exit(f"memory grew by {held[9] - held[4]:.0f} MB in the second half, {TOLERANCE} are allowed")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,14 @@
+"""Saliency maps from Python, from a video file: prints where people look in each second of it.
+
+    PYTHONPATH=. python examples/quickstart.py my_video.mp4
+"""
+import sys
+
+import numpy as np
+
+from predict import Predictor
+
+predictor = Predictor("saved_models/RecSalNet.pth", every=25)              # a map of every 25th frame; the network sees all
+for seconds, saliency in predictor.predict_video(sys.argv[1]):             # (H, W), in (0, 1)
+    row, column = np.unravel_index(saliency.argmax(), saliency.shape)
+    print(f"second {seconds:7.2f}: most salient at row {row}, column {column} of {saliency.shape[0]} x {saliency.shape[1]}")

@@ -1,0 +1,40 @@
+"""For `torch.hub.load(REPOSITORY, "recsalnet", weights=...)`, from any directory, whatever its own files are called.
+
+The modules here have names such as `utils`, which a caller's own may have too. They are loaded under names of their own
+(`recsalnet_utils`), and the plain names are given back as they were.
+"""
+import importlib.util
+import sys
+from pathlib import Path
+
+dependencies = ["torch", "timm", "einops", "safetensors", "numpy", "PIL"]
+
+
+def load_privately(names: tuple[str, ...]) -> dict:
+    """Name -> module of this repository; each may import those before it by their plain names."""
+    theirs, modules = {name: sys.modules.get(name) for name in names}, {}
+    try:
+        for name in names:
+            spec = importlib.util.spec_from_file_location(f"recsalnet_{name}", Path(__file__).parent / f"{name}.py")
+            modules[name] = sys.modules[spec.name] = sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(modules[name])
+    finally:
+        for name, module in theirs.items():
+            if module is None:
+                sys.modules.pop(name, None)
+            else:
+                sys.modules[name] = module
+    return modules
+
+
+RecSalNet = load_privately(("utils", "swin_transformer", "model"))["model"].RecSalNet
+
+
+def recsalnet(weights: str, frame_size: tuple[int, int] | None = None) -> RecSalNet:
+    """The network of a weight file, in eval mode, on the CPU: a clip (B, 3, 32, H, W) -> maps (B, H, W) in (0, 1).
+
+    Args:
+        weights: path or https URL (`#sha256=HEX`: checked) of a weight file.
+        frame_size: (H, W) to resize frames to, instead of the one the network was trained at.
+    """
+    return RecSalNet.from_pretrained(weights, frame_size)

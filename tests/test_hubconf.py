@@ -1,0 +1,36 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import TESTS
+
+SCRIPT = """
+import copy, io, pickle, sys
+{before}
+import torch
+model = torch.hub.load({repository!r}, "recsalnet", source="local", weights={weights!r})
+import model as own_model, utils
+assert utils.MINE and own_model.MINE, "the caller's own modules"
+assert not any(getattr(m, "__file__", None) and m.__file__.startswith({repository!r}) for n, m in sys.modules.items() if n in ("model", "utils", "swin_transformer"))
+again = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+clip = torch.randn(1, 3, 32, *model.config["frame_size"])
+with torch.no_grad():
+    assert torch.equal(model(clip), again(clip)) and model(clip).shape == (1, 32, 64)
+    model.compile(backend="eager")
+    assert (model(clip) - again(clip)).abs().max() < 1e-5
+print(type(model).__name__, type(model).__module__)
+"""
+
+
+@pytest.mark.parametrize("before", ["", "import utils, model"])
+def test_the_hub_loads_the_network_where_the_caller_has_modules_of_the_same_names(tmp_path, tiny_model, before):
+    torch.save(tiny_model.state_dict(), tmp_path / "a.pth")
+    (tmp_path / "a.json").write_text(json.dumps({"configuration": tiny_model.config}))
+    for name in ("utils", "model"):
+        (tmp_path / f"{name}.py").write_text("MINE = True\n")
+    script = SCRIPT.format(before=before, repository=str(TESTS.parent), weights=str(tmp_path / "a.pth"))
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert ended.stdout.split()[-2:] == ["RecSalNet", "recsalnet_model"]
