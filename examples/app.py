@@ -18,14 +18,14 @@ from predict import Predictor, Source, at_least, keep_freed_memory, output_path,
 def predict_overlay(predictor: Predictor, video: str | None, folder: Path, progress: gr.Progress) -> Path:
     """Write the overlay of an uploaded video to a folder of its own; a user's mistake is shown on the page."""
     if not video:
-        raise gr.Error("Drop a video first.")
+        raise gr.Error("Drop a video first.", print_exception=False)
     source = Source(Path(video))
     progress(0, desc="reading the video")
     try:
         out = Path(tempfile.mkdtemp(dir=folder))
         predict_source(predictor.model, source, out, ["overlay"], **predictor.options)
     except (OSError, ValueError, av.FFmpegError) as error:
-        raise gr.Error(str(error)) from error
+        raise gr.Error(str(error), print_exception=False) from error
     return output_path(out, source.name, "overlay")
 
 
@@ -46,8 +46,8 @@ def build(predictor: Predictor, folder: Path) -> gr.Blocks:
     def run(video: str | None, progress: gr.Progress = gr.Progress(track_tqdm=True)) -> tuple:  # noqa: B008  (Gradio reads the default)
         overlay = predict_overlay(predictor, video, folder, progress)
         times = times_of(overlay)
-        step = times[1] - times[0] if len(times) > 1 else 0.04
-        return str(overlay), gr.Slider(0, max(times[-1], step), value=0, step=step, interactive=True), frame_at(str(overlay), 0.0)
+        slider = gr.Slider(0, round(max(times[-1], 0.01), 3), value=0, step=0.01, interactive=True)
+        return str(overlay), slider, frame_at(str(overlay), 0.0)
 
     with gr.Blocks(title="Where do people look?", analytics_enabled=False) as page:
         gr.Markdown("# Where do people look?\nDrop a video. Red is where people look most, as RecSal-Net predicts it.")
