@@ -581,7 +581,7 @@ def contact_sheet(path: Path) -> Iterator[Write]:
         write.count += 1
         if (write.count - 1) % every == 0:
             kept.append((prediction.seconds, thumbnail(paint_heat(prediction))))
-        if len(kept) > 2 * SHEET ** 2:                                     # twice as far apart: bounded, however long the video
+        if len(kept) > 8 * SHEET ** 2:                                     # twice as far apart: bounded, however long the video
             kept[:], every = kept[::2], 2 * every
 
     write.count = 0
