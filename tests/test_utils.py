@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import math
@@ -56,3 +57,12 @@ def test_a_download_that_fails_leaves_nothing_and_names_the_address(web, tmp_pat
 def test_another_kind_of_address_is_refused(url):
     with pytest.raises(ValueError, match="expected https://HOST/NAME"):
         utils.local_file(url)
+
+
+# Files that are whole or not there
+
+def test_a_full_disk_is_said_with_the_files_name_and_nothing_is_left(tmp_path):
+    with pytest.raises(OSError, match="No space left on device: '.*a.bin'"), utils.atomic_path(tmp_path / "a.bin") as temporary:
+        temporary.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
