@@ -3,6 +3,7 @@
 The tree is DHF1K's, prepared: ROOT/SPLIT/VIDEO/{images,maps,fixation}/NAME.png (data/README.md). A frame and its
 annotation share a file stem; nothing is paired by position or by a number that was counted.
 """
+import contextlib
 import functools
 import itertools
 import math
@@ -21,7 +22,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv", ".gif"}  # in a folder
+VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".asf", ".flv", ".3gp", ".ogv",
+                  ".vob", ".mxf", ".gif"}                                  # what counts as a video in a folder; named, any file may be one
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 TREE = "expected tree: ROOT/SPLIT/VIDEO/{images,maps,fixation}/NAME.png, see data/README.md"
 
@@ -239,19 +241,21 @@ def timed_frames(path: str | Path, start: float = 0.0, end: float = math.inf) ->
         FileNotFoundError, PermissionError: there is no such file, or it may not be read.
         ValueError: it is no video, is damaged (after the frames before the damage), or holds no frame in this part.
     """
-    count, seconds = 0, 0.0
+    count, before, longest, finish = 0, None, 0.0, 0.0
     try:
-        with open_container(path) as container:
-            stream, origin = container.streams.video[0], (container.start_time or 0) / av.time_base
-            stream.thread_type = "AUTO"
-            for seconds, frame in with_times(decode_from(container, start), stream, origin):
+        with contextlib.ExitStack() as stack:
+            container, frames = decode_from(path, start, stack)
+            stream = container.streams.best("video")
+            for seconds, frame in with_times(frames, stream, (container.start_time or 0) / av.time_base):
                 if seconds >= end:
                     break
+                longest = max(longest, seconds - (seconds if before is None else before))
+                before, finish = seconds, seconds + float((frame.duration or 0) * (frame.time_base or 0))
                 if seconds >= start:
                     count += 1
                     yield seconds, upright(frame)
             else:
-                check_whole(path, promised_seconds(container), seconds, count)
+                check_whole(path, promised_seconds(container), finish, longest, count)
     except av.FFmpegError as error:
         raise ValueError(f"{path} is damaged after {count} frames{f' from second {start:g}' if start else ''}: {error.strerror}. Get the file again, "
                          "or repair it with FFmpeg; maps of the frames before are whole") from error
@@ -260,10 +264,10 @@ def timed_frames(path: str | Path, start: float = 0.0, end: float = math.inf) ->
         raise ValueError(f"no frame could be decoded from {path}{part} ({Path(path).stat().st_size} bytes)")
 
 
-def check_whole(path: str | Path, promised: float | None, seconds: float, count: int) -> None:
-    """Raise a ValueError where a file's last frame comes long before the end that its header promises."""
-    if promised is not None and promised - seconds > max(0.5, 0.02 * promised):
-        raise ValueError(f"{path} ends after {count} frames, at second {seconds:.2f}, although its header promises {promised:.2f} seconds: "
+def check_whole(path: str | Path, promised: float | None, finish: float, longest: float, count: int) -> None:
+    """Raise a ValueError where a file's last frame ends long before its header promises, by more than a frame may stand."""
+    if promised is not None and count > 1 and promised - finish > max(0.5, 0.02 * promised, 2 * longest):
+        raise ValueError(f"{path} ends after {count} frames, at second {finish:.2f}, although its header promises {promised:.2f} seconds: "
                          "is it cut off? Get the file again; maps of the frames before are whole. If nothing is missing, "
                          "give an end within it (--end)")
 
@@ -273,7 +277,7 @@ def promised_seconds(container: "av.container.InputContainer") -> float | None:
 
     Durations are kept better than the headers' numbers of frames, which are often wrong.
     """
-    stream = container.streams.video[0]
+    stream = container.streams.best("video")
     if stream.duration:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
@@ -284,30 +288,33 @@ def open_container(path: str | Path) -> "av.container.InputContainer":
     if not Path(path).is_file():
         raise FileNotFoundError(f"no video file {path}: it {'is a folder' if Path(path).is_dir() else 'does not exist'}")
     try:
-        container = av.open(str(path))
+        container = av.open(str(Path(path).absolute()))                    # FFmpeg takes a relative "a:b.mp4" for a protocol
     except av.FFmpegError as error:
         if isinstance(error, PermissionError):
-            raise
+            raise PermissionError(error.errno, "this file may not be read", str(path)) from error
         raise ValueError(f"no frame could be decoded from {path} ({Path(path).stat().st_size} bytes): {error.strerror}. "
                          "It is no video that FFmpeg knows, or an interrupted download") from error
     if not container.streams.video:
         held = ", ".join(stream.type for stream in container.streams) or "none"
         container.close()
         raise ValueError(f"{path} holds no pictures (streams: {held}): expected a video")
+    container.streams.best("video").thread_type = "AUTO"                   # the best: not a song's cover
     return container
 
 
-def decode_from(container: "av.container.InputContainer", start: float) -> Iterator["av.VideoFrame"]:
-    """All frames from a key frame before `start` on; from the first where the file does not say where its key frames are."""
-    stream = container.streams.video[0]
-    if start > 0:
-        origin = container.start_time or 0
-        container.seek(origin + int(start * av.time_base))                 # to the last key frame before, if all is well
-        first = next(container.decode(stream), None)
-        if first is not None and not first.is_corrupt and first.time is not None and first.time - origin / av.time_base <= start:
-            return itertools.chain([first], container.decode(stream))
-        container.seek(origin)
-    return container.decode(stream)
+def decode_from(path: str | Path, start: float, stack: contextlib.ExitStack) -> tuple["av.container.InputContainer", Iterator["av.VideoFrame"]]:
+    """An opened file and its frames from a key frame before `start` on; from the first where it does not say where those are."""
+    container = stack.enter_context(open_container(path))
+    frames, origin = container.decode(container.streams.best("video")), (container.start_time or 0) / av.time_base
+    if start == 0:
+        return container, frames
+    with contextlib.suppress(av.FFmpegError):                              # a file without an index cannot be sought in
+        container.seek(round((origin + start) * av.time_base))
+        first = next(frames, None)
+        if first is not None and not first.is_corrupt and first.time is not None and first.time - origin <= start:
+            return container, itertools.chain([first], frames)
+    container = stack.enter_context(open_container(path))                  # seeking back is not to be relied on either
+    return container, container.decode(container.streams.best("video"))
 
 
 def with_times(frames: Iterable["av.VideoFrame"], stream: "av.VideoStream", origin: float) -> Iterator[tuple[float, "av.VideoFrame"]]:

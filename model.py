@@ -3,6 +3,7 @@
 Source: Woo, Lee, Park, Kim, "RecSal-Net: Recursive Saliency Network for Video Saliency Prediction",
 Neurocomputing 650 (2025) 130822.
 """
+import contextlib
 import functools
 import itertools
 import math
@@ -113,7 +114,7 @@ class RecSalNet(nn.Module):
 
         In bfloat16 its output would have 256 levels between two powers of 2, and many ties, which SIM and AUC-J notice.
         """
-        with torch.autocast(side_maps.device.type, enabled=False):
+        with without_autocast(side_maps.device):
             return self.readout(side_maps.to(self.readout[0].weight.dtype))    # (B, 1, 1, H, W)
 
     @property
@@ -159,7 +160,7 @@ class RecSalNet(nn.Module):
         if min(size) < 6:
             raise ValueError(f"frames must be at least 6 pixels high and wide for the 11 x 11 blur, got {size[0]} x {size[1]} (H x W)")
         maps = F.interpolate(output[:, None].float(), size=tuple(size), mode="bilinear", align_corners=False)
-        with torch.autocast(output.device.type, enabled=False):            # or the blur would round to bfloat16
+        with without_autocast(output.device):                              # or the blur would round to bfloat16
             return blur(maps)[:, 0]
 
     def parameter_groups(self, lr: float) -> list[dict]:
@@ -294,6 +295,11 @@ def decoder(width: int, factor: int) -> nn.Sequential:
     if factor > 8:
         layers.append(Upsample(factor // 8))
     return nn.Sequential(*layers, nn.Sigmoid())
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """Where autocast has no effect; on MPS, PyTorch 2.4 knows none."""
+    return torch.autocast(device.type, enabled=False) if device.type in ("cpu", "cuda") else contextlib.nullcontext()
 
 
 def blur(maps: Tensor) -> Tensor:

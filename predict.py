@@ -8,9 +8,12 @@ import collections
 import contextlib
 import ctypes
 import glob
+import importlib.util
+import inspect
 import itertools
 import json
 import math
+import os
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +38,7 @@ from loss import to_device
 from model import RecSalNet
 
 DONE = object()
+FIRST_FRAMES = ("repeat", "mirror")
 
 
 def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterable[np.ndarray] | None = None, *, batch_size: int = 1,
@@ -67,17 +71,34 @@ def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterabl
     if flows is not None or model.needs_flow or model.temporal != "window":
         raise ValueError(f"{type(model).__name__} moves through time by \"{model.temporal}\" (needs_flow={model.needs_flow}): "
                          "only \"window\" without flow is built so far")
-    if interpolate > 1 and (every > 1 or skip):
-        raise ValueError(f"interpolate={interpolate} draws the maps that every={every} and skip={skip} would leave out: choose one")
+    check_options(batch_size, interpolate, every, skip, first_frames)
     errors = []                                                            # raised when the frames before have their maps
-    prepared = until_error(((model.prepare(frame), frame.shape[:2]) for frame in frames), errors)
-    prepared = in_background(prepared, ahead=2 * batch_size * interpolate * every)
+    prepared = until_error(((model.prepare(checked(frame)), frame.shape[:2]) for frame in frames), errors)
+    prepared = in_background(prepared, ahead=max(2 * batch_size, min(64, 2 * batch_size * interpolate * every)))
     outputs = scene_outputs(model, prepared, batch_size, interpolate, every, skip, first_frames, scene_cuts)
     for group, size in of_one_size(outputs, batch_size):
         with torch.no_grad():
             yield from model.finish(torch.stack(group), size)
     if errors:
         raise errors[0]
+
+
+def check_options(batch_size: int, interpolate: int, every: int, skip: int, first_frames: str) -> None:
+    """Raise a ValueError for options that mean nothing."""
+    wrong = {name: value for name, value in {"batch_size": batch_size, "interpolate": interpolate, "every": every}.items() if value < 1}
+    if wrong or skip < 0 or first_frames not in FIRST_FRAMES:
+        raise ValueError(f"batch_size, interpolate and every must be 1 or more, skip 0 or more, first_frames one of {FIRST_FRAMES}; got batch_size="
+                         f"{batch_size}, interpolate={interpolate}, every={every}, skip={skip}, first_frames={first_frames!r}")
+    if interpolate > 1 and (every > 1 or skip):
+        raise ValueError(f"interpolate={interpolate} draws the maps that every={every} and skip={skip} would leave out: choose one")
+
+
+def checked(frame: np.ndarray) -> np.ndarray:
+    """The frame, if it is one."""
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ValueError(f"frames must be arrays (H, W, 3) of uint8, RGB, got {type(frame).__name__} "
+                         f"{getattr(frame, 'dtype', '')} {tuple(getattr(frame, 'shape', ()))}")
+    return frame
 
 
 def until_error(items: Iterable, errors: list[Exception]) -> Iterator:
@@ -91,9 +112,10 @@ def until_error(items: Iterable, errors: list[Exception]) -> Iterator:
 def scene_outputs(model: nn.Module, prepared: Iterable[tuple], batch_size: int, interpolate: int, every: int, skip: int, first_frames: str,
                   scene_cuts: bool) -> Iterator[tuple[Tensor, tuple[int, int]]]:
     """The network's output, (h, w), for each frame that gets a map, and the frame's size; scene by scene."""
+    window = (model.clip_len - 1) * model.frame_stride + 1 if first_frames == "repeat" else None  # mirrored ones look far ahead
     for start, scene in itertools.groupby(by_scene(prepared, scene_cuts), key=lambda item: item[0]):
         first = skip - start if start < skip else (skip - start) % every   # of the scene's frames that gets a map
-        steps = steps_of((item for _, item in scene), first + 1, interpolate * every, whole=every > 1)
+        steps = steps_of((item for _, item in scene), first + 1, interpolate * every, window, whole=every > 1)
         outputs = network_outputs(model, steps, batch_size, first_frames)
         yield from interpolated(outputs) if interpolate > 1 else ((output, step[-1][1]) for step, output in outputs)
 
@@ -119,16 +141,27 @@ def is_cut(change: float, change_before: float) -> bool:
     return change > 25 and change > 2 * change_before
 
 
-def steps_of(frames: Iterator[tuple], first: int, length: int, whole: bool) -> Iterator[list[tuple]]:
+def steps_of(frames: Iterator[tuple], first: int, length: int, window: int | None, whole: bool) -> Iterator[list[tuple]]:
     """`first` frames, then the others in steps of `length`: the last frame of each step is the network's to predict.
 
-    Frames that remain in the end are a step of their own, unless steps must be `whole`.
+    Of a step's frames only the last `window` are kept, the others are None. Frames that remain in the end are a step of
+    their own, unless steps must be `whole`.
     """
-    lead = list(itertools.islice(frames, first))
+    lead = next_step(frames, first, window)
     if len(lead) == first:
         yield lead
-    while (step := list(itertools.islice(frames, length))) and (len(step) == length or not whole):
+    while (step := next_step(frames, length, window)) and (len(step) == length or not whole):
         yield step
+
+
+def next_step(frames: Iterator[tuple], length: int, window: int | None) -> list[tuple]:
+    """The next `length` frames with their sizes, or as many as there are; None for those that no window reaches."""
+    step = []
+    for item in itertools.islice(frames, length):
+        step.append(item)
+        if window is not None and len(step) > window:
+            step[-window - 1] = (None, step[-window - 1][1])
+    return step
 
 
 def network_outputs(model: nn.Module, steps: Iterator[list[tuple]], batch_size: int, first_frames: str) -> Iterator[tuple[list[tuple], Tensor]]:
@@ -138,11 +171,12 @@ def network_outputs(model: nn.Module, steps: Iterator[list[tuple]], batch_size: 
     past = -int(offsets[0])                                                # frames to keep from one batch to the next
     ahead = 2 * past if first_frames == "mirror" else 0                    # that must be there before the first map
     while group := take(steps, batch_size, ahead if history is None else 0):
-        new = torch.stack([frame for step in group for frame, _ in step], dim=1)
+        kept = [[frame for frame, _ in step if frame is not None] for step in group]
+        new = torch.stack([frame for frames in kept for frame in frames], dim=1)
         new = model.normalise(to_device(new, like.device)[None])[0].to(like.dtype)  # (3, frames, h, w)
         starting = history is None
         history = torch.cat([new[:, :1].expand(-1, past, -1, -1) if starting else history[:, history.shape[1] - past:], new], dim=1)
-        ends = past - 1 + torch.tensor([len(step) for step in group]).cumsum(0)
+        ends = past - 1 + torch.tensor([len(frames) for frames in kept]).cumsum(0)
         places = ends[:, None] + offsets                                   # (steps, T), of each window's frames in `history`
         if starting and ahead:
             turned = (ends[:, None] - offsets).clamp(max=history.shape[1] - 1)
@@ -217,7 +251,7 @@ def in_threads(function: Callable, items: Iterable, workers: int = 4, ahead: int
 class Later:
     """Calls functions in threads, in order if there is one thread; as a context, it ends when all calls have.
 
-    At most `ahead` calls wait. An error is raised at a later call, or at the end.
+    At most `ahead` calls wait. An error is raised at a later call, or at the end; calls that wait are made all the same.
     """
 
     def __init__(self, workers: int = 4, ahead: int = 16) -> None:
@@ -232,7 +266,7 @@ class Later:
         return self
 
     def __exit__(self, kind: type | None, *unused) -> None:
-        self.threads.shutdown(cancel_futures=kind is not None)
+        self.threads.shutdown()
         while self.waiting and kind is None:
             self.waiting.popleft().result()
 
@@ -379,6 +413,8 @@ class Predictor:
         compiled: let PyTorch compile the network at its first clip.
         options: those of `saliency_maps`: batch_size, every, interpolate, first_frames, scene_cuts.
 
+    For the whole process, it turns TF32 off.
+
     Raises:
         FileNotFoundError, ValueError: there are no such weights, or they are none; there is no such device.
     """
@@ -388,6 +424,7 @@ class Predictor:
         self.device = select_device(device)
         self.model = load_model(weights, self.device, precision or default_precision(self.device), compiled, frame_size)
         self.options = {"batch_size": default_batch_size(self.device), **options}
+        inspect.signature(saliency_maps).bind(self.model, (), **self.options)  # an unknown option is a TypeError now
 
     def predict_video(self, path: str | Path, start: float = 0.0, end: float = math.inf, fps: float = 25.0) -> Iterator[tuple[float, np.ndarray]]:
         """Time in seconds and map, (H, W) float32 in (0, 1), of each frame of a video file, or a folder of frames shown at `fps`."""
@@ -450,8 +487,15 @@ class Source:
     @property
     def name(self) -> str:
         """What its outputs are called."""
-        path = self.path.resolve()
+        path = Path(os.path.abspath(self.path))                            # not where a link leads: those may be called otherwise
         return path.name if path.is_dir() else path.stem
+
+    def identity(self) -> dict:
+        """What tells it from another of the same name."""
+        if not self.path.is_dir():
+            return {"bytes": self.path.stat().st_size, "modified": int(self.path.stat().st_mtime)}
+        files = [path for _, path in self.images()]
+        return {"frames": len(files), "last": files[-1].name, "bytes": sum(path.stat().st_size for path in files), "fps": self.fps}
 
     def check(self) -> None:
         """Raise what is wrong with it, as far as can be told before it is decoded."""
@@ -493,10 +537,10 @@ class Source:
         if self.path.is_dir():
             return len(self.images())
         with open_container(self.path) as container:
-            if not container.duration or not container.streams.video[0].average_rate:
+            rate = container.streams.best("video").average_rate
+            if not container.duration or not rate:
                 return None
-            seconds = min(container.duration / av.time_base, self.end) - self.start
-            return max(1, round(seconds * container.streams.video[0].average_rate))
+            return max(1, round((min(container.duration / av.time_base, self.end) - self.start) * rate))
 
 
 def find_sources(inputs: list[str], **times: float) -> list[Source]:
@@ -510,11 +554,24 @@ def find_sources(inputs: list[str], **times: float) -> list[Source]:
 
 
 def videos_below(path: Path) -> list[Path]:
-    """The videos in a folder that is none itself: files, and folders; empty for everything else."""
-    below = [p for p in path.iterdir() if not p.name.startswith(".")] if path.is_dir() else []
-    if (path / "images").is_dir() or any(p.suffix.lower() in IMAGE_SUFFIXES for p in below):
+    """The videos in a folder that is none itself: files, and folders of frames; empty for everything else.
+
+    Raises:
+        ValueError: the folder holds videos and pictures, so it could be meant as one video or as several.
+    """
+    below = sorted((p for p in path.iterdir() if not p.name.startswith(".")), key=lambda p: natural_key(p.name)) if path.is_dir() else []
+    files = [p for p in below if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()]
+    if (path / "images").is_dir():
         return []
-    return sorted((p for p in below if p.is_dir() or p.suffix.lower() in VIDEO_SUFFIXES), key=lambda p: natural_key(p.name))
+    if holds_pictures(path):
+        if files:
+            raise ValueError(f"{path} holds pictures and videos, {files[0].name} for one: name the videos, such as \"{path}/*{files[0].suffix}\"")
+        return []
+    return [p for p in below if p in files or holds_pictures(p) or holds_pictures(p / "images")]
+
+
+def holds_pictures(folder: Path) -> bool:
+    return folder.is_dir() and any(p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") for p in folder.iterdir())
 
 
 # Outputs
@@ -606,8 +663,14 @@ def page(pictures: list[tuple[float, Image.Image]]) -> Image.Image:
     for number, (seconds, image) in enumerate(pictures):
         left, top = 4 + number % columns * (width + 4), 4 + number // columns * (height + label + 4)
         sheet.paste(image, (left, top))
-        ImageDraw.Draw(sheet).text((left, top + image.height + 1), f"{int(seconds // 60)}:{seconds % 60:05.2f}", fill="white")
+        ImageDraw.Draw(sheet).text((left, top + image.height + 1), clock(seconds), fill="white")
     return sheet
+
+
+def clock(seconds: float) -> str:
+    """M:SS.hh"""
+    hundredths = round(100 * seconds)
+    return f"{hundredths // 6000}:{hundredths % 6000 / 100:05.2f}"
 
 
 # Video output
@@ -616,29 +679,59 @@ def page(pictures: list[tuple[float, Image.Image]]) -> Image.Image:
 def video_file(path: Path, source: Source, paint: Callable[[Prediction], np.ndarray], sound: bool) -> Iterator[Write]:
     """An H.264 video in MP4, which browsers play, of painted predictions at their own times; with the source's sound, copied."""
     with contextlib.ExitStack() as stack:
-        temporary = stack.enter_context(utils.atomic_path(path))
+        temporary = stack.enter_context(utils.atomic_path(path.absolute()))  # FFmpeg takes a relative "a:b.mp4" for a protocol
         container = stack.enter_context(av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}))
-        rate, aspect = playback(source)
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
+        picture = PictureTrack(container, source)
         audio = stack.enter_context(sound_of(source, container)) if sound else iter(())
-        last, waiting = -1, next(audio, None)
+        waiting = next(audio, None)
 
         def write(prediction: Prediction) -> None:
-            nonlocal last, waiting
-            picture = paint(prediction)
-            if last < 0:
-                set_up(stream, picture.shape, aspect)
-            last = max(last + 1, round((prediction.seconds - source.start) * TICKS))
-            container.mux(stream.encode(video_frame(picture, stream, last)))
+            nonlocal waiting
+            picture.write(paint(prediction), prediction.seconds - source.start)
             while waiting is not None and waiting[0] <= prediction.seconds:
                 container.mux(waiting[1])
                 waiting = next(audio, None)
 
         yield write
-        container.mux(stream.encode(None))
+        picture.end()
         while waiting is not None:
             container.mux(waiting[1])
             waiting = next(audio, None)
+
+
+class PictureTrack:
+    """The pictures of a video file that is being written.
+
+    Args:
+        container: the file.
+        source: tells the average rate and the shape of a pixel.
+    """
+
+    def __init__(self, container: "av.container.OutputContainer", source: Source) -> None:
+        self.rate, self.aspect = playback(source)
+        self.container = container
+        self.stream = container.add_stream("libx264", rate=self.rate, options={"crf": "20", "preset": "veryfast"})
+        self.last, self.step = None, round(TICKS / self.rate)              # in ticks: the last picture, and how long it stands
+
+    def write(self, picture: np.ndarray, seconds: float) -> None:
+        """Add a picture, (H, W, 3) uint8, later than those before."""
+        ticks = round(seconds * TICKS)
+        if self.last is None:
+            set_up(self.stream, picture.shape, self.aspect)
+        else:
+            ticks = max(ticks, self.last + 1)
+            self.step = ticks - self.last
+        self.last = ticks
+        self.mux(video_frame(picture, self.stream, ticks))
+
+    def mux(self, frame: "av.VideoFrame | None") -> None:
+        for packet in self.stream.encode(frame):
+            packet.duration = self.step                                    # counts for the last one, which no other follows
+            self.container.mux(packet)
+
+    def end(self) -> None:
+        if self.last is not None:
+            self.mux(None)
 
 
 TICKS = 90000                                                              # a second of a video file's clock
@@ -649,7 +742,7 @@ def playback(source: Source) -> tuple[Fraction, Fraction | None]:
     if source.path.is_dir():
         return Fraction(source.fps).limit_denominator(1000), None
     with open_container(source.path) as container:
-        stream = container.streams.video[0]
+        stream = container.streams.best("video")
         aspect, first = stream.sample_aspect_ratio, next(container.decode(stream), None)
         sideways = first is not None and first.rotation % 180 != 0
         return stream.average_rate or Fraction(25), 1 / aspect if aspect and sideways else aspect
@@ -680,19 +773,23 @@ def video_frame(picture: np.ndarray, stream: "av.VideoStream", ticks: int) -> "a
     return frame
 
 
+# What browsers play in an MP4 file.
+SOUND_CODECS = {"aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"}
+
+
 @contextlib.contextmanager
 def sound_of(source: Source, output: "av.container.OutputContainer") -> Iterator[Iterator[tuple[float, "av.Packet"]]]:
-    """The packets of a video file's first sound track, with their times, ready to be copied; none where MP4 cannot hold them."""
+    """The packets of a video file's sound track, with their times, ready to be copied; none where an MP4 file cannot hold it."""
     with contextlib.ExitStack() as stack:
         container = None if source.path.is_dir() else stack.enter_context(open_container(source.path))
-        track = container.streams.audio[0] if container is not None and container.streams.audio else None
-        codec = track and track.codec_context.codec.canonical_name
-        if track is not None and codec not in output.supported_codecs:
-            print(f"{source.path}: its sound ({codec}) is left out, an MP4 file cannot hold it")
-        if track is None or codec not in output.supported_codecs:
-            yield iter(())
-        else:
+        track = container and container.streams.best("audio")
+        codec = track.codec_context.codec.canonical_name if track is not None and track.codec_context is not None else "unknown"
+        if track is not None and codec not in SOUND_CODECS:
+            print(f"{source.path}: its sound ({codec}) is left out, MP4 files that browsers play hold {', '.join(sorted(SOUND_CODECS))}")
+        if codec in SOUND_CODECS:
             yield shifted_packets(container, track, output.add_stream_from_template(track), source)
+        else:
+            yield iter(())
 
 
 def shifted_packets(container: "av.container.InputContainer", track: "av.AudioStream", target: "av.AudioStream",
@@ -700,6 +797,9 @@ def shifted_packets(container: "av.container.InputContainer", track: "av.AudioSt
     """Packets between a source's start and end, as seconds and packet; in the packet, time counts from the start."""
     origin = (container.start_time or 0) / av.time_base
     shift = round((origin + source.start) / track.time_base)
+    if source.start:
+        with contextlib.suppress(av.FFmpegError):                          # without an index it is read from the beginning
+            container.seek(round((origin + source.start) * av.time_base))
     for packet in container.demux(track):
         if packet.pts is None or packet.dts is None:
             continue
@@ -743,37 +843,65 @@ def plan(source: Source, out: Path, kinds: list[str], settings: dict, every: int
     """How many maps of a video are there already, from an earlier run with the same settings; None: everything is.
 
     Raises:
-        FileExistsError: something is there, and neither `overwrite` nor `skip_existing` says what to do.
+        FileExistsError: something is there that no earlier run wrote, or neither `overwrite` nor `skip_existing` says what to do.
         ValueError: what is there was made otherwise, or the outputs would fall among the input's frames.
     """
-    description, folder = out / f"{source.name}.json", out / source.name
-    if source.path.is_dir() and folder.resolve() in (source.path.resolve(), (source.path / "images").resolve()):
+    if source.path.is_dir() and (out / source.name).resolve() in (source.path.resolve(), (source.path / "images").resolve()):
         raise ValueError(f"the maps of {source.path} would be written among its frames: choose another --out")
-    present = [path for path in (description, *(output_path(out, source.name, kind) for kind in kinds)) if path.exists()]
-    if overwrite and description.exists():
-        clear(out, source.name)
-    if overwrite or not present:
+    present = [path for path in (description(out, source.name), *(output_path(out, source.name, kind) for kind in kinds)) if path.exists()]
+    if not present:
+        return 0
+    stored = read_description(out, source.name)
+    if stored is None:
+        raise FileExistsError(f"{present[0]} is there, and not from this program, for {description(out, source.name)} does not say so: "
+                              "move it away, or choose another --out")
+    if overwrite:
         return 0
     if not skip_existing:
         raise FileExistsError(f"{present[0]} is there already: --skip-existing keeps what is there and goes on after it, --overwrite replaces it")
-    stored = json.loads(description.read_text()) if description.exists() else {}
-    changed = [f"{name} was {stored.get('settings', {}).get(name)}, is {value}" for name, value in settings.items()
-               if stored.get("settings", {}).get(name) != value]
+    earlier = stored["settings"]
+    changed = [f"{name} was {earlier.get(name)}, is {value}" for name, value in settings.items() if earlier.get(name) != value]
     if changed:
         raise ValueError(f"{present[0]} was made otherwise: {'; '.join(changed)}. Give --overwrite, the same options as then, or another --out")
-    missing = [kind for kind in kinds if not output_path(out, source.name, kind).exists()]
-    names = list(stored.get("frames") or itertools.takewhile(lambda name: any((folder / f"{name}.{kind}").exists() for kind in PER_FRAME),
-                                                             itertools.islice(source.names(), 0, None, every)))
-    per_frame = [kind for kind in kinds if kind in PER_FRAME]
-    done = next((number for number, name in enumerate(names) if not all((folder / f"{name}.{kind}").exists() for kind in per_frame)), len(names))
-    if stored.get("frames") and not missing and done == len(names):
+    done = maps_present(source, out, kinds, stored["frames"], every)
+    return 0 if done is not None and settings["interpolate"] > 1 else done  # interpolated maps depend on those before
+
+
+def maps_present(source: Source, out: Path, kinds: list[str], frames: dict[str, float] | None, every: int) -> int | None:
+    """How many maps there are before the first that is missing, as far as the run can go on there; None: everything is there.
+
+    Args:
+        source, out, kinds, every: what is asked for.
+        frames: the names of all maps if an earlier run came to its end, else None.
+    """
+    names = frames or itertools.islice(source.names(), 0, None, every)
+    per_frame, others = ([kind for kind in kinds if (kind in PER_FRAME) == wanted] for wanted in (True, False))
+    there = lambda name: all((output_path(out, source.name, kind) / f"{name}.{kind}").exists() for kind in per_frame)
+    done = sum(1 for _ in itertools.takewhile(there, names)) if per_frame else 0
+    complete = frames and all(output_path(out, source.name, kind).exists() for kind in others) and (done == len(frames) or not per_frame)
+    return None if complete else 0 if others else done
+
+
+def description(out: Path, name: str) -> Path:
+    """The file that says what made a video's outputs."""
+    return out / f"{name}.json"
+
+
+def read_description(out: Path, name: str) -> dict | None:
+    """What an earlier run wrote about a video's outputs; None if there is no such file, or another program's."""
+    path = description(out, name)
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except ValueError:
         return None
-    return done if set(kinds) <= PER_FRAME and settings["interpolate"] == 1 else 0
+    return stored if isinstance(stored, dict) and isinstance(stored.get("settings"), dict) and "frames" in stored else None
 
 
 def clear(out: Path, name: str) -> None:
-    """Remove all outputs of a video that an earlier run wrote."""
-    (out / f"{name}.json").unlink()
+    """Remove all outputs of a video that an earlier run wrote; of those, the description says that they are there."""
+    if read_description(out, name) is None:
+        return
+    description(out, name).unlink()
     for kind in OUTPUTS:
         path = output_path(out, name, kind)
         for file in path.glob(f"*.{kind}") if kind in PER_FRAME else [path]:
@@ -791,33 +919,39 @@ def check_names(sources: list[Source]) -> None:
 
 # DHF1K's test set, for its organisers
 
-def pack_submission(out: Path, videos: list[str], archive_path: Path, method: str) -> int:
+TEST_SET = [f"{number:04d}" for number in range(701, 1001)]
+
+
+def check_test_set(names: list[str]) -> None:
+    """Raise a ValueError unless the videos are those of the test set; DHF1K's own files have three digits, 701.AVI."""
+    numbered = [f"{int(name):04d}" if name.isdecimal() else name for name in names]
+    if sorted(numbered) != TEST_SET:
+        missing, other = sorted(set(TEST_SET) - set(numbered)), sorted(set(numbered) - set(TEST_SET))
+        raise ValueError("--submission needs the 300 videos 0701 to 1000 of DHF1K's test set, in folders or files of these names; "
+                         f"missing: {len(missing)}, the first {missing[:3]}; not of the set: {len(other)}, the first {other[:3]}")
+
+
+def pack_submission(out: Path, names: list[str], archive_path: Path, method: str) -> int:
     """Zip the maps as METHOD/VIDEO/FRAME.png, after checking names, counts and kind; returns how many maps there are.
 
     Raises:
         ValueError: it is not the whole test set, or a video's maps are not one 8-bit PNG for each of its frames.
     """
-    if sorted(videos) != TEST_SET:
-        missing, other = sorted(set(TEST_SET) - set(videos)), sorted(set(videos) - set(TEST_SET))
-        raise ValueError("--submission needs the 300 videos 0701 to 1000 of DHF1K's test set, in folders or files of these names; "
-                         f"missing: {len(missing)}, the first {missing[:3]}; not of the set: {len(other)}, the first {other[:3]}")
-    maps = [path for name in TEST_SET for path in checked_maps(out, name)]
+    check_test_set(names)
+    maps = [path for name in sorted(names, key=int) for path in checked_maps(out, name)]
     with utils.atomic_path(archive_path) as temporary, zipfile.ZipFile(temporary, "w") as file:  # stored: PNG is compressed already
         for path in maps:
-            file.write(path, f"{method}/{path.parent.name}/{path.name}")
+            file.write(path, f"{method}/{int(path.parent.name):04d}/{path.name}")
     return len(maps)
-
-
-TEST_SET = [f"{number:04d}" for number in range(701, 1001)]
 
 
 def checked_maps(out: Path, name: str) -> list[Path]:
     """The maps of one video: 0001.png to the number of its frames, 8 bits, one channel."""
-    frames = json.loads((out / f"{name}.json").read_text())["frames"]
+    frames = (read_description(out, name) or {}).get("frames") or {}
     maps = sorted((out / name).glob("*.png"))
     expected = [f"{number:04d}" for number in range(1, len(frames) + 1)]
-    if [path.stem for path in maps] != expected:
-        raise ValueError(f"video {name}: expected the maps 0001.png to {expected[-1]}.png in {out / name}, one for each frame; "
+    if not frames or [path.stem for path in maps] != expected:
+        raise ValueError(f"video {name}: expected the maps 0001.png to {len(frames):04d}.png in {out / name}, one for each frame; "
                          f"there are {len(maps)}: {maps[0].name if maps else 'none'} to {maps[-1].name if maps else 'none'}")
     for path in maps:
         with Image.open(path) as image:
@@ -849,7 +983,7 @@ def export(model: nn.Module, path: Path) -> str:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")                                    # of PyTorch, about its own formats
         expected = model(clip)
-        program = torch.export.export(model, (clip,), dynamic_shapes={"clip": {0: torch.export.Dim("batch", max=64)}})
+        program = torch.export.export(model, (clip,), dynamic_shapes={"clip": {0: torch.export.Dim("batch")}})
         with utils.atomic_path(path) as temporary:
             outputs = {".pt2": export_pt2, ".onnx": export_onnx}[path.suffix](program, clip, temporary)
             if outputs is None:
@@ -871,6 +1005,8 @@ def export_pt2(program: torch.export.ExportedProgram, clip: Tensor, path: Path) 
 
 def export_onnx(program: torch.export.ExportedProgram, clip: Tensor, path: Path) -> list[Tensor] | None:
     """Write it as ONNX, and return onnxruntime's outputs for two clips and for one; None where that is not installed."""
+    if importlib.util.find_spec("onnxscript") is None:
+        raise ModuleNotFoundError("ONNX needs packages of its own: pip install \".[onnx]\"")
     torch.onnx.export(program, (clip,), str(path), dynamo=True, external_data=False, input_names=["clip"], output_names=["saliency"], verbose=False)
     try:
         import onnxruntime
@@ -902,10 +1038,10 @@ def positive(text: str) -> float:
 
 def seconds(text: str) -> float:
     """An argparse type: a time as seconds, MM:SS or HH:MM:SS."""
-    value = sum(float(part) * 60 ** power for power, part in enumerate(reversed(text.split(":"))))
-    if not 0 <= value < math.inf:
+    parts = [float(part) for part in text.split(":")]
+    if not all(0 <= part < math.inf for part in parts):
         raise argparse.ArgumentTypeError(f"must be a time, 0 or more, got {text}")
-    return value
+    return sum(part * 60 ** power for power, part in enumerate(reversed(parts)))
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -944,7 +1080,7 @@ def video_arguments(group) -> None:
     group.add_argument("--fps", type=positive, default=25.0, help="frames a second of a folder of frames (default: 25)")
     group.add_argument("--every", type=at_least(1), default=1, metavar="N",
                        help="maps of every N-th frame only; the network still sees all (default: 1)")
-    group.add_argument("--first-frames", choices=["repeat", "mirror"], default="repeat",
+    group.add_argument("--first-frames", choices=FIRST_FRAMES, default="repeat",
                        help="what fills the window before the first frame: that frame, as RecSal-Net's authors do, or the frames after it in "
                             "reverse, as TASED-Net's (default: repeat)")
     group.add_argument("--scene-cuts", action=argparse.BooleanOptionalAction, default=False,
@@ -952,9 +1088,14 @@ def video_arguments(group) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    check_arguments(args.inputs, args.export, args.submission, args.save, args.every, args.interpolate, args.start, args.end)
+    kinds = list(dict.fromkeys(args.save))
+    check_arguments(args.inputs, args.out, args.export, args.submission, kinds, args.every, args.interpolate, args.start, args.end)
     sources = find_sources(args.inputs, fps=args.fps, start=args.start, end=args.end)
     check_names(sources)
+    if args.submission:
+        check_test_set([source.name for source in sources])
+    if not args.overwrite:
+        utils.refuse_to_replace(filter(None, [args.export, args.submission]), "--overwrite replaces it")
     for source in sources:
         source.check()                                                     # a wrong input is said before anything is computed
     if args.export:
@@ -971,27 +1112,40 @@ def main(args: argparse.Namespace) -> None:
     exact = {"every": args.every, "interpolate": args.interpolate, "first_frames": args.first_frames, "scene_cuts": args.scene_cuts}
     settings = {"weights_sha256": utils.sha256(utils.local_file(args.weights)), "frame_size": list(model.config["frame_size"]),
                 "precision": precision, "start": args.start, "end": args.end if args.end < math.inf else None, **exact}
-    plans = [(source, plan(source, args.out, args.save, settings, args.every, args.overwrite, args.skip_existing)) for source in sources]
-    about = {"model": type(model).__name__, "weights": str(args.weights), "configuration": model.config, "settings": settings}
-    for source, done in plans:
+    about = {"model": type(model).__name__, "weights": str(args.weights), "configuration": model.config, "device": device.type,
+             "revision": utils.revision(), "versions": utils.versions(), "date": utils.now()}
+    abouts = [{**about, "source": str(source.path), "settings": {**settings, "input": source.identity()}} for source in sources]
+    plans = [plan(source, args.out, kinds, about["settings"], args.every, args.overwrite, args.skip_existing)
+             for source, about in zip(sources, abouts)]
+    options = {"batch_size": args.batch_size or default_batch_size(device), **exact}
+    for source, about, done in zip(sources, abouts, plans):
         if done is None:
             print(f"{source.path}: everything is there already")
             continue
-        about |= {"source": str(source.path), "device": device.type, "revision": utils.revision(), "versions": utils.versions(), "date": utils.now()}
-        utils.write_json(args.out / f"{source.name}.json", {**about, "frames": None})  # so that an interrupted run can be continued
-        times = predict_source(model, source, args.out, args.save, done, batch_size=args.batch_size or default_batch_size(device), **exact)
-        utils.write_json(args.out / f"{source.name}.json", {**about, "frames": {name: round(at, 6) for name, at in times.items()}})
-        print(closing_line(source, len(times), done, args.out, args.save, f"{device.type}, {precision}", args.interpolate, args.frame_size))
+        if args.overwrite:
+            clear(args.out, source.name)
+        times = predict_described(model, source, args.out, kinds, done, about, options)
+        print(closing_line(source, len(times), done, args.out, kinds, f"{device.type}, {precision}", args.interpolate, args.frame_size))
     if args.submission:
         count = pack_submission(args.out, [source.name for source in sources], args.submission, args.method)
         print(f"{args.submission}: {count} maps of {len(sources)} videos")
 
 
-def check_arguments(inputs: list[str], exported: Path | None, submission: Path | None, kinds: list[str], every: int, interpolate: int, start: float,
-                    end: float) -> None:
+def predict_described(model: nn.Module, source: Source, out: Path, kinds: list[str], done: int, about: dict, options: dict) -> dict[str, float]:
+    """`predict_source`, with a description of what is made, so that an interrupted run can be continued; returns the frames' times."""
+    utils.write_json(description(out, source.name), {**about, "frames": None})
+    times = predict_source(model, source, out, kinds, done, **options)
+    utils.write_json(description(out, source.name), {**about, "frames": {name: round(at, 6) for name, at in times.items()}})
+    return times
+
+
+def check_arguments(inputs: list[str], out: Path, exported: Path | None, submission: Path | None, kinds: list[str], every: int, interpolate: int,
+                    start: float, end: float) -> None:
     """Raise a ValueError for what argparse cannot know to be wrong."""
-    if not inputs and not exported:
+    if not inputs and (submission or not exported):
         raise ValueError("nothing to do: give a video, a folder of frames or videos, or --export FILE; --help lists everything")
+    if any(Path(text).is_dir() and Path(text).resolve() == out.resolve() for text in inputs):
+        raise ValueError(f"--out {out} is an input: its outputs would be taken for videos the next time. Choose another --out")
     if every > 1 and interpolate > 1:
         raise ValueError("--every leaves out the maps that --interpolate draws: choose one")
     if start >= end:

@@ -7,10 +7,12 @@ import os
 import pickle
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
 import urllib.parse
+import urllib.request
 import zipfile
 from collections.abc import Iterable, Iterator
 from importlib import metadata
@@ -77,17 +79,28 @@ def local_file(source: str | Path) -> Path:
     if not path.is_file():
         with atomic_path(path) as temporary:
             download(url, temporary)
-    if expected and sha256(path) != expected:
-        raise ValueError(f"{path}, from {url}, has sha256 {sha256(path)}, expected {expected}. Delete it to download it again")
+            check_sha256(temporary, expected, url)
+    check_sha256(path, expected, url)
     return path
 
 
 def download(url: str, path: Path) -> None:
     """Fetch a file; an OSError names the address."""
     try:
-        torch.hub.download_url_to_file(url, str(path))
-    except (OSError, RuntimeError) as error:
+        with urllib.request.urlopen(url) as response, path.open("wb") as file:
+            print(f"downloading {url}")
+            shutil.copyfileobj(response, file)
+            promised = response.headers.get("Content-Length")
+        if promised is not None and path.stat().st_size != int(promised):
+            raise OSError(f"it was cut off after {path.stat().st_size} of {promised} bytes")
+    except OSError as error:
         raise OSError(f"could not download {url}: {error}. Fetch it elsewhere and give its path") from error
+
+
+def check_sha256(path: Path, expected: str, url: str) -> None:
+    """Raise a ValueError where a file has another checksum than `expected`, unless that is empty."""
+    if expected and sha256(path) != expected:
+        raise ValueError(f"{url} has sha256 {sha256(path)}, expected {expected}: it is another file, or damaged ({path})")
 
 
 def read_checkpoint(path: str | Path):
@@ -100,7 +113,8 @@ def read_checkpoint(path: str | Path):
     try:
         return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        reason = re.split(r"\.\s", str(error).strip())[0].rstrip(".") or type(error).__name__  # PyTorch goes on to recommend unsafe loading
+        # PyTorch goes on to recommend unsafe loading; of what is no such file at all, its KeyErrors say nothing.
+        reason = "it is none" if isinstance(error, KeyError) else re.split(r"\.\s", str(error).strip())[0].rstrip(".") or type(error).__name__
         raise ValueError(f"{path} ({path.stat().st_size} bytes) cannot be read as a PyTorch weight file of tensors and plain types: {reason}. "
                          "Interrupted while it was written or downloaded? Get it again") from error
 
@@ -109,7 +123,11 @@ def stored_configuration(path: Path, content) -> dict:
     """The network's configuration from within a weight file; empty where it holds none."""
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {}).get("configuration", "{}"))
+            text = (file.metadata() or {}).get("configuration", "{}")
+        try:
+            return dict(json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"the metadata of {path} should hold the network's configuration as JSON, but it is {text[:80]!r}") from error
     stored = content.get("configuration") if isinstance(content, dict) else None
     return dict(stored) if isinstance(stored, dict) else {}
 
@@ -168,8 +186,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None and error.errno is not None:             # a full disk does not say where
-            error.filename = str(path)
+        if error.filename is None:                                         # a full disk does not say where
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@
     PYTHONPATH=. python examples/app.py --weights saved_models/RecSalNet.pth
 """
 import argparse
+import bisect
 import tempfile
 from pathlib import Path
 
@@ -34,30 +35,32 @@ def times_of(overlay: Path) -> list[float]:
     return [seconds for seconds, _ in timed_frames(overlay)]
 
 
-def frame_at(overlay: str | None, seconds: float) -> np.ndarray | None:
+def frame_at(overlay: str | None, times: list[float], seconds: float) -> np.ndarray | None:
     """The overlay's frame that is shown at a time."""
     if not overlay:
         return None
-    return next((frame for _, frame in timed_frames(overlay, max(0.0, seconds - 1e-3))), None)
+    shown = times[max(0, bisect.bisect_right(times, seconds + 1e-3) - 1)]
+    return next(frame for _, frame in timed_frames(overlay, max(0.0, shown - 1e-3)))
 
 
 def build(predictor: Predictor, folder: Path) -> gr.Blocks:
     """The page."""
     def run(video: str | None, progress: gr.Progress = gr.Progress(track_tqdm=True)) -> tuple:  # noqa: B008  (Gradio reads the default)
         overlay = predict_overlay(predictor, video, folder, progress)
-        times = times_of(overlay)
-        slider = gr.Slider(0, round(max(times[-1], 0.01), 3), value=0, step=0.01, interactive=True)
-        return str(overlay), slider, frame_at(str(overlay), 0.0)
+        found = times_of(overlay)
+        slider = gr.Slider(0, round(max(found[-1], 0.01), 2), value=0, step=0.01, interactive=True)
+        return str(overlay), slider, frame_at(str(overlay), found, 0.0), found
 
     with gr.Blocks(title="Where do people look?", analytics_enabled=False) as page:
         gr.Markdown("# Where do people look?\nDrop a video. Red is where people look most, as RecSal-Net predicts it.")
+        times = gr.State([0.0])
         with gr.Row():
             video, overlay = gr.Video(label="Video", sources=["upload"]), gr.Video(label="Overlay", interactive=False)
         button = gr.Button("Predict", variant="primary")
         slider = gr.Slider(0, 1, value=0, label="Scrub: time in seconds", interactive=False)
         picture = gr.Image(label="Frame", interactive=False)
-        button.click(run, video, [overlay, slider, picture])
-        slider.input(frame_at, [overlay, slider], picture)
+        button.click(run, video, [overlay, slider, picture, times])
+        slider.input(frame_at, [overlay, times, slider], picture)
     return page
 
 

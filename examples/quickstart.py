@@ -1,4 +1,4 @@
-"""Saliency maps from Python, from a video file: prints where people look in each second of it.
+"""Saliency maps from Python, from a video file: prints where people look, for every 25th frame.
 
     PYTHONPATH=. python examples/quickstart.py my_video.mp4
 """
@@ -8,6 +8,8 @@ import numpy as np
 
 from predict import Predictor
 
+if len(sys.argv) != 2:
+    sys.exit("usage: PYTHONPATH=. python examples/quickstart.py VIDEO")
 predictor = Predictor("saved_models/RecSalNet.pth", every=25)              # a map of every 25th frame; the network sees all
 for seconds, saliency in predictor.predict_video(sys.argv[1]):             # (H, W), in (0, 1)
     row, column = np.unravel_index(saliency.argmax(), saliency.shape)

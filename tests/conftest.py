@@ -55,21 +55,22 @@ def tiny_set(tmp_path_factory):
     return out
 
 
-def write_video(path, pictures, times=None, rate=25, sound=False, codec="libx264", index_first=False):
-    """A video file of (H, W, 3) pictures, at `times` in seconds or at a constant rate, with a tone if wanted."""
+def write_video(path, pictures, times=None, rate=25, sound=None, codec="libx264", index_first=False):
+    """A video file of (H, W, 3) pictures, at `times` in seconds or at a constant rate, with a tone if `sound` names a codec."""
     with av.open(str(path), "w", options={"movflags": "+faststart"} if index_first and path.suffix == ".mp4" else {}) as container:
         stream = container.add_stream(codec, rate=rate)
-        stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 1000)
-        tone = container.add_stream("aac", rate=44100) if sound else None
+        stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], "rgb8" if codec == "gif" else "yuv420p"
+        stream.codec_context.time_base = ticks = 1 / Fraction(rate) if codec in ("gif", "mpeg4") else Fraction(1, 1000)
+        tone = container.add_stream(sound, rate=44100) if sound else None
         for number, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = round(1000 * (times[number] if times else number / rate)), Fraction(1, 1000)
+            frame.pts, frame.time_base = round((times[number] if times else number / rate) / ticks), ticks
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
         for start in range(0, round(44100 * len(pictures) / rate) if sound else 0, 1024):
             wave = np.sin(2 * math.pi * 440 / 44100 * (start + np.arange(1024, dtype=np.float32)))[None]
-            samples = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+            layout = {"aac": ("fltp", wave)}.get(sound, ("s16", (32767 * wave).astype(np.int16)))
+            samples = av.AudioFrame.from_ndarray(layout[1], format=layout[0], layout="mono")
             samples.sample_rate, samples.pts = 44100, start
             container.mux(tone.encode(samples))
         if sound:

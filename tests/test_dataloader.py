@@ -2,6 +2,7 @@ import math
 import re
 import shutil
 import struct
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -228,6 +229,32 @@ def test_a_part_of_a_video_holds_the_frames_between_its_times(tmp_path, start, e
     expected = [number / 25 for number in range(40) if start <= number / 25 < end]
     assert [seconds for seconds, _ in part] == pytest.approx(expected) and part
     assert all(abs(int(frame[20, 20, 0]) - 6 * round(25 * seconds)) < 4 for seconds, frame in part)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "ts", "h264", "avi", "mkv"])
+@pytest.mark.parametrize("count, start", [(1, 0.0), (3, 0.04), (60, 1.0), (60, 2.3)])
+def test_a_part_is_the_same_whether_a_file_has_an_index_or_not(tmp_path, suffix, count, start):
+    """Of short videos, FFmpeg's threads decode everything before the first frame comes out; raw H.264 cannot be sought in at all."""
+    noise = np.random.default_rng(0).integers(0, 256, (count, 48, 64, 3), np.uint8)
+    path = write_video(tmp_path / f"a.{suffix}", list(noise))
+    whole = list(timed_frames(path))
+    start += whole[0][0]
+    part, expected = list(timed_frames(path, start)), [(seconds, frame) for seconds, frame in whole if seconds >= start]
+    assert len(part) == len(expected) > 0 and all(a == b and np.array_equal(x, y) for (a, x), (b, y) in zip(part, expected))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "gif"])
+@pytest.mark.parametrize("rate", [1, Fraction(1, 5)])
+def test_a_slow_video_is_not_taken_for_a_truncated_one(tmp_path, suffix, rate):
+    codec = {"gif": "gif", "avi": "mpeg4"}.get(suffix, "libx264")
+    path = write_video(tmp_path / f"a.{suffix}", grey_frames(6, step=30), rate=rate, codec=codec)
+    assert len(list(timed_frames(path))) == 6
+
+
+def test_names_with_colons_brackets_and_letters_of_any_language_are_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "12:30 [1] ü 日本.mp4", grey_frames(2))
+    assert len(list(read_video("12:30 [1] ü 日本.mp4"))) == 2
 
 
 @pytest.mark.parametrize("matrix, corner", [((0, 1, -1, 0), (0, -1)), ((-1, 0, 0, -1), (-1, -1)), ((0, -1, 1, 0), (-1, 0))])

@@ -7,20 +7,19 @@ import torch
 from conftest import TESTS
 
 SCRIPT = """
-import copy, io, pickle, sys
+import copy, pickle, sys
 {before}
 import torch
-model = torch.hub.load({repository!r}, "recsalnet", source="local", weights={weights!r})
-import model as own_model, utils
-assert utils.MINE and own_model.MINE, "the caller's own modules"
+network = torch.hub.load({repository!r}, "recsalnet", source="local", weights={weights!r})
+import model, utils
+assert utils.MINE and model.MINE, "the caller's own modules"
 assert not any(getattr(m, "__file__", None) and m.__file__.startswith({repository!r}) for n, m in sys.modules.items() if n in ("model", "utils", "swin_transformer"))
-again = pickle.loads(pickle.dumps(copy.deepcopy(model)))
-clip = torch.randn(1, 3, 32, *model.config["frame_size"])
+torch.hub.load({repository!r}, "recsalnet", source="local", weights={weights!r})  # again: the first one stays whole
+again = pickle.loads(pickle.dumps(copy.deepcopy(network)))
+clip = torch.randn(1, 3, 32, *network.config["frame_size"])
 with torch.no_grad():
-    assert torch.equal(model(clip), again(clip)) and model(clip).shape == (1, 32, 64)
-    model.compile(backend="eager")
-    assert (model(clip) - again(clip)).abs().max() < 1e-5
-print(type(model).__name__, type(model).__module__)
+    assert torch.equal(network(clip), again(clip)) and network(clip).shape == (1, 32, 64)
+print(type(network).__name__, type(network).__module__)
 """
 
 

@@ -1,12 +1,15 @@
+import argparse
 import functools
 import http.server
 import json
+import os
 import queue
 import re
 import shutil
 import subprocess
 import sys
 import threading
+import time
 import urllib.parse
 import zipfile
 
@@ -193,6 +196,36 @@ def test_a_map_that_cannot_be_written_is_an_error_at_the_latest_in_the_end(tmp_p
         later(write_map, tmp_path / "file" / "0001.png", torch.rand(4, 4))
 
 
+def test_an_error_elsewhere_does_not_stop_what_waits_to_be_written():
+    written = []
+    with pytest.raises(KeyError), Later(1) as later:
+        for number in range(5):
+            later(lambda n: (time.sleep(0.02), written.append(n)), number)
+        raise KeyError
+    assert written == list(range(5))
+
+
+@pytest.mark.parametrize("options", [{"first_frames": "mirrror"}, {"every": 0}, {"interpolate": 0}, {"batch_size": 0}, {"skip": -1}])
+def test_options_that_mean_nothing_are_refused(options):
+    with pytest.raises(ValueError, match=f"got .*{next(iter(options))}="):
+        next(saliency_maps(NewestAndOldest(), frames(3), **options))
+
+
+@pytest.mark.parametrize("frame", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), "frame.png"])
+def test_what_is_no_frame_is_refused(frame):
+    with pytest.raises(ValueError, match=r"frames must be arrays \(H, W, 3\) of uint8, RGB, got"):
+        next(saliency_maps(NewestAndOldest(), [frame]))
+
+
+@pytest.mark.parametrize("options", [{"every": 40}, {"interpolate": 40}])
+def test_of_frames_that_no_window_reaches_none_is_kept(options):
+    exact = [m[0, 0].item() for m in saliency_maps(NewestAndOldest(), frames(90))]
+    maps = [m[0, 0].item() for m in saliency_maps(NewestAndOldest(), frames(90), **options)]
+    assert maps[::options.get("interpolate", 1)][:3] == pytest.approx(exact[::40])
+    steps = predict.steps_of(iter([(torch.zeros(1), (1, 1))] * 90), 1, 40, window=4, whole=False)
+    assert [sum(frame is not None for frame, _ in step) for step in steps] == [1, 4, 4, 4]
+
+
 def test_frame_stride_widens_the_window():
     maps = list(saliency_maps(NewestAndOldest(frame_stride=2), frames(9)))
     assert [m[0, 0].item() for m in maps] == pytest.approx([n + 0.01 * max(1, n - 6) for n in range(1, 10)])
@@ -293,6 +326,15 @@ def test_a_folder_of_videos_and_a_pattern_give_a_source_each_in_natural_order(tm
     assert [s.path.name for s in find_sources([f"{tmp_path}/none*.mp4"])] == ["none*.mp4"]  # then said to be missing
 
 
+def test_pictures_among_videos_are_not_taken_for_a_video_of_their_own(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    (tmp_path / "notes").mkdir()
+    assert [s.path.name for s in find_sources([str(tmp_path)])] == ["a.mp4"]
+    Image.new("L", (8, 8)).save(tmp_path / "poster.jpg")
+    with pytest.raises(ValueError, match="holds pictures and videos, a.mp4 for one: name the videos"):
+        find_sources([str(tmp_path)])
+
+
 def test_two_inputs_of_one_name_are_refused(tmp_path):
     with pytest.raises(ValueError, match="several inputs are called a"):
         predict.check_names([Source(tmp_path / "x" / "a.mp4"), Source(tmp_path / "y" / "a.avi")])
@@ -389,7 +431,7 @@ def test_another_frame_size_changes_what_the_network_sees_and_not_the_maps_size(
 def clip(tmp_path):
     """Nine frames of odd size at a variable rate, with sound."""
     noise = np.random.default_rng(0).integers(0, 256, (9, 48, 62, 3), np.uint8)
-    return write_video(tmp_path / "my clip ü.mp4", list(noise), times=[0, 0.04, 0.08, 0.12, 0.3, 0.34, 0.38, 0.42, 0.5], sound=True)
+    return write_video(tmp_path / "my clip ü.mp4", list(noise), times=[0, 0.04, 0.08, 0.12, 0.3, 0.34, 0.38, 0.42, 0.5], sound="aac")
 
 
 def decoded(path, kind="video"):
@@ -426,12 +468,28 @@ def test_an_overlay_keeps_times_sound_and_shape_and_is_h264(tmp_path, weights_fi
 
 
 def test_a_part_of_a_video_takes_its_part_of_the_sound(tmp_path, weights_file):
-    clip = write_video(tmp_path / "a.mp4", grey_frames(50), sound=True)    # two seconds
+    clip = write_video(tmp_path / "a.mp4", grey_frames(50), sound="aac")    # two seconds
     run(clip, "--out", tmp_path, "--weights", weights_file, "--device", "cpu", "--save", "overlay", "--start", "0.5", "--end", "00:01", "--every", "4")
     path = tmp_path / "a_overlay.mp4"
     assert [frame.time for frame in decoded(path)] == pytest.approx([0.02, 0.18, 0.34], abs=2e-3)  # from the frame at 0.52 on
     assert sum(frame.samples for frame in decoded(path, "audio")) / 44100 == pytest.approx(0.5, abs=0.06)
     assert list(json.loads((tmp_path / "a.json").read_text())["frames"]) == ["0001", "0005", "0009"]
+
+
+def test_sound_that_browsers_do_not_play_in_mp4_is_left_out_and_said_to_be(tmp_path, weights_file, capsys):
+    clip = write_video(tmp_path / "a.avi", grey_frames(5), codec="mpeg4", sound="pcm_s16le")
+    run(clip, "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu", "--save", "overlay")
+    assert "its sound (pcm_s16le) is left out" in capsys.readouterr().out
+    with av.open(str(tmp_path / "out" / "a_overlay.mp4")) as container:
+        assert [stream.type for stream in container.streams] == ["video"]
+
+
+def test_the_last_picture_of_a_video_stands_as_long_as_the_one_before(tmp_path, weights_file, monkeypatch):
+    write_video(tmp_path / "12:30.mp4", grey_frames(40))
+    monkeypatch.chdir(tmp_path)                                            # FFmpeg would take "12" for a protocol
+    run("12:30.mp4", "--out", ".", "--weights", weights_file, "--device", "cpu", "--save", "map-video", "--every", "10")
+    with av.open(str(tmp_path / "12:30_map.mp4")) as container:
+        assert float(container.duration / av.time_base) == pytest.approx(1.6, abs=0.01)
 
 
 def test_odd_sizes_and_changing_ones_fit_into_a_video(tmp_path, weights_file):
@@ -493,6 +551,69 @@ def test_what_was_made_otherwise_is_not_gone_on_with_and_overwriting_leaves_noth
     assert sorted(p.name for p in (tmp_path / "out").rglob("*.png")) == ["0001.png", "0005.png", "0009.png"]
 
 
+@pytest.mark.parametrize("change, said", [
+    (lambda clip: write_video(clip, grey_frames(4)), "input was .*bytes.*, is"), (lambda clip: os.utime(clip, (1, 1)), "input was .*modified.*, is"),
+])
+def test_another_video_of_the_same_name_is_not_gone_on_with(tmp_path, weights_file, clip, change, said):
+    common = (clip, "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu")
+    run(*common)
+    change(clip)
+    with pytest.raises(ValueError, match=said):
+        run(*common, "--skip-existing")
+
+
+def test_a_folder_with_another_frame_or_rate_is_not_gone_on_with(tmp_path, weights_file):
+    (tmp_path / "a").mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 30)).save(tmp_path / "a" / f"{number}.png")
+    common = (tmp_path / "a", "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu", "--skip-existing")
+    run(*common)
+    with pytest.raises(ValueError, match="input was .*'fps': 25.0}, is .*'fps': 30.0}"):
+        run(*common, "--fps", "30")
+    Image.new("RGB", (40, 30)).save(tmp_path / "a" / "3.png")
+    with pytest.raises(ValueError, match="input was {'frames': 3"):
+        run(*common)
+
+
+@pytest.mark.parametrize("flag", ["--overwrite", "--skip-existing"])
+@pytest.mark.parametrize("content", [None, "{}", "[1]", "no JSON", '{"name": "my own"}'])
+def test_files_of_others_are_never_replaced(tmp_path, weights_file, clip, flag, content):
+    (tmp_path / "out" / clip.stem).mkdir(parents=True)
+    (tmp_path / "out" / clip.stem / "0001.png").write_bytes(b"a frame of mine")
+    if content is not None:
+        (tmp_path / "out" / f"{clip.stem}.json").write_text(content)
+    with pytest.raises(FileExistsError, match="is there, and not from this program"):
+        run(clip, "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu", flag)
+    assert (tmp_path / "out" / clip.stem / "0001.png").read_bytes() == b"a frame of mine"
+
+
+def test_nothing_is_removed_before_everything_is_checked(tmp_path, weights_file, clip):
+    run(clip, "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu")
+    (tmp_path / "out" / "frames").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "out" / "frames" / "1.png")
+    with pytest.raises(ValueError, match="would be written among its frames"):
+        run(clip, tmp_path / "out" / "frames", "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu", "--overwrite")
+    assert len(list((tmp_path / "out" / clip.stem).iterdir())) == 9
+
+
+def test_a_folder_of_videos_does_not_get_its_own_outputs(tmp_path, weights_file, clip):
+    with pytest.raises(ValueError, match="is an input: its outputs would be taken for videos the next time"):
+        run(tmp_path, "--out", tmp_path, "--weights", weights_file, "--device", "cpu")
+
+
+@pytest.mark.parametrize("flags, expected", [((), ()), (("--first-frames", "mirror"), range(31)), (("--scene-cuts",), range(40, 71))])
+def test_first_frames_and_scene_cuts_change_the_maps_they_should(tmp_path, weights_file, flags, expected):
+    """40 bright frames, then 40 dark ones."""
+    noise = np.random.default_rng(0).integers(0, 100, (80, 48, 64, 3), np.uint8)
+    noise[:40] += 150
+    clip = write_video(tmp_path / "a.mp4", list(noise))
+    run(clip, "--out", tmp_path / "plain", "--weights", weights_file, "--device", "cpu", "--save", "npy")
+    run(clip, "--out", tmp_path / "other", "--weights", weights_file, "--device", "cpu", "--save", "npy", *flags)
+    maps = [[np.load(path) for path in sorted((tmp_path / kind / "a").iterdir())] for kind in ("plain", "other")]
+    changed = {number for number, (a, b) in enumerate(zip(*maps)) if not np.array_equal(a, b)}
+    assert changed == set(expected)
+
+
 def test_maps_never_fall_among_the_frames(tmp_path, weights_file, tiny_set):
     video = sorted((tiny_set / "val").iterdir())[0]
     with pytest.raises(ValueError, match="would be written among its frames: choose another --out"):
@@ -502,14 +623,14 @@ def test_maps_never_fall_among_the_frames(tmp_path, weights_file, tiny_set):
 def test_a_truncated_video_leaves_whole_maps_and_no_half_written_video(tmp_path, weights_file):
     path = write_video(tmp_path / "a.mkv", list(np.random.default_rng(0).integers(0, 256, (40, 48, 64, 3), np.uint8)))
     path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
-    with pytest.raises(ValueError, match="ends after 19 frames, at second 0.72, although its header promises 1.60 seconds"):
+    with pytest.raises(ValueError, match="ends after 19 frames, at second 0.76, although its header promises 1.60 seconds"):
         run(path, "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu", "--save", "png", "npz", "overlay", "sheet")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a", "a.json"] and len(list((tmp_path / "out" / "a").iterdir())) == 19
 
 
 @pytest.mark.parametrize("flags, said", [
     ((), "nothing to do"), (("a", "--every", "2", "--interpolate", "2"), "choose one"), (("a", "--start", "3", "--end", "2"), "--start 3 must be before --end 2"),
-    (("a", "--submission", "a.zip", "--every", "2"), "needs the maps of all frames"),
+    (("a", "--submission", "a.zip", "--every", "2"), "needs the maps of all frames"), (("--export", "a.pt2", "--submission", "a.zip"), "nothing to do"),
 ])
 def test_flags_that_make_no_sense_together_are_refused(flags, said):
     with pytest.raises(ValueError, match=said):
@@ -519,22 +640,30 @@ def test_flags_that_make_no_sense_together_are_refused(flags, said):
 @pytest.mark.parametrize("text, expected", [("90", 90), ("1:30", 90), ("1:00:01.5", 3601.5)])
 def test_times_are_seconds_or_clock_times(text, expected):
     assert predict.seconds(text) == expected
+    assert [predict.clock(at) for at in (0, 59.996, 3601.5)] == ["0:00.00", "1:00.00", "60:01.50"]
+
+
+@pytest.mark.parametrize("text", ["-1", "1:-30", "inf", "a"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises((ValueError, argparse.ArgumentTypeError)):
+        predict.seconds(text)
 
 
 # The benchmark's submission
 
 @pytest.fixture
-def test_maps(tmp_path):
+def submitted(tmp_path):
+    """The maps of the whole test set, of one frame each."""
     for name in predict.TEST_SET:
         (tmp_path / name).mkdir()
         Image.new("L", (4, 4)).save(tmp_path / name / "0001.png")
-        (tmp_path / f"{name}.json").write_text(json.dumps({"frames": {"0001": 0.0}}))
+        (tmp_path / f"{name}.json").write_text(json.dumps({"settings": {}, "frames": {"0001": 0.0}}))
     return tmp_path
 
 
-def test_a_submission_holds_the_maps_of_the_test_set_by_method_video_and_frame(test_maps):
-    assert predict.pack_submission(test_maps, predict.TEST_SET, test_maps / "a.zip", "Ours") == 300
-    names = zipfile.ZipFile(test_maps / "a.zip").namelist()
+def test_a_submission_holds_the_maps_of_the_test_set_by_method_video_and_frame(submitted):
+    assert predict.pack_submission(submitted, predict.TEST_SET, submitted / "a.zip", "Ours") == 300
+    names = zipfile.ZipFile(submitted / "a.zip").namelist()
     assert names[0] == "Ours/0701/0001.png" and names[-1] == "Ours/1000/0001.png" and len(names) == 300
 
 
@@ -542,17 +671,29 @@ def test_a_submission_holds_the_maps_of_the_test_set_by_method_video_and_frame(t
     (lambda maps: (maps / "0800" / "0001.png").unlink(), "video 0800: expected the maps 0001.png to 0001.png .* there are 0"),
     (lambda maps: Image.new("L", (4, 4)).save(maps / "0800" / "0002.png"), "video 0800: .* there are 2"),
     (lambda maps: Image.new("RGB", (4, 4)).save(maps / "0800" / "0001.png"), "0800/0001.png must be an 8-bit grey picture, its mode is RGB"),
+    (lambda maps: (maps / "0800.json").unlink(), "video 0800: expected the maps 0001.png to 0000.png"),
 ])
-def test_a_submission_with_a_wrong_map_is_refused(test_maps, spoil, said):
-    spoil(test_maps)
+def test_a_submission_with_a_wrong_map_is_refused(submitted, spoil, said):
+    spoil(submitted)
     with pytest.raises(ValueError, match=said):
-        predict.pack_submission(test_maps, predict.TEST_SET, test_maps / "a.zip", "Ours")
-    assert not (test_maps / "a.zip").exists()
+        predict.pack_submission(submitted, predict.TEST_SET, submitted / "a.zip", "Ours")
+    assert not (submitted / "a.zip").exists()
 
 
-def test_a_submission_of_part_of_the_test_set_is_refused(test_maps):
-    with pytest.raises(ValueError, match=r"missing: 1, the first \['0701'\]; not of the set: 1, the first \['0700'\]"):
-        predict.pack_submission(test_maps, ["0700", *predict.TEST_SET[1:]], test_maps / "a.zip", "Ours")
+def test_a_submission_of_part_of_the_test_set_is_refused_before_anything_is_computed(tmp_path, clip):
+    with pytest.raises(ValueError, match=r"missing: 300, the first .*; not of the set: 1, the first \['my clip ü'\]"):
+        run(clip, "--weights", tmp_path / "none.pth", "--submission", tmp_path / "a.zip")
+
+
+def test_the_command_packs_a_submission_under_the_methods_name(tmp_path, weights_file, monkeypatch, capsys):
+    monkeypatch.setattr(predict, "TEST_SET", ["0701", "0702"])
+    for name in ("701", "702"):                                            # as DHF1K's own files are called
+        write_video(tmp_path / f"{name}.mp4", grey_frames(2))
+    common = (tmp_path / "701.mp4", tmp_path / "702.mp4", "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu", "--submission", tmp_path / "a.zip")
+    run(*common, "--method", "Ours")
+    assert zipfile.ZipFile(tmp_path / "a.zip").namelist() == [f"Ours/070{video}/000{frame}.png" for video in (1, 2) for frame in (1, 2)]
+    with pytest.raises(FileExistsError, match="a.zip would be replaced: --overwrite replaces it"):
+        run(*common, "--skip-existing")
 
 
 # From Python
@@ -561,6 +702,11 @@ def test_the_predictor_gives_times_and_arrays(weights_file, clip):
     found = list(Predictor(weights_file, "cpu", every=4).predict_video(clip, start=0.03, end=0.45))
     assert [seconds for seconds, _ in found] == pytest.approx([0.04, 0.34], abs=2e-3)
     assert all(isinstance(saliency, np.ndarray) and saliency.dtype == np.float32 and saliency.shape == (48, 62) for _, saliency in found)
+
+
+def test_the_predictor_refuses_an_unknown_option_at_once(weights_file):
+    with pytest.raises(TypeError, match="evry"):
+        Predictor(weights_file, "cpu", evry=4)
 
 
 def test_the_predictor_takes_frames_from_anywhere(weights_file, clip):
