@@ -259,9 +259,11 @@ def timed_frames(path: str | Path, start: float = 0.0, end: float = math.inf) ->
     except av.FFmpegError as error:
         raise ValueError(f"{path} is damaged after {count} frames{f' from second {start:g}' if start else ''}: {error.strerror}. Get the file again, "
                          "or repair it with FFmpeg; maps of the frames before are whole") from error
+    if not count and before is not None:
+        raise ValueError(f"{path} has no frame from second {start:g} to {f'second {end:g}' if end < math.inf else 'its end'}; "
+                         f"the last one that was seen is at second {before:.2f}")
     if not count:
-        part = f" from second {start:g} to {end:g}" if (start, end) != (0, math.inf) else ""
-        raise ValueError(f"no frame could be decoded from {path}{part} ({Path(path).stat().st_size} bytes)")
+        raise ValueError(f"no frame could be decoded from {path} ({Path(path).stat().st_size} bytes)")
 
 
 def check_whole(path: str | Path, promised: float | None, finish: float, longest: float, count: int) -> None:

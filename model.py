@@ -298,8 +298,9 @@ def decoder(width: int, factor: int) -> nn.Sequential:
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """Where autocast has no effect; on MPS, PyTorch 2.4 knows none."""
-    return torch.autocast(device.type, enabled=False) if device.type in ("cpu", "cuda") else contextlib.nullcontext()
+    """Where autocast has no effect; nothing where it had none anyway: exported graphs stay simple, and PyTorch 2.4 has none for MPS."""
+    enabled = device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if enabled else contextlib.nullcontext()
 
 
 def blur(maps: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ from model import RecSalNet
 
 DONE = object()
 FIRST_FRAMES = ("repeat", "mirror")
+PRECISIONS = ("float32", "bfloat16")
 
 
 def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterable[np.ndarray] | None = None, *, batch_size: int = 1,
@@ -306,6 +307,8 @@ def to_half(saliency: Tensor) -> np.ndarray:
 
 def select_device(name: str) -> torch.device:
     """The device for `--device`: "auto" is CUDA, else MPS, else the CPU; one that is not there is a ValueError."""
+    if name not in ("auto", "cpu", "cuda", "mps"):
+        raise ValueError(f"device must be auto, cpu, cuda or mps, got {name!r}")
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, there in present.items() if there)
@@ -342,6 +345,7 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-4, 0)                                                # M_MMAP_MAX: no block is a mapping of its own
         libc.mallopt(-1, 2 ** 31 - 1)                                      # M_TRIM_THRESHOLD
+        libc.mallopt(-8, 1)                                                # M_ARENA_MAX: one heap for all threads, or it would grow for hours
 
 
 def device_arguments(parser: argparse.ArgumentParser, precision: str, bfloat16: str = "the whole network but its readout") -> None:
@@ -349,7 +353,7 @@ def device_arguments(parser: argparse.ArgumentParser, precision: str, bfloat16: 
     group = parser.add_argument_group("device")
     group.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
                        help="where to compute; auto: CUDA, else MPS, else CPU (default: auto)")
-    group.add_argument("--precision", choices=["float32", "bfloat16"],
+    group.add_argument("--precision", choices=PRECISIONS,
                        help=f"bfloat16: {bfloat16}; float32: TF32 off (default: {precision})")
 
 
@@ -381,6 +385,8 @@ def compile_network(model: nn.Module) -> None:
 def load_model(weights: str | Path, device: torch.device, precision: str = "float32", compiled: bool = False,
                frame_size: tuple[int, int] | None = None) -> nn.Module:
     """The network of a weight file (path or https URL), in eval mode on the device, in a precision for inference."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
     model = RecSalNet.from_pretrained(weights, frame_size)
     float32_is_float32()
     model = (model.bfloat16() if precision == "bfloat16" else model).to(device)
@@ -424,11 +430,15 @@ class Predictor:
         self.device = select_device(device)
         self.model = load_model(weights, self.device, precision or default_precision(self.device), compiled, frame_size)
         self.options = {"batch_size": default_batch_size(self.device), **options}
-        inspect.signature(saliency_maps).bind(self.model, (), **self.options)  # an unknown option is a TypeError now
+        asked = inspect.signature(saliency_maps).bind(self.model, (), **self.options)  # what is wrong is said now, not at the first map
+        asked.apply_defaults()
+        check_options(*(asked.arguments[name] for name in inspect.signature(check_options).parameters))
 
     def predict_video(self, path: str | Path, start: float = 0.0, end: float = math.inf, fps: float = 25.0) -> Iterator[tuple[float, np.ndarray]]:
         """Time in seconds and map, (H, W) float32 in (0, 1), of each frame of a video file, or a folder of frames shown at `fps`."""
-        for prediction in predictions(self.model, Source(Path(path), fps, start, end), **self.options):
+        source = Source(Path(path), fps, start, end)
+        source.check()
+        for prediction in predictions(self.model, source, **self.options):
             yield prediction.seconds, prediction.saliency.cpu().numpy()
 
     def predict_frames(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -484,6 +494,10 @@ class Source:
     start: float = 0.0
     end: float = math.inf
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end:
+            raise ValueError(f"the start, second {self.start:g}, must be 0 or more and before the end, second {self.end:g}")
+
     @property
     def name(self) -> str:
         """What its outputs are called."""
@@ -502,7 +516,8 @@ class Source:
         if self.path.is_dir():
             self.images()
         elif not self.path.exists():
-            raise FileNotFoundError(f"no input {self.path}: it does not exist. "
+            missing = "nothing matches this pattern" if glob.has_magic(str(self.path)) else "it does not exist"
+            raise FileNotFoundError(f"no input {self.path}: {missing}. "
                                     f"Expected a video file, or a folder of frames ({', '.join(sorted(IMAGE_SUFFIXES))})")
         elif self.path.suffix.lower() in IMAGE_SUFFIXES:
             raise ValueError(f"{self.path} is a single image: give the folder of frames it belongs to, or a video file")
@@ -710,7 +725,7 @@ class PictureTrack:
     def __init__(self, container: "av.container.OutputContainer", source: Source) -> None:
         self.rate, self.aspect = playback(source)
         self.container = container
-        self.stream = container.add_stream("libx264", rate=self.rate, options={"crf": "20", "preset": "veryfast"})
+        self.stream = container.add_stream("libx264", rate=self.rate, options={"crf": "20", "preset": "veryfast", "bf": "0"})  # frames in order
         self.last, self.step = None, round(TICKS / self.rate)              # in ticks: the last picture, and how long it stands
 
     def write(self, picture: np.ndarray, seconds: float) -> None:
@@ -844,10 +859,8 @@ def plan(source: Source, out: Path, kinds: list[str], settings: dict, every: int
 
     Raises:
         FileExistsError: something is there that no earlier run wrote, or neither `overwrite` nor `skip_existing` says what to do.
-        ValueError: what is there was made otherwise, or the outputs would fall among the input's frames.
+        ValueError: what is there was made otherwise.
     """
-    if source.path.is_dir() and (out / source.name).resolve() in (source.path.resolve(), (source.path / "images").resolve()):
-        raise ValueError(f"the maps of {source.path} would be written among its frames: choose another --out")
     present = [path for path in (description(out, source.name), *(output_path(out, source.name, kind) for kind in kinds)) if path.exists()]
     if not present:
         return 0
@@ -915,6 +928,16 @@ def check_names(sources: list[Source]) -> None:
     if twice:
         same = [str(source.path) for source in sources if source.name == twice[0]]
         raise ValueError(f"several inputs are called {twice[0]}, their maps would be mixed: {same}. Predict them into different --out folders")
+
+
+def check_outputs(sources: list[Source], out: Path) -> None:
+    """Outputs that would replace an input, or fall among its frames, are an error."""
+    inputs = {path.resolve(): source for source in sources for path in (source.path, source.path / "images")}
+    for source in sources:
+        for path in (description(out, source.name), *(output_path(out, source.name, kind) for kind in OUTPUTS)):
+            if path.resolve() in inputs:
+                raise ValueError(f"the outputs of {source.path} would be written over or into the input {inputs[path.resolve()].path}: "
+                                 "choose another --out")
 
 
 # DHF1K's test set, for its organisers
@@ -1060,11 +1083,18 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def output_kind(text: str) -> str:
+    """An argparse type: a key of `OUTPUTS`."""
+    if text not in OUTPUTS:
+        raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(OUTPUTS)}; if it is an INPUT, put it before --save")
+    return text
+
+
 def output_arguments(group) -> None:
     kinds = "; ".join(f"{kind}: {meaning}" for kind, (_, meaning) in OUTPUTS.items())
     group.add_argument("--out", type=Path, default=Path("saliency"),
                        help="folder for all outputs, and VIDEO.json with the frames' times (default: saliency)")
-    group.add_argument("--save", nargs="+", choices=list(OUTPUTS), default=["png"], help=f"{kinds} (default: png)")
+    group.add_argument("--save", nargs="+", type=output_kind, default=["png"], metavar="KIND", help=f"{kinds} (default: png)")
     existing = group.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace the outputs of an earlier run")
     existing.add_argument("--skip-existing", action="store_true", help="keep them, and go on after them: continues an interrupted run")
@@ -1080,6 +1110,8 @@ def video_arguments(group) -> None:
     group.add_argument("--fps", type=positive, default=25.0, help="frames a second of a folder of frames (default: 25)")
     group.add_argument("--every", type=at_least(1), default=1, metavar="N",
                        help="maps of every N-th frame only; the network still sees all (default: 1)")
+    group.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
+                       help="leave out videos that cannot be read to their end, reported, instead of stopping (default: off)")
     group.add_argument("--first-frames", choices=FIRST_FRAMES, default="repeat",
                        help="what fills the window before the first frame: that frame, as RecSal-Net's authors do, or the frames after it in "
                             "reverse, as TASED-Net's (default: repeat)")
@@ -1092,12 +1124,12 @@ def main(args: argparse.Namespace) -> None:
     check_arguments(args.inputs, args.out, args.export, args.submission, kinds, args.every, args.interpolate, args.start, args.end)
     sources = find_sources(args.inputs, fps=args.fps, start=args.start, end=args.end)
     check_names(sources)
+    check_outputs(sources, args.out)
     if args.submission:
         check_test_set([source.name for source in sources])
     if not args.overwrite:
         utils.refuse_to_replace(filter(None, [args.export, args.submission]), "--overwrite replaces it")
-    for source in sources:
-        source.check()                                                     # a wrong input is said before anything is computed
+    sources = usable(sources, args.skip_bad)                               # a wrong input is said before anything is computed
     if args.export:
         model = load_model(args.weights, torch.device("cpu"), frame_size=args.frame_size)
         introduce(model, args.weights)
@@ -1114,27 +1146,53 @@ def main(args: argparse.Namespace) -> None:
                 "precision": precision, "start": args.start, "end": args.end if args.end < math.inf else None, **exact}
     about = {"model": type(model).__name__, "weights": str(args.weights), "configuration": model.config, "device": device.type,
              "revision": utils.revision(), "versions": utils.versions(), "date": utils.now()}
-    abouts = [{**about, "source": str(source.path), "settings": {**settings, "input": source.identity()}} for source in sources]
-    plans = [plan(source, args.out, kinds, about["settings"], args.every, args.overwrite, args.skip_existing)
-             for source, about in zip(sources, abouts)]
     options = {"batch_size": args.batch_size or default_batch_size(device), **exact}
-    for source, about, done in zip(sources, abouts, plans):
+    described = [(source, {**about, "source": str(source.path), "settings": {**settings, "input": source.identity()}})
+                 for source in sources]
+    plans = [plan(source, args.out, kinds, about["settings"], args.every, args.overwrite, args.skip_existing)
+             for source, about in described]
+    for (source, about), done in zip(described, plans):
         if done is None:
             print(f"{source.path}: everything is there already")
             continue
         if args.overwrite:
             clear(args.out, source.name)
-        times = predict_described(model, source, args.out, kinds, done, about, options)
-        print(closing_line(source, len(times), done, args.out, kinds, f"{device.type}, {precision}", args.interpolate, args.frame_size))
+        try:
+            times = predict_described(model, source, args.out, kinds, done, about, options)
+        except ValueError as error:
+            if not args.skip_bad:
+                raise
+            print(f"skipped: {error}")
+        else:
+            print(closing_line(source, len(times), done, args.out, kinds, f"{device.type}, {precision}", args.interpolate, args.frame_size))
     if args.submission:
         count = pack_submission(args.out, [source.name for source in sources], args.submission, args.method)
         print(f"{args.submission}: {count} maps of {len(sources)} videos")
 
 
+def usable(sources: list[Source], skip_bad: bool) -> list[Source]:
+    """The sources that can be opened; one that cannot is an error, or with `skip_bad` a line."""
+    good = []
+    for source in sources:
+        try:
+            source.check()
+            good.append(source)
+        except (OSError, ValueError) as error:
+            if not skip_bad:
+                raise
+            print(f"skipped: {error}")
+    return good
+
+
 def predict_described(model: nn.Module, source: Source, out: Path, kinds: list[str], done: int, about: dict, options: dict) -> dict[str, float]:
     """`predict_source`, with a description of what is made, so that an interrupted run can be continued; returns the frames' times."""
     utils.write_json(description(out, source.name), {**about, "frames": None})
-    times = predict_source(model, source, out, kinds, done, **options)
+    try:
+        times = predict_source(model, source, out, kinds, done, **options)
+    except BaseException:
+        if not any(output_path(out, source.name, kind).exists() for kind in kinds):
+            description(out, source.name).unlink()                         # there is nothing that it could describe
+        raise
     utils.write_json(description(out, source.name), {**about, "frames": {name: round(at, 6) for name, at in times.items()}})
     return times
 
@@ -1148,8 +1206,6 @@ def check_arguments(inputs: list[str], out: Path, exported: Path | None, submiss
         raise ValueError(f"--out {out} is an input: its outputs would be taken for videos the next time. Choose another --out")
     if every > 1 and interpolate > 1:
         raise ValueError("--every leaves out the maps that --interpolate draws: choose one")
-    if start >= end:
-        raise ValueError(f"--start {start:g} must be before --end {end:g}")
     if submission and ("png" not in kinds or every > 1 or start or end < math.inf):
         raise ValueError("--submission needs the maps of all frames as PNG: give --save png, without --every, --start and --end")
 
@@ -1157,9 +1213,9 @@ def check_arguments(inputs: list[str], out: Path, exported: Path | None, submiss
 def closing_line(source: Source, count: int, done: int, out: Path, kinds: list[str], how: str, interpolate: int, frame_size: list[int] | None) -> str:
     """What was written, where, and what a user must know about it."""
     places = ", ".join(dict.fromkeys(str(output_path(out, source.name, kind)) for kind in kinds))
-    kept = f", {done} of them from an earlier run" if done else ""
-    approximations = [f"only every {interpolate}. frame was predicted"] * (interpolate > 1) + [f"frames seen at {frame_size}"] * bool(frame_size)
-    return f"{source.path}: {count} maps{kept} in {places} ({how}{''.join(f'; APPROXIMATION: {a}' for a in approximations)})"
+    kept = f" ({done} of them from an earlier run)" if done else ""
+    approximations = [f"one frame in {interpolate} was predicted"] * (interpolate > 1) + [f"frames seen at {frame_size}"] * bool(frame_size)
+    return f"{source.path}: {count} map{'s' * (count != 1)}{kept} in {places} ({how}{''.join(f'; APPROXIMATION: {a}' for a in approximations)})"
 
 
 if __name__ == "__main__":
@@ -1169,4 +1225,5 @@ if __name__ == "__main__":
     except (OSError, ValueError, ModuleNotFoundError, av.FFmpegError, torch.cuda.OutOfMemoryError) as error:
         parser.exit(2, f"predict.py: error: {error}\n")
     except KeyboardInterrupt:
-        parser.exit(130, "predict.py: interrupted; what is written is whole, and the same command with --skip-existing goes on\n")
+        parser.exit(130, "predict.py: interrupted; what is written is whole, and the same command with --skip-existing goes on, "
+                         "without --overwrite\n")

@@ -578,7 +578,7 @@ def notes_on(finished: list[tuple[Video, list[dict]]], videos: list[Video], scor
     notes = [
         (annotated < frames, f"{frames - annotated} of {frames} frames have no annotation and were not scored."),
         (scored < annotated, f"{scored} of {annotated} annotated frames were drawn at random and scored."),
-        (interpolate > 1, f"**APPROXIMATION: only every {interpolate}. frame went through the network**, maps between are interpolated."),
+        (interpolate > 1, f"**APPROXIMATION: one frame in {interpolate} went through the network**, maps between are interpolated."),
         (frame_size, f"**APPROXIMATION unless trained so: the network saw frames of {seen} (H x W) pixels**, by --frame-size."),
         (scorer.others.same_video, "s-AUC: only one video is annotated, so the other frames are its own."),
         (unreadable, f"s-AUC: unreadable fixation maps of other frames count as empty: {', '.join(unreadable)}."),

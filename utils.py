@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 LISTED = 5                                                                 # names an error message spells out
@@ -116,7 +116,7 @@ def read_checkpoint(path: str | Path):
         # PyTorch goes on to recommend unsafe loading; of what is no such file at all, its KeyErrors say nothing.
         reason = "it is none" if isinstance(error, KeyError) else re.split(r"\.\s", str(error).strip())[0].rstrip(".") or type(error).__name__
         raise ValueError(f"{path} ({path.stat().st_size} bytes) cannot be read as a PyTorch weight file of tensors and plain types: {reason}. "
-                         "Interrupted while it was written or downloaded? Get it again") from error
+                         "Was it interrupted while it was written or downloaded, or is it another kind of file?") from error
 
 
 def stored_configuration(path: Path, content) -> dict:
@@ -134,8 +134,9 @@ def stored_configuration(path: Path, content) -> dict:
 
 def save_safetensors(entries: dict[str, Tensor], configuration: dict, path: Path) -> None:
     """Write weights as `.safetensors`, with the configuration that `read_weights` finds in its metadata; atomically."""
-    with atomic_path(path) as temporary:
-        save_file({name: t.contiguous() for name, t in entries.items()}, temporary, metadata={"configuration": json.dumps(configuration)})
+    content = save({name: t.contiguous() for name, t in entries.items()}, metadata={"configuration": json.dumps(configuration)})
+    with atomic_path(path) as temporary:                                   # save_file would make a file that only its owner can read
+        temporary.write_bytes(content)
 
 
 def describe(content) -> str:

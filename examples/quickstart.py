@@ -1,6 +1,6 @@
 """Saliency maps from Python, from a video file: prints where people look, for every 25th frame.
 
-    PYTHONPATH=. python examples/quickstart.py my_video.mp4
+    PYTHONPATH=. python examples/quickstart.py my_video.mp4 saved_models/RecSalNet.pth
 """
 import sys
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from predict import Predictor
 
-if len(sys.argv) != 2:
-    sys.exit("usage: PYTHONPATH=. python examples/quickstart.py VIDEO")
-predictor = Predictor("saved_models/RecSalNet.pth", every=25)              # a map of every 25th frame; the network sees all
+if len(sys.argv) != 3:
+    sys.exit("usage: PYTHONPATH=. python examples/quickstart.py VIDEO WEIGHTS")
+predictor = Predictor(sys.argv[2], every=25)                               # a map of every 25th frame; the network sees all
 for seconds, saliency in predictor.predict_video(sys.argv[1]):             # (H, W), in (0, 1)
     row, column = np.unravel_index(saliency.argmax(), saliency.shape)
     print(f"second {seconds:7.2f}: most salient at row {row}, column {column} of {saliency.shape[0]} x {saliency.shape[1]}")

@@ -69,7 +69,7 @@ def write_video(path, pictures, times=None, rate=25, sound=None, codec="libx264"
         container.mux(stream.encode(None))
         for start in range(0, round(44100 * len(pictures) / rate) if sound else 0, 1024):
             wave = np.sin(2 * math.pi * 440 / 44100 * (start + np.arange(1024, dtype=np.float32)))[None]
-            layout = {"aac": ("fltp", wave)}.get(sound, ("s16", (32767 * wave).astype(np.int16)))
+            layout = {"aac": ("fltp", wave.astype(np.float32))}.get(sound, ("s16", (32767 * wave).astype(np.int16)))
             samples = av.AudioFrame.from_ndarray(layout[1], format=layout[0], layout="mono")
             samples.sample_rate, samples.pts = 44100, start
             container.mux(tone.encode(samples))

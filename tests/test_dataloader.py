@@ -311,7 +311,7 @@ def test_a_truncated_video_is_an_error_after_its_whole_frames(tmp_path, suffix):
     path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
     frames = timed_frames(path)
     seen = []
-    with pytest.raises(ValueError, match=rf"a.{suffix} ends after \d+ frames, at second 0.\d+, although its header promises 1.60 seconds"):
+    with pytest.raises(ValueError, match=rf"a.{suffix} (ends|is damaged) after \d+ frames"):  # depends on FFmpeg's version
         seen.extend(seconds for seconds, _ in frames)
     assert 10 < len(seen) < 25
     assert len(list(timed_frames(path, end=seen[9]))) == 9
@@ -326,7 +326,7 @@ def test_a_video_whose_index_is_cut_off_is_an_interrupted_download(tmp_path):
 
 def test_a_part_without_frames_is_said_to_have_none(tmp_path):
     path = write_video(tmp_path / "a.mp4", grey_frames(5))
-    with pytest.raises(ValueError, match=r"no frame could be decoded from .*a.mp4 from second 3 to 4"):
+    with pytest.raises(ValueError, match=r"a.mp4 has no frame from second 3 to second 4; the last one that was seen is at second 0.16"):
         list(timed_frames(path, 3, 4))
 
 

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -19,8 +20,8 @@ def tiny_weights(tmp_path, tiny_model):
 
 def test_the_quickstart_says_where_people_look_every_25_frames(tmp_path, tiny_weights):
     clip = write_video(tmp_path / "a.mp4", grey_frames(30))
-    script = (TESTS.parent / "examples" / "quickstart.py").read_text().replace("saved_models/RecSalNet.pth", str(tiny_weights))
-    ended = subprocess.run([sys.executable, "-c", script, clip], capture_output=True, text=True, cwd=TESTS.parent)
+    command = [sys.executable, TESTS.parent / "examples" / "quickstart.py", clip, tiny_weights]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(TESTS.parent)})
     assert ended.returncode == 0, ended.stderr[-1000:]
     assert [line.split(":")[0].split() for line in ended.stdout.splitlines()] == [["second", "0.00"], ["second", "1.00"]]
 

@@ -492,6 +492,15 @@ def test_the_last_picture_of_a_video_stands_as_long_as_the_one_before(tmp_path, 
         assert float(container.duration / av.time_base) == pytest.approx(1.6, abs=0.01)
 
 
+def test_a_video_lasts_as_long_as_its_pictures_stand_at_any_rate(tmp_path, weights_file):
+    times = [0.0, 0.04, 0.3, 0.34, 0.8, 0.9, 1.5]
+    clip = write_video(tmp_path / "a.mp4", list(np.random.default_rng(0).integers(0, 256, (7, 48, 64, 3), np.uint8)), times)
+    run(clip, "--out", tmp_path, "--weights", weights_file, "--device", "cpu", "--save", "overlay")
+    with av.open(str(tmp_path / "a_overlay.mp4")) as container:
+        assert float(container.duration / av.time_base) == pytest.approx(2.1, abs=0.01)  # the last one stands as long as the one before
+    assert [frame.time for frame in decoded(tmp_path / "a_overlay.mp4")] == pytest.approx(times, abs=2e-3)
+
+
 def test_odd_sizes_and_changing_ones_fit_into_a_video(tmp_path, weights_file):
     (tmp_path / "frames").mkdir()
     for number, size in enumerate([(47, 33), (47, 33), (60, 80)]):
@@ -575,6 +584,39 @@ def test_a_folder_with_another_frame_or_rate_is_not_gone_on_with(tmp_path, weigh
         run(*common)
 
 
+def test_an_input_is_never_written_over(tmp_path, weights_file, clip):
+    other = shutil.copy(clip, tmp_path / f"{clip.stem}_overlay.mp4")
+    with pytest.raises(ValueError, match="outputs of .*ü.mp4 would be written over or into the input .*_overlay.mp4"):
+        run(clip, other, "--out", tmp_path, "--weights", weights_file, "--device", "cpu", "--save", "overlay", "--overwrite")
+    assert other.read_bytes() == clip.read_bytes()
+
+
+def test_a_run_that_made_nothing_leaves_nothing(tmp_path, weights_file, clip):
+    with pytest.raises(ValueError, match="has no frame from second 50 to its end; the last one that was seen is at second 0.50"):
+        run(clip, "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu", "--start", "50")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_bad_videos_are_left_out_when_told(tmp_path, weights_file, clip, capsys):
+    (tmp_path / "none.mp4").write_bytes(b"no video")
+    cut = write_video(tmp_path / "cut.mkv", list(np.random.default_rng(0).integers(0, 256, (40, 48, 64, 3), np.uint8)))
+    cut.write_bytes(cut.read_bytes()[:cut.stat().st_size // 2])
+    common = (tmp_path / "none.mp4", cut, clip, "--weights", weights_file, "--device", "cpu", "--every", "9")
+    with pytest.raises(ValueError, match="no frame could be decoded from .*none.mp4"):
+        run(*common, "--out", tmp_path / "strict")
+    assert not (tmp_path / "strict").exists()
+    run(*common, "--out", tmp_path / "out", "--skip-bad")
+    said = capsys.readouterr().out
+    assert re.search("skipped: no frame could be decoded from .*none.mp4", said) and re.search("skipped: .*cut.mkv ends after 19 frames", said)
+    assert [p.name for p in (tmp_path / "out" / clip.stem).iterdir()] == ["0001.png"] and not (tmp_path / "out" / "none.json").exists()
+
+
+def test_an_input_after_save_is_said_to_belong_before_it(capsys):
+    with pytest.raises(SystemExit):
+        predict.arguments().parse_args(["--save", "overlay", "a.mp4"])
+    assert "a.mp4 is none of png, npy, npz, map-video, overlay, sheet; if it is an INPUT, put it before --save" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flag", ["--overwrite", "--skip-existing"])
 @pytest.mark.parametrize("content", [None, "{}", "[1]", "no JSON", '{"name": "my own"}'])
 def test_files_of_others_are_never_replaced(tmp_path, weights_file, clip, flag, content):
@@ -591,7 +633,7 @@ def test_nothing_is_removed_before_everything_is_checked(tmp_path, weights_file,
     run(clip, "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu")
     (tmp_path / "out" / "frames").mkdir()
     Image.new("RGB", (40, 30)).save(tmp_path / "out" / "frames" / "1.png")
-    with pytest.raises(ValueError, match="would be written among its frames"):
+    with pytest.raises(ValueError, match="would be written over or into the input"):
         run(clip, tmp_path / "out" / "frames", "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu", "--overwrite")
     assert len(list((tmp_path / "out" / clip.stem).iterdir())) == 9
 
@@ -616,7 +658,7 @@ def test_first_frames_and_scene_cuts_change_the_maps_they_should(tmp_path, weigh
 
 def test_maps_never_fall_among_the_frames(tmp_path, weights_file, tiny_set):
     video = sorted((tiny_set / "val").iterdir())[0]
-    with pytest.raises(ValueError, match="would be written among its frames: choose another --out"):
+    with pytest.raises(ValueError, match="would be written over or into the input .*: choose another --out"):
         run(video, "--out", video.parent, "--weights", weights_file, "--device", "cpu")
 
 
@@ -629,7 +671,7 @@ def test_a_truncated_video_leaves_whole_maps_and_no_half_written_video(tmp_path,
 
 
 @pytest.mark.parametrize("flags, said", [
-    ((), "nothing to do"), (("a", "--every", "2", "--interpolate", "2"), "choose one"), (("a", "--start", "3", "--end", "2"), "--start 3 must be before --end 2"),
+    ((), "nothing to do"), (("a", "--every", "2", "--interpolate", "2"), "choose one"), (("a", "--start", "3", "--end", "2"), "the start, second 3, must be 0 or more and before the end, second 2"),
     (("a", "--submission", "a.zip", "--every", "2"), "needs the maps of all frames"), (("--export", "a.pt2", "--submission", "a.zip"), "nothing to do"),
 ])
 def test_flags_that_make_no_sense_together_are_refused(flags, said):
@@ -709,6 +751,12 @@ def test_the_predictor_refuses_an_unknown_option_at_once(weights_file):
         Predictor(weights_file, "cpu", evry=4)
 
 
+@pytest.mark.parametrize("options", [{"every": 0}, {"first_frames": "x"}, {"precision": "fp16"}, {"device": "gpu"}])
+def test_the_predictor_refuses_a_wrong_option_at_once(weights_file, options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}.* must be|first_frames one of"):
+        Predictor(weights_file, **{"device": "cpu", **options})
+
+
 def test_the_predictor_takes_frames_from_anywhere(weights_file, clip):
     predictor = Predictor(weights_file, "cpu")
     from_frames = list(predictor.predict_frames(frame.to_ndarray(format="rgb24") for frame in decoded(clip)))
@@ -776,7 +824,7 @@ def test_an_overlay_plays_in_a_browser(tmp_path, weights_file, clip):
     shown = subprocess.Popen([browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", f"http://127.0.0.1:{server.server_port}/page.html"],
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        assert said.get(timeout=60) == "played 62 x 48 to 0.5"
+        assert said.get(timeout=60) == "played 62 x 48 to 0.6"  # the last frame, at 0.5, stands for 0.08
     finally:
         shown.kill()
         shown.wait()

@@ -408,7 +408,7 @@ def test_batches_and_approximations_are_recorded_with_the_scores(tiny_set, weigh
     run(tiny_set, weights_file, tmp_path, "--batch-size", "8", "--interpolate", "3", "--frame-size", "32", "32", "--run", "fast")
     content, exact = (json.loads((folder / "scores.json").read_text()) for folder in (tmp_path / "fast", scored))
     assert (content["batch_size"], content["interpolate"], exact["batch_size"], exact["interpolate"]) == (8, 3, 1, 1)
-    assert "APPROXIMATION: only every 3. frame" in (tmp_path / "fast" / "scores.md").read_text()
+    assert "APPROXIMATION: one frame in 3" in (tmp_path / "fast" / "scores.md").read_text()
     assert content["configuration"]["frame_size"] == [32, 32] and "frames of 32 x 32 (H x W) pixels" in (tmp_path / "fast" / "scores.md").read_text()
     assert content["scores"]["RecSalNet"]["frame_average"]["cc"] != exact["scores"]["RecSalNet"]["frame_average"]["cc"]
 
