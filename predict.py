@@ -985,6 +985,9 @@ def checked_maps(out: Path, name: str) -> list[Path]:
 
 # Export
 
+EXPORTABLE = "2.6"                                                         # torch.export of 2.4 trips over the authors' names in state dicts
+
+
 def export(model: nn.Module, path: Path) -> str:
     """Write the network for other programs, and compare what it gives with ours; returns a sentence on it.
 
@@ -1002,6 +1005,8 @@ def export(model: nn.Module, path: Path) -> str:
         return "weights and configuration"
     if path.suffix not in (".pt2", ".onnx"):
         raise ValueError(f"--export {path}: the name must end in .pt2, .onnx or .safetensors")
+    if torch.__version__ < EXPORTABLE:
+        raise ValueError(f"--export to {path.suffix} needs PyTorch {EXPORTABLE} or newer, this is {torch.__version__}")
     clip = torch.randn(2, 3, model.clip_len, *model.config["frame_size"], generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")                                    # of PyTorch, about its own formats

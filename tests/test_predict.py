@@ -765,6 +765,10 @@ def test_the_predictor_takes_frames_from_anywhere(weights_file, clip):
 
 # Export
 
+exports = pytest.mark.skipif(torch.__version__ < predict.EXPORTABLE, reason="PyTorch is too old to export")
+
+
+@exports
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 def test_an_exported_network_gives_the_same_map(tmp_path, weights_file, capsys, suffix):
     if suffix == ".onnx":
@@ -774,6 +778,13 @@ def test_an_exported_network_gives_the_same_map(tmp_path, weights_file, capsys, 
     assert (tmp_path / f"a{suffix}").stat().st_size > 10000
 
 
+def test_an_old_pytorch_is_said_to_be_too_old_to_export(tmp_path, tiny_model, monkeypatch):
+    monkeypatch.setattr(predict, "EXPORTABLE", "99.0")
+    with pytest.raises(ValueError, match=r"--export to .pt2 needs PyTorch 99.0 or newer, this is"):
+        predict.export(tiny_model, tmp_path / "a.pt2")
+
+
+@exports
 def test_a_network_that_exports_wrongly_is_not_written(tmp_path, tiny_model, monkeypatch):
     monkeypatch.setattr(predict, "export_pt2", lambda program, clip, path: [torch.zeros(2, 32, 64)])
     with pytest.raises(ValueError, match="differs from PyTorch's by .*, more than 1e-4"):
