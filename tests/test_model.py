@@ -190,7 +190,7 @@ def test_other_weights_a_broken_file_and_no_file_are_said_to_be_so(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="does not hold RecSal-Net.*fc.weight"):
         RecSalNet.from_pretrained(tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="cannot be read as a PyTorch weight file.*Get it again"):
+    with pytest.raises(ValueError, match="cannot be read as a PyTorch weight file.*Was it interrupted"):
         RecSalNet.from_pretrained(tmp_path / "broken.pth")
     with pytest.raises(ValueError, match="holds no state dict: expected names and tensors, got a list"):
         RecSalNet.from_pretrained(tmp_path / "list.pth")
