@@ -241,21 +241,20 @@ def timed_frames(path: str | Path, start: float = 0.0, end: float = math.inf) ->
         FileNotFoundError, PermissionError: there is no such file, or it may not be read.
         ValueError: it is no video, is damaged (after the frames before the damage), or holds no frame in this part.
     """
-    count, before, longest, finish = 0, None, 0.0, 0.0
+    count, decoded, before, longest, finish = 0, 0, None, 0.0, 0.0
     try:
         with contextlib.ExitStack() as stack:
-            container, frames = decode_from(path, start, stack)
-            stream = container.streams.best("video")
-            for seconds, frame in with_times(frames, stream, (container.start_time or 0) / av.time_base):
+            container, frames, whole = decode_from(path, start, stack)
+            for seconds, frame in with_times(frames, container.streams.best("video"), (container.start_time or 0) / av.time_base):
                 if seconds >= end:
                     break
-                longest = max(longest, seconds - (seconds if before is None else before))
+                decoded, longest = decoded + 1, max(longest, seconds - (seconds if before is None else before))
                 before, finish = seconds, seconds + float((frame.duration or 0) * (frame.time_base or 0))
                 if seconds >= start:
                     count += 1
                     yield seconds, upright(frame)
             else:
-                check_whole(path, promised_seconds(container), finish, longest, count)
+                check_whole(path, container, finish, longest, decoded, whole)
     except av.FFmpegError as error:
         raise ValueError(f"{path} is damaged after {count} frames{f' from second {start:g}' if start else ''}: {error.strerror}. Get the file again, "
                          "or repair it with FFmpeg; maps of the frames before are whole") from error
@@ -266,23 +265,39 @@ def timed_frames(path: str | Path, start: float = 0.0, end: float = math.inf) ->
         raise ValueError(f"no frame could be decoded from {path} ({Path(path).stat().st_size} bytes)")
 
 
-def check_whole(path: str | Path, promised: float | None, finish: float, longest: float, count: int) -> None:
-    """Raise a ValueError where a file's last frame ends long before its header promises, by more than a frame may stand."""
-    if promised is not None and count > 1 and promised - finish > max(0.5, 0.02 * promised, 2 * longest):
-        raise ValueError(f"{path} ends after {count} frames, at second {finish:.2f}, although its header promises {promised:.2f} seconds: "
+def check_whole(path: str | Path, container: "av.container.InputContainer", finish: float, longest: float, decoded: int, from_first: bool) -> None:
+    """Raise a ValueError where a file's last frame ends long before its header promises, by more than a frame may stand.
+
+    Args:
+        path, container: the file.
+        finish, longest: when the last frame ends, and how long a frame stood at most, in seconds.
+        decoded: frames that were, from the first one on, or (not `from_first`) from another key frame on.
+    """
+    promised, frames = promised_seconds(container), container.streams.best("video").frames
+    complete = from_first and (decoded == frames or (decoded == 1 and not frames))  # of one picture nobody knows how long it stands
+    if promised is not None and not complete and promised - finish > max(0.5, 0.02 * promised, 2 * longest):
+        raise ValueError(f"{path} ends after {decoded} frames, at second {finish:.2f}, although its header promises {promised:.2f} seconds: "
                          "is it cut off? Get the file again; maps of the frames before are whole. If nothing is missing, "
                          "give an end within it (--end)")
 
 
 def promised_seconds(container: "av.container.InputContainer") -> float | None:
-    """How long the pictures of a video file last, as its header says; None where it does not, or only with the sound.
+    """When the pictures of a video file end, as its header says; None where it does not, or only with the sound.
 
-    Durations are kept better than the headers' numbers of frames, which are often wrong.
+    Durations are kept better than the headers' numbers of frames, which are often wrong. Only AVI has nothing else.
     """
-    stream = container.streams.best("video")
+    stream, origin = container.streams.best("video"), (container.start_time or 0) / av.time_base
+    if container.format.name == "avi":
+        return float(stream.frames / stream.average_rate) if stream.frames and stream.average_rate else None
     if stream.duration:
-        return float(stream.duration * stream.time_base)
-    return container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
+        return float((stream.duration + (stream.start_time or 0)) * stream.time_base) - origin
+    tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))  # Matroska's, counted from 0
+    if tag:
+        return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3]) - origin
+    counted_from_0 = "matroska" in container.format.name or container.format.name == "flv"
+    if not container.duration or len(container.streams) > 1:
+        return None
+    return container.duration / av.time_base - (origin if counted_from_0 else 0)
 
 
 def open_container(path: str | Path) -> "av.container.InputContainer":
@@ -304,29 +319,36 @@ def open_container(path: str | Path) -> "av.container.InputContainer":
     return container
 
 
-def decode_from(path: str | Path, start: float, stack: contextlib.ExitStack) -> tuple["av.container.InputContainer", Iterator["av.VideoFrame"]]:
-    """An opened file and its frames from a key frame before `start` on; from the first where it does not say where those are."""
+SOUGHT_WRONGLY = {"avi", "mpeg"}                                           # formats that keep no time with each frame
+
+
+def decode_from(path: str | Path, start: float,
+                stack: contextlib.ExitStack) -> tuple["av.container.InputContainer", Iterator["av.VideoFrame"], bool]:
+    """An opened file, its frames from a key frame before `start` on, and whether that is its first frame.
+
+    It is where the file does not say where its key frames are.
+    """
     container = stack.enter_context(open_container(path))
     frames, origin = container.decode(container.streams.best("video")), (container.start_time or 0) / av.time_base
-    if start == 0:
-        return container, frames
+    if start == 0 or container.format.name in SOUGHT_WRONGLY:
+        return container, frames, True
     with contextlib.suppress(av.FFmpegError):                              # a file without an index cannot be sought in
         container.seek(round((origin + start) * av.time_base))
         first = next(frames, None)
         if first is not None and not first.is_corrupt and first.time is not None and first.time - origin <= start:
-            return container, itertools.chain([first], frames)
+            return container, itertools.chain([first], frames), False
     container = stack.enter_context(open_container(path))                  # seeking back is not to be relied on either
-    return container, container.decode(container.streams.best("video"))
+    return container, container.decode(container.streams.best("video")), True
 
 
 def with_times(frames: Iterable["av.VideoFrame"], stream: "av.VideoStream", origin: float) -> Iterator[tuple[float, "av.VideoFrame"]]:
-    """Each frame with its time; one that has none follows the one before at the stream's average rate."""
+    """Each frame with its time; one that has none, or none later, follows the one before at the stream's average rate."""
     step, before = float(1 / (stream.average_rate or 25)), None
     for frame in frames:
-        if frame.time is not None:
-            before = frame.time - origin
-        else:
-            before = 0.0 if before is None else before + step
+        seconds = None if frame.time is None else frame.time - origin
+        if before is not None and (seconds is None or seconds <= before):
+            seconds = before + step
+        before = seconds or 0.0
         yield before, frame
 
 

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import utils
-from dataloader import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_frames, natural, natural_key, open_container, read_frame, timed_frames
+from dataloader import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_frames, natural, natural_key, open_container, promised_seconds, read_frame, timed_frames
 from loss import to_device
 from model import RecSalNet
 
@@ -507,7 +507,7 @@ class Source:
     def identity(self) -> dict:
         """What tells it from another of the same name."""
         if not self.path.is_dir():
-            return {"bytes": self.path.stat().st_size, "modified": int(self.path.stat().st_mtime)}
+            return {"bytes": self.path.stat().st_size, "modified": self.path.stat().st_mtime_ns}
         files = [path for _, path in self.images()]
         return {"frames": len(files), "last": files[-1].name, "bytes": sum(path.stat().st_size for path in files), "fps": self.fps}
 
@@ -719,13 +719,14 @@ class PictureTrack:
 
     Args:
         container: the file.
-        source: tells the average rate and the shape of a pixel.
+        source: tells the average rate, the shape of a pixel, and how long the last picture stands.
     """
 
     def __init__(self, container: "av.container.OutputContainer", source: Source) -> None:
-        self.rate, self.aspect = playback(source)
-        self.container = container
-        self.stream = container.add_stream("libx264", rate=self.rate, options={"crf": "20", "preset": "veryfast", "bf": "0"})  # frames in order
+        self.rate, self.aspect, lasts = playback(source)
+        self.container, self.until = container, min(source.end, lasts) - source.start
+        # Without B-frames: packets come in the order of the pictures.
+        self.stream = container.add_stream("libx264", rate=self.rate, options={"crf": "20", "preset": "veryfast", "bf": "0"})
         self.last, self.step = None, round(TICKS / self.rate)              # in ticks: the last picture, and how long it stands
 
     def write(self, picture: np.ndarray, seconds: float) -> None:
@@ -745,22 +746,24 @@ class PictureTrack:
             self.container.mux(packet)
 
     def end(self) -> None:
+        """Write what the encoder still holds."""
         if self.last is not None:
+            self.step = max(1, round(self.until * TICKS) - self.last) if self.until < math.inf else self.step
             self.mux(None)
 
 
 TICKS = 90000                                                              # a second of a video file's clock
 
 
-def playback(source: Source) -> tuple[Fraction, Fraction | None]:
-    """Frames a second on average, and how wide a pixel is for its height, once the picture is upright."""
+def playback(source: Source) -> tuple[Fraction, Fraction | None, float]:
+    """Frames a second on average, how wide a pixel is for its height once the picture is upright, and seconds, infinite if not known."""
     if source.path.is_dir():
-        return Fraction(source.fps).limit_denominator(1000), None
+        return Fraction(source.fps).limit_denominator(1000), None, source.expected_frames() / source.fps + source.start
     with open_container(source.path) as container:
         stream = container.streams.best("video")
         aspect, first = stream.sample_aspect_ratio, next(container.decode(stream), None)
         sideways = first is not None and first.rotation % 180 != 0
-        return stream.average_rate or Fraction(25), 1 / aspect if aspect and sideways else aspect
+        return stream.average_rate or Fraction(25), 1 / aspect if aspect and sideways else aspect, promised_seconds(container) or math.inf
 
 
 def set_up(stream: "av.VideoStream", shape: tuple[int, ...], aspect: Fraction | None) -> None:
@@ -861,21 +864,21 @@ def plan(source: Source, out: Path, kinds: list[str], settings: dict, every: int
         FileExistsError: something is there that no earlier run wrote, or neither `overwrite` nor `skip_existing` says what to do.
         ValueError: what is there was made otherwise.
     """
-    present = [path for path in (description(out, source.name), *(output_path(out, source.name, kind) for kind in kinds)) if path.exists()]
-    if not present:
-        return 0
-    stored = read_description(out, source.name)
-    if stored is None:
-        raise FileExistsError(f"{present[0]} is there, and not from this program, for {description(out, source.name)} does not say so: "
-                              "move it away, or choose another --out")
-    if overwrite:
+    path, stored = description(out, source.name), read_description(out, source.name)
+    ours = stored["kinds"] if stored else []
+    foreign = [file for kind in kinds if kind not in ours for file in files_of(out, source.name, kind)] + [path] * (path.exists() and not stored)
+    if foreign:
+        raise FileExistsError(f"{foreign[0]} is there, and {path} does not say that this program wrote it: move it away, or choose another --out")
+    if overwrite or stored is None:
         return 0
     if not skip_existing:
-        raise FileExistsError(f"{present[0]} is there already: --skip-existing keeps what is there and goes on after it, --overwrite replaces it")
+        raise FileExistsError(f"{path} says that {source.name} was predicted already: --skip-existing keeps what is there and goes on after it, "
+                              "--overwrite replaces it")
     earlier = stored["settings"]
     changed = [f"{name} was {earlier.get(name)}, is {value}" for name, value in settings.items() if earlier.get(name) != value]
     if changed:
-        raise ValueError(f"{present[0]} was made otherwise: {'; '.join(changed)}. Give --overwrite, the same options as then, or another --out")
+        raise ValueError(f"{path}: {source.name} was predicted otherwise: {'; '.join(changed)}. "
+                         "Give --overwrite, the same options as then, or another --out")
     done = maps_present(source, out, kinds, stored["frames"], every)
     return 0 if done is not None and settings["interpolate"] > 1 else done  # interpolated maps depend on those before
 
@@ -907,18 +910,23 @@ def read_description(out: Path, name: str) -> dict | None:
         stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     except ValueError:
         return None
-    return stored if isinstance(stored, dict) and isinstance(stored.get("settings"), dict) and "frames" in stored else None
+    ours = isinstance(stored, dict) and isinstance(stored.get("settings"), dict) and isinstance(stored.get("kinds"), list) and "frames" in stored
+    return stored if ours else None
+
+
+def files_of(out: Path, name: str, kind: str) -> list[Path]:
+    """A video's outputs of one kind that are there."""
+    path = output_path(out, name, kind)
+    return sorted(path.glob(f"*.{kind}")) if kind in PER_FRAME else [path] * path.exists()
 
 
 def clear(out: Path, name: str) -> None:
-    """Remove all outputs of a video that an earlier run wrote; of those, the description says that they are there."""
-    if read_description(out, name) is None:
-        return
-    description(out, name).unlink()
-    for kind in OUTPUTS:
-        path = output_path(out, name, kind)
-        for file in path.glob(f"*.{kind}") if kind in PER_FRAME else [path]:
-            file.unlink(missing_ok=True)
+    """Remove all outputs of a video that an earlier run wrote, as its description says."""
+    stored = read_description(out, name)
+    for file in [file for kind in stored["kinds"] for file in files_of(out, name, kind)] if stored else []:
+        file.unlink()
+    if stored:
+        description(out, name).unlink()
 
 
 def check_names(sources: list[Source]) -> None:
@@ -1191,11 +1199,13 @@ def usable(sources: list[Source], skip_bad: bool) -> list[Source]:
 
 def predict_described(model: nn.Module, source: Source, out: Path, kinds: list[str], done: int, about: dict, options: dict) -> dict[str, float]:
     """`predict_source`, with a description of what is made, so that an interrupted run can be continued; returns the frames' times."""
+    earlier = read_description(out, source.name)
+    about = {**about, "kinds": sorted({*kinds, *(earlier["kinds"] if earlier else [])})}
     utils.write_json(description(out, source.name), {**about, "frames": None})
     try:
         times = predict_source(model, source, out, kinds, done, **options)
     except BaseException:
-        if not any(output_path(out, source.name, kind).exists() for kind in kinds):
+        if not any(files_of(out, source.name, kind) for kind in about["kinds"]):
             description(out, source.name).unlink()                         # there is nothing that it could describe
         raise
     utils.write_json(description(out, source.name), {**about, "frames": {name: round(at, 6) for name, at in times.items()}})

@@ -2,6 +2,7 @@ import math
 import re
 import shutil
 import struct
+import types
 from fractions import Fraction
 
 import av
@@ -251,6 +252,14 @@ def test_a_slow_video_is_not_taken_for_a_truncated_one(tmp_path, suffix, rate):
     assert len(list(timed_frames(path))) == 6
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "flv"])
+@pytest.mark.parametrize("sound", [None, "aac"])
+def test_a_video_that_begins_late_is_whole_and_its_times_count_from_its_beginning(tmp_path, suffix, sound):
+    path = write_video(tmp_path / f"a.{suffix}", grey_frames(50, step=5), [5 + number / 25 for number in range(50)], sound=sound)
+    times = [seconds for seconds, _ in timed_frames(path)]
+    assert np.diff(times) == pytest.approx([0.04] * 49, abs=2e-3) and len(times) == 50
+
+
 def test_names_with_colons_brackets_and_letters_of_any_language_are_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "12:30 [1] ü 日本.mp4", grey_frames(2))
@@ -272,12 +281,13 @@ def test_a_turned_video_is_turned_upright(tmp_path, matrix, corner):
     assert sum(frame[row, column].min() > 200 for row in (0, -1) for column in (0, -1)) == 1
 
 
-def test_a_video_without_times_is_taken_to_have_a_constant_rate():
-    class Frame:
-        time = None
-    class Stream:
-        average_rate = 10
-    assert [seconds for seconds, _ in with_times([Frame(), Frame(), Frame()], Stream(), 0.0)] == pytest.approx([0, 0.1, 0.2])
+@pytest.mark.parametrize("stored, expected", [
+    ([None, None, None], [0, 0.1, 0.2]), ([0.1, 0.3, 0.2, None, 0.9], [0.1, 0.3, 0.4, 0.5, 0.9]), ([0.5, 0.5, 0.6], [0.5, 0.6, 0.7]),
+])
+def test_times_that_are_missing_or_go_back_follow_the_constant_rate(stored, expected):
+    """AVI keeps no times of pictures; those of H.264 in it come out of order."""
+    frames = [types.SimpleNamespace(time=seconds) for seconds in stored]
+    assert [seconds for seconds, _ in with_times(frames, types.SimpleNamespace(average_rate=10), 0.0)] == pytest.approx(expected)
 
 
 def test_what_is_no_video_is_said_to_be_none(tmp_path):
@@ -303,18 +313,21 @@ def test_sound_alone_is_no_video(tmp_path):
         list(read_video(tmp_path / "a.wav"))
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm"])
-def test_a_truncated_video_is_an_error_after_its_whole_frames(tmp_path, suffix):
+@pytest.mark.parametrize("suffix, sound", [("mp4", None), ("mp4", "aac"), ("mkv", None), ("mkv", "aac"), ("webm", None), ("avi", None)])
+def test_a_truncated_video_is_an_error_after_its_whole_frames(tmp_path, suffix, sound):
     noise = list(np.random.default_rng(0).integers(0, 256, (40, 48, 64, 3), np.uint8))
-    path = write_video(tmp_path / f"a.{suffix}", noise, codec="libvpx-vp9" if suffix == "webm" else "libx264", index_first=True)
+    codec = {"webm": "libvpx-vp9", "avi": "mpeg4"}.get(suffix, "libx264")
+    path = write_video(tmp_path / f"a.{suffix}", noise, codec=codec, sound=sound, index_first=True)
     assert len(list(timed_frames(path))) == 40
     path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
     frames = timed_frames(path)
     seen = []
     with pytest.raises(ValueError, match=rf"a.{suffix} (ends|is damaged) after \d+ frames"):  # depends on FFmpeg's version
         seen.extend(seconds for seconds, _ in frames)
-    assert 10 < len(seen) < 25
+    assert 10 < len(seen) < 30
     assert len(list(timed_frames(path, end=seen[9]))) == 9
+    with pytest.raises(ValueError, match=r"(ends|is damaged) after"):      # however few frames are asked for
+        list(timed_frames(path, start=seen[-1]))
 
 
 def test_a_video_whose_index_is_cut_off_is_an_interrupted_download(tmp_path):

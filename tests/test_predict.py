@@ -461,8 +461,10 @@ def test_an_overlay_keeps_times_sound_and_shape_and_is_h264(tmp_path, weights_fi
     run(clip, "--out", tmp_path, "--weights", weights_file, "--device", "cpu", "--save", "overlay")
     path = tmp_path / f"{clip.stem}_overlay.mp4"
     assert [frame.time for frame in decoded(path)] == pytest.approx([frame.time for frame in decoded(clip)], abs=2e-3)
-    with av.open(str(path)) as container:
-        assert (container.streams.video[0].codec_context.name, container.streams.video[0].pix_fmt) == ("h264", "yuv420p")
+    with av.open(str(path)) as container, av.open(str(clip)) as source:
+        stream, original = container.streams.video[0], source.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert float(stream.duration * stream.time_base) == pytest.approx(float(original.duration * original.time_base), abs=2e-3)
     sounds = [np.concatenate([frame.to_ndarray()[0] for frame in decoded(p, "audio")]) for p in (path, clip)]
     assert abs(len(sounds[0]) - len(sounds[1])) <= 2048 and abs(sounds[0]).max() > 0.5
 
@@ -484,21 +486,22 @@ def test_sound_that_browsers_do_not_play_in_mp4_is_left_out_and_said_to_be(tmp_p
         assert [stream.type for stream in container.streams] == ["video"]
 
 
-def test_the_last_picture_of_a_video_stands_as_long_as_the_one_before(tmp_path, weights_file, monkeypatch):
+@pytest.mark.parametrize("flags, seconds", [(("--every", "10"), 1.6), (("--every", "10", "--end", "1.5"), 1.5), (("--every", "10", "--start", "0.4"), 1.2)])
+def test_the_last_picture_stands_until_the_video_ends(tmp_path, weights_file, monkeypatch, flags, seconds):
     write_video(tmp_path / "12:30.mp4", grey_frames(40))
     monkeypatch.chdir(tmp_path)                                            # FFmpeg would take "12" for a protocol
-    run("12:30.mp4", "--out", ".", "--weights", weights_file, "--device", "cpu", "--save", "map-video", "--every", "10")
+    run("12:30.mp4", "--out", ".", "--weights", weights_file, "--device", "cpu", "--save", "map-video", *flags)
     with av.open(str(tmp_path / "12:30_map.mp4")) as container:
-        assert float(container.duration / av.time_base) == pytest.approx(1.6, abs=0.01)
+        assert float(container.duration / av.time_base) == pytest.approx(seconds, abs=0.01)
 
 
-def test_a_video_lasts_as_long_as_its_pictures_stand_at_any_rate(tmp_path, weights_file):
-    times = [0.0, 0.04, 0.3, 0.34, 0.8, 0.9, 1.5]
-    clip = write_video(tmp_path / "a.mp4", list(np.random.default_rng(0).integers(0, 256, (7, 48, 64, 3), np.uint8)), times)
-    run(clip, "--out", tmp_path, "--weights", weights_file, "--device", "cpu", "--save", "overlay")
-    with av.open(str(tmp_path / "a_overlay.mp4")) as container:
-        assert float(container.duration / av.time_base) == pytest.approx(2.1, abs=0.01)  # the last one stands as long as the one before
-    assert [frame.time for frame in decoded(tmp_path / "a_overlay.mp4")] == pytest.approx(times, abs=2e-3)
+def test_a_folder_of_frames_makes_a_video_of_its_length(tmp_path, weights_file):
+    (tmp_path / "frames").mkdir()
+    for number in range(5):
+        Image.new("RGB", (40, 30), (90, 90, 90)).save(tmp_path / "frames" / f"{number}.png")
+    run(tmp_path / "frames", "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu", "--save", "overlay", "--fps", "10", "--every", "2")
+    with av.open(str(tmp_path / "out" / "frames_overlay.mp4")) as container:
+        assert float(container.duration / av.time_base) == pytest.approx(0.5, abs=0.01)
 
 
 def test_odd_sizes_and_changing_ones_fit_into_a_video(tmp_path, weights_file):
@@ -538,7 +541,7 @@ def test_an_interrupted_run_goes_on_with_the_frames_that_are_missing(tmp_path, w
     record.write_text(json.dumps({**json.loads(record.read_text()), "frames": None}))
     for number in range(37, 41):
         (tmp_path / "cut" / "a" / f"{number:04d}.png").unlink()
-    with pytest.raises(FileExistsError, match="--skip-existing keeps what is there and goes on after it, --overwrite replaces it"):
+    with pytest.raises(FileExistsError, match="was predicted already: --skip-existing keeps what is there and goes on after it, --overwrite replaces it"):
         run(clip, "--out", tmp_path / "cut", *common)
     clips, forward = [], predict.RecSalNet.forward
     monkeypatch.setattr(predict.RecSalNet, "forward", lambda self, clip: (clips.append(1), forward(self, clip))[1])
@@ -554,7 +557,7 @@ def test_an_interrupted_run_goes_on_with_the_frames_that_are_missing(tmp_path, w
 def test_what_was_made_otherwise_is_not_gone_on_with_and_overwriting_leaves_nothing_of_it(tmp_path, weights_file, clip):
     common = (clip, "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu")
     run(*common, "--save", "png", "sheet")
-    with pytest.raises(ValueError, match="made otherwise: every was 1, is 4. Give --overwrite"):
+    with pytest.raises(ValueError, match="was predicted otherwise: every was 1, is 4. Give --overwrite"):
         run(*common, "--skip-existing", "--every", "4")
     run(*common, "--overwrite", "--every", "4")
     assert sorted(p.name for p in (tmp_path / "out").rglob("*.png")) == ["0001.png", "0005.png", "0009.png"]
@@ -624,9 +627,34 @@ def test_files_of_others_are_never_replaced(tmp_path, weights_file, clip, flag, 
     (tmp_path / "out" / clip.stem / "0001.png").write_bytes(b"a frame of mine")
     if content is not None:
         (tmp_path / "out" / f"{clip.stem}.json").write_text(content)
-    with pytest.raises(FileExistsError, match="is there, and not from this program"):
+    with pytest.raises(FileExistsError, match="is there, and .*json does not say that this program wrote it"):
         run(clip, "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu", flag)
     assert (tmp_path / "out" / clip.stem / "0001.png").read_bytes() == b"a frame of mine"
+
+
+@pytest.mark.parametrize("flag", ["--overwrite", "--skip-existing"])
+@pytest.mark.parametrize("place, first, second", [
+    ("_sheet.png", "png", "sheet"), ("_overlay.mp4", "npy", "overlay"), ("/0001.png", "overlay", "png"), ("/0001.png", "npy", "png"),
+])
+def test_an_earlier_run_vouches_only_for_the_kinds_it_wrote(tmp_path, weights_file, clip, flag, place, first, second):
+    common = (clip, "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu")
+    run(*common, "--save", first)
+    mine = tmp_path / "out" / f"{clip.stem}{place}"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match="does not say that this program wrote it"):
+        run(*common, "--save", second, flag)
+    run(*common, "--save", first, flag)
+    assert mine.read_bytes() == b"mine"
+
+
+def test_another_kind_is_added_to_what_is_there(tmp_path, weights_file, clip):
+    common = (clip, "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu", "--skip-existing")
+    run(*common, "--save", "png")
+    before = (tmp_path / "out" / clip.stem / "0001.png").stat().st_mtime_ns
+    run(*common, "--save", "npz")
+    assert json.loads((tmp_path / "out" / f"{clip.stem}.json").read_text())["kinds"] == ["npz", "png"]
+    assert (tmp_path / "out" / clip.stem / "0001.png").stat().st_mtime_ns == before and (tmp_path / "out" / f"{clip.stem}.npz").exists()
 
 
 def test_nothing_is_removed_before_everything_is_checked(tmp_path, weights_file, clip):
@@ -699,7 +727,7 @@ def submitted(tmp_path):
     for name in predict.TEST_SET:
         (tmp_path / name).mkdir()
         Image.new("L", (4, 4)).save(tmp_path / name / "0001.png")
-        (tmp_path / f"{name}.json").write_text(json.dumps({"settings": {}, "frames": {"0001": 0.0}}))
+        (tmp_path / f"{name}.json").write_text(json.dumps({"settings": {}, "kinds": ["png"], "frames": {"0001": 0.0}}))
     return tmp_path
 
 
@@ -835,7 +863,7 @@ def test_an_overlay_plays_in_a_browser(tmp_path, weights_file, clip):
     shown = subprocess.Popen([browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", f"http://127.0.0.1:{server.server_port}/page.html"],
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        assert said.get(timeout=60) == "played 62 x 48 to 0.6"  # the last frame, at 0.5, stands for 0.08
+        assert said.get(timeout=60) == "played 62 x 48 to 0.5"
     finally:
         shown.kill()
         shown.wait()
