@@ -135,7 +135,7 @@ def list_frames(folder: Path) -> list[Path]:
         FileNotFoundError: there are none.
         ValueError: two share a stem.
     """
-    images = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")] if folder.is_dir() else []
+    images = images_in(folder)
     if not images:
         raise FileNotFoundError(f"no frames in {folder}: {'it holds no images' if folder.is_dir() else 'the folder does not exist'}")
     frames = sorted(images, key=lambda path: natural_key(path.stem))
@@ -143,6 +143,11 @@ def list_frames(folder: Path) -> list[Path]:
         if before.stem == after.stem:
             raise ValueError(f"two frames share a name in {folder}: {before.name} and {after.name}; remove one")
     return frames
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images of a folder, in no order; none where it does not exist."""
+    return [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")] if folder.is_dir() else []
 
 
 def check_no_gap(frames: list[Path]) -> None:
@@ -245,7 +250,7 @@ def timed_frames(path: str | Path, start: float = 0.0, end: float = math.inf) ->
     try:
         with contextlib.ExitStack() as stack:
             container, frames, whole = decode_from(path, start, stack)
-            for seconds, frame in with_times(frames, container.streams.best("video"), (container.start_time or 0) / av.time_base):
+            for seconds, frame in with_times(frames, container.streams.best("video"), beginning(container)):
                 if seconds >= end:
                     break
                 decoded, longest = decoded + 1, max(longest, seconds - (seconds if before is None else before))
@@ -286,7 +291,7 @@ def promised_seconds(container: "av.container.InputContainer") -> float | None:
 
     Durations are kept better than the headers' numbers of frames, which are often wrong. Only AVI has nothing else.
     """
-    stream, origin = container.streams.best("video"), (container.start_time or 0) / av.time_base
+    stream, origin = container.streams.best("video"), beginning(container)
     if container.format.name == "avi":
         return float(stream.frames / stream.average_rate) if stream.frames and stream.average_rate else None
     if stream.duration:
@@ -319,6 +324,16 @@ def open_container(path: str | Path) -> "av.container.InputContainer":
     return container
 
 
+def beginning(container: "av.container.InputContainer") -> float:
+    """What a file's own clock shows at its beginning, in seconds."""
+    return (container.start_time or 0) / av.time_base
+
+
+def seek(container: "av.container.InputContainer", seconds: float) -> None:
+    """Go to the last key frame before a time that counts from the file's beginning; an FFmpegError where there is no index."""
+    container.seek(round((beginning(container) + seconds) * av.time_base))
+
+
 SOUGHT_WRONGLY = {"avi", "mpeg"}                                           # formats that keep no time with each frame
 
 
@@ -329,13 +344,13 @@ def decode_from(path: str | Path, start: float,
     It is where the file does not say where its key frames are.
     """
     container = stack.enter_context(open_container(path))
-    frames, origin = container.decode(container.streams.best("video")), (container.start_time or 0) / av.time_base
+    frames = container.decode(container.streams.best("video"))
     if start == 0 or container.format.name in SOUGHT_WRONGLY:
         return container, frames, True
     with contextlib.suppress(av.FFmpegError):                              # a file without an index cannot be sought in
-        container.seek(round((origin + start) * av.time_base))
+        seek(container, start)
         first = next(frames, None)
-        if first is not None and not first.is_corrupt and first.time is not None and first.time - origin <= start:
+        if first is not None and not first.is_corrupt and first.time is not None and first.time - beginning(container) <= start:
             return container, itertools.chain([first], frames), False
     container = stack.enter_context(open_container(path))                  # seeking back is not to be relied on either
     return container, container.decode(container.streams.best("video")), True

@@ -33,7 +33,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import utils
-from dataloader import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_frames, natural, natural_key, open_container, promised_seconds, read_frame, timed_frames
+from dataloader import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    beginning,
+    images_in,
+    list_frames,
+    natural,
+    natural_key,
+    open_container,
+    promised_seconds,
+    read_frame,
+    seek,
+    timed_frames,
+)
 from loss import to_device
 from model import RecSalNet
 
@@ -578,15 +591,11 @@ def videos_below(path: Path) -> list[Path]:
     files = [p for p in below if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()]
     if (path / "images").is_dir():
         return []
-    if holds_pictures(path):
+    if images_in(path):
         if files:
             raise ValueError(f"{path} holds pictures and videos, {files[0].name} for one: name the videos, such as \"{path}/*{files[0].suffix}\"")
         return []
-    return [p for p in below if p in files or holds_pictures(p) or holds_pictures(p / "images")]
-
-
-def holds_pictures(folder: Path) -> bool:
-    return folder.is_dir() and any(p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") for p in folder.iterdir())
+    return [p for p in below if p in files or images_in(p) or images_in(p / "images")]
 
 
 # Outputs
@@ -646,17 +655,16 @@ def paint_heat(prediction: Prediction) -> np.ndarray:
 @contextlib.contextmanager
 def contact_sheet(path: Path) -> Iterator[Write]:
     """A picture of evenly spaced frames with their heat and time."""
-    kept, every = [], 1
+    kept, every, count = [], 1, 0
 
     def write(prediction: Prediction) -> None:
-        nonlocal every
-        write.count += 1
-        if (write.count - 1) % every == 0:
+        nonlocal every, count
+        if count % every == 0:
             kept.append((prediction.seconds, thumbnail(paint_heat(prediction))))
+        count += 1
         if len(kept) > 8 * SHEET ** 2:                                     # twice as far apart: bounded, however long the video
             kept[:], every = kept[::2], 2 * every
 
-    write.count = 0
     yield write
     if kept:
         shown = np.linspace(0, len(kept) - 1, min(len(kept), SHEET ** 2)).round().astype(int)
@@ -700,18 +708,19 @@ def video_file(path: Path, source: Source, paint: Callable[[Prediction], np.ndar
         audio = stack.enter_context(sound_of(source, container)) if sound else iter(())
         waiting = next(audio, None)
 
-        def write(prediction: Prediction) -> None:
+        def copy_sound(until: float) -> None:
             nonlocal waiting
-            picture.write(paint(prediction), prediction.seconds - source.start)
-            while waiting is not None and waiting[0] <= prediction.seconds:
+            while waiting is not None and waiting[0] <= until:
                 container.mux(waiting[1])
                 waiting = next(audio, None)
 
+        def write(prediction: Prediction) -> None:
+            picture.write(paint(prediction), prediction.seconds - source.start)
+            copy_sound(prediction.seconds)
+
         yield write
         picture.end()
-        while waiting is not None:
-            container.mux(waiting[1])
-            waiting = next(audio, None)
+        copy_sound(math.inf)
 
 
 class PictureTrack:
@@ -813,11 +822,11 @@ def sound_of(source: Source, output: "av.container.OutputContainer") -> Iterator
 def shifted_packets(container: "av.container.InputContainer", track: "av.AudioStream", target: "av.AudioStream",
                     source: Source) -> Iterator[tuple[float, "av.Packet"]]:
     """Packets between a source's start and end, as seconds and packet; in the packet, time counts from the start."""
-    origin = (container.start_time or 0) / av.time_base
+    origin = beginning(container)
     shift = round((origin + source.start) / track.time_base)
     if source.start:
         with contextlib.suppress(av.FFmpegError):                          # without an index it is read from the beginning
-            container.seek(round((origin + source.start) * av.time_base))
+            seek(container, source.start)
     for packet in container.demux(track):
         if packet.pts is None or packet.dts is None:
             continue

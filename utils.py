@@ -76,11 +76,12 @@ def local_file(source: str | Path) -> Path:
         raise ValueError(f"{source}: expected https://HOST/NAME, or https://HOST/NAME#sha256=HEX with 64 digits")
     # Named after its address too: two files called model.pth may come from two places.
     path = Path(torch.hub.get_dir()) / "checkpoints" / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{Path(urllib.parse.urlparse(url).path).name}"
-    if not path.is_file():
-        with atomic_path(path) as temporary:
-            download(url, temporary)
-            check_sha256(temporary, expected, url)
-    check_sha256(path, expected, url)
+    if path.is_file():
+        check_sha256(path, expected, url)
+        return path
+    with atomic_path(path) as temporary:
+        download(url, temporary)
+        check_sha256(temporary, expected, url)
     return path
 
 

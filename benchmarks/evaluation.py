@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import test
 from benchmarks import plain
 from benchmarks.measures import PLAIN, TARGETS
-from benchmarks.timing import machine, median_seconds, print_table, write_rows
+from benchmarks.timing import median_seconds, report
 from dataloader import Video, open_video, read_frame
 from loss import measures
 from model import RecSalNet
@@ -158,10 +158,8 @@ def main(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         video = make_video(Path(folder) / "video", args.frames, (360, 640))
         rows = measure(video, Path(folder), tuple(args.frame_size), args.precision, args.batch_size, args.repeats, device)
-    print_table(rows)
-    write_rows(args.out, rows, vars(args), device)
-    print(f"{machine(device)}; {args.frames} frames of 360 x 640, network at {args.frame_size[0]} x {args.frame_size[1]}, {args.precision}; "
-          f"written to {args.out}")
+    report(args.out, rows, vars(args), device,
+           f"{args.frames} frames of 360 x 640, network at {args.frame_size[0]} x {args.frame_size[1]}, {args.precision}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain, timing
-from benchmarks.timing import machine, median_seconds, peak_memory, print_table, write_rows
+from benchmarks.timing import median_seconds, peak_memory, report
 from loss import objective
 from model import RecSalNet
 from predict import at_least, float32_is_float32, keep_freed_memory, precision_context, select_device
@@ -150,10 +150,8 @@ def main(args: argparse.Namespace) -> None:
         variants = {f"{PLAIN}, freed memory kept": plain_call, **variants}
         rows += [plain_row, *compare(plain_row, variants, size, args.batch_sizes, args.repeats, device, rates)]
     rows = [{**row, "peak MB above weights": peaks.get((row["what"], row["variant"], row["batch"]))} for row in rows]
-    print_table(rows)
-    write_rows(args.out, rows, vars(args), device)
-    print(f"{machine(device)}; frames of {args.size[0]} x {args.size[1]}, median of {args.repeats}; matrix products: float32 "
-          f"{rates['float32'] / 1e9:.0f} GFLOP/s, bfloat16 {rates['bfloat16'] / 1e9:.0f}; written to {args.out}")
+    report(args.out, rows, vars(args), device, f"frames of {size[0]} x {size[1]}, median of {args.repeats}; matrix products: float32 "
+                                               f"{rates['float32'] / 1e9:.0f} GFLOP/s, bfloat16 {rates['bfloat16'] / 1e9:.0f}")
 
 
 if __name__ == "__main__":

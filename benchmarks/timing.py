@@ -89,6 +89,13 @@ def write_rows(path: Path, rows: list[dict], settings: dict, device: torch.devic
                             "revision": utils.revision(), "date": utils.now()})
 
 
+def report(path: Path, rows: list[dict], settings: dict, device: torch.device, about: str) -> None:
+    """Print the table, write the file, and say what measured what."""
+    print_table(rows)
+    write_rows(path, rows, settings, device)
+    print(f"{machine(device)}; {about}; written to {path}")
+
+
 def print_table(rows: list[dict]) -> None:
     """A Markdown table of rows with the same columns."""
     print("| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|")
