@@ -30,6 +30,7 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.measures
 	$(BIN)/python -m benchmarks.network --device $(DEVICE)
 	$(BIN)/python -m benchmarks.evaluation --device $(DEVICE)
+	$(BIN)/python -m benchmarks.clips
 
 # What takes long: bfloat16 beside float32 on the demo's scores (after make demo; CI does that one too), and an hour of video.
 soak: .venv/installed

@@ -1,15 +1,28 @@
 """From disk or video file to clips: finding videos, pairing frames with annotation, decoding, moving to the network's size.
 
-The tree is DHF1K's, prepared: ROOT/SPLIT/VIDEO/{images,maps,fixation}/NAME.png (data/README.md). A frame and its
-annotation share a file stem; nothing is paired by position or by a number that was counted.
+Every tree that the published loaders expect is recognised (`TREES`, data/README.md). A frame and its annotation share a
+name; nothing is paired by position or by a number that was counted.
+
+    python dataloader.py check data/DHF1K           # everything that is wrong with a dataset, at once
 """
+import argparse
+import collections
 import contextlib
+import errno
 import functools
+import glob
+import hashlib
+import io
 import itertools
+import json
 import math
+import os
 import re
+import shutil
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,14 +34,256 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from tqdm import tqdm
+
+import utils
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".asf", ".flv", ".3gp", ".ogv",
                   ".vob", ".mxf", ".gif"}                                  # what counts as a video in a folder; named, any file may be one
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-TREE = "expected tree: ROOT/SPLIT/VIDEO/{images,maps,fixation}/NAME.png, see data/README.md"
+MAT_VARIABLES = ("I", "eyeMap")                                            # which holds the fixations: DHF1K's, DIEM's
+TREE = "expected tree: ROOT/SPLIT/VIDEO/{images,maps,fixation}/NAME.png, or another of those in data/README.md"
 
 
-# Finding
+# Datasets and their trees
+
+@dataclass(frozen=True)
+class Known:
+    """What a published dataset calls its parts.
+
+    Attributes:
+        folder: where it lies unless --data says otherwise; None where it must say.
+        train, val, test: the splits to train on, to choose weights by, and to score.
+        numbers: split -> the numbers of its videos, for trees that have no folder for each split.
+    """
+    folder: Path | None
+    train: str
+    val: str
+    test: str
+    numbers: dict[str, range] = field(default_factory=dict)
+
+
+DATASETS = {
+    "dhf1k": Known(Path("data/DHF1K"), "train", "val", "val", {"train": range(1, 601), "val": range(601, 701), "test": range(701, 1001)}),
+    # These three have no validation set: papers choose weights by the test set, as we do unless some of the training set is held out.
+    "hollywood2": Known(Path("data/Hollywood-2"), "training", "testing", "testing"),
+    "ucf-sports": Known(Path("data/UCF-Sports"), "training", "testing", "testing"),
+    "diem": Known(Path("data/DIEM"), "train", "test", "test"),
+    "folder": Known(None, "train", "val", "val"),                          # anybody's, in any of the trees
+}
+SAME_SPLIT = ({"train", "training"}, {"val", "valid", "validation"}, {"test", "testing"})
+LISTS = ("{}.txt", "fold_lists/DIEM_list_{}_fps.txt")                      # below a dataset's folder: the names of a split's videos
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Where the folders of frames, density maps and fixation maps of a video are, which {video} stands for.
+
+    Density maps and fixation maps are images; fixation maps may be .mat files instead, there or in a folder maps below.
+    """
+    used_by: str
+    frames: str
+    maps: str
+    fixations: tuple[str, ...]                                             # the first that has a frame's fixations counts
+
+
+BESIDE = ("annotation/{video}/maps", ("annotation/{video}/fixation", "annotation/{video}/fixations"))
+TREES = (
+    Tree("RecSal-Net, TMFI-Net, ViNet, Hollywood-2, UCF-Sports", "{video}/images", "{video}/maps", ("{video}/fixation", "{video}/fixations")),
+    Tree("TASED-Net", "video/{video}", *BESIDE),
+    Tree("UNISAL", "annotation/{video}/images", *BESIDE),
+    Tree("STSANet, HD2S", "frames/{video}", *BESIDE),
+    Tree("SalEMA", "frames/{video}", "maps/{video}", ("fixations/{video}", "fixation/{video}")),
+    Tree("DIEM of STAViS", "video_frames/DIEM/{video}", "annotations/DIEM/{video}/maps", ("annotations/DIEM/{video}",)),
+)
+
+
+def dataset_folder(dataset: str, data: Path | None) -> Path:
+    """Where a dataset lies: --data if it is given."""
+    folder = data or DATASETS[dataset].folder
+    if folder is None:
+        raise ValueError(f"--dataset {dataset} is a folder of your own: say which with --data FOLDER")
+    return folder
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folders of a video's frames, density maps and fixation maps, which need not exist."""
+    name: str
+    frames: Path
+    maps: Path
+    fixations: tuple[Path, ...]
+
+
+def find_places(root: Path, split: str, numbers: dict[str, range] | None = None) -> list[Place]:
+    """Where the videos of a split are, in natural order of their names, whatever the tree.
+
+    Args:
+        root: the dataset's folder.
+        split: a folder below it (train and training, val and validation, test and testing are the same); or a list of names,
+            SPLIT.txt below it or any path that ends in .txt; or numbers of videos, such as "601-700"; or a key of `numbers`;
+            or "all".
+        numbers: of `Known`.
+
+    Returns:
+        At least one.
+
+    Raises:
+        FileNotFoundError: no such dataset or split, or nothing in it.
+        ValueError: a name occurs twice.
+    """
+    check_folder(root)
+    folder, listed = split_folder(root, split), split_list(root, split)
+    if folder is not None:
+        return places_in(folder)
+    places = all_places(root)
+    if places and listed is not None:
+        return named(places, listed)
+    wanted = split_numbers(split, numbers if numbers and recognise(root) else {})
+    chosen = [p for p in places if split == "all" or (p.name.isdecimal() and int(p.name) in wanted)]
+    if not chosen:
+        raise FileNotFoundError(nothing_in(root, split, places))
+    refuse_doubles(place.name for place in chosen)
+    return chosen
+
+
+def check_folder(root: Path) -> None:
+    """Raise a FileNotFoundError where there is no such dataset."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"no dataset {root}: the folder does not exist. Prepare DHF1K with `python data/prepare_dhf1k.py`, "
+                                "or make the sample with `python data/make_sample.py` and give its folder as --data data/sample")
+
+
+def split_folder(root: Path, split: str) -> Path | None:
+    """The folder of a split, under its own name or another usual one."""
+    usual = next((names for names in SAME_SPLIT if split in names), set())
+    return next((root / name for name in (split, *sorted(usual)) if (root / name).is_dir()), None)
+
+
+def split_list(root: Path, split: str) -> Path | None:
+    """The file that lists a split's videos, if there is one."""
+    files = [Path(split), root / split] if split.endswith(".txt") else [root / name.format(split) for name in LISTS]
+    return next((path for path in files if path.is_file()), None)
+
+
+def split_numbers(split: str, numbers: dict[str, range]) -> range:
+    """The numbers that "601-700", "601" or a key of `numbers` stands for."""
+    written = re.fullmatch(r"(\d+)(?:-(\d+))?", split)
+    return range(int(written[1]), int(written[2] or written[1]) + 1) if written else numbers.get(split, range(0))
+
+
+def named(places: list[Place], file: Path) -> list[Place]:
+    """The videos that a list names, one a line: the whole line, or its first word where other columns follow."""
+    by_name = {place.name: place for place in places}
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = dict.fromkeys(line if line in by_name else line.split()[0] for line in lines)
+    missing = [name for name in names if name not in by_name]
+    if missing or not names:
+        raise FileNotFoundError(f"{file} lists {len(names)} videos, {len(missing)} of which are not there: {', '.join(missing[:3]) or '-'}. "
+                                f"There are {len(places)}, {places[0].name} to {places[-1].name}")
+    return [place for name, place in by_name.items() if name in names]
+
+
+def refuse_doubles(names: Iterable[str]) -> None:
+    """Raise a ValueError where a video's name occurs twice: results are kept under it."""
+    twice = [name for name, count in collections.Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{len(twice)} videos share their name with another, such as {twice[0]}: choose a split, or rename one")
+
+
+def nothing_in(root: Path, split: str, places: list[Place]) -> str:
+    """Why no video of a split was found, and what could be asked for instead."""
+    present = ", ".join(natural(p.name for p in root.iterdir() if not p.name.startswith("."))[:10]) or "nothing"
+    if files_in(root / "video", {".avi"}):
+        return (f"{root} is DHF1K as released, its videos not yet decoded: run `python data/prepare_dhf1k.py {root}`, "
+                "and give the folder that it makes (data/DHF1K)")
+    if not places:
+        return f"no split \"{split}\" in {root}, and no videos ({root} holds {present}); {TREE}"
+    return (f"no split \"{split}\" in {root}: no folder of that name, and no list {split}.txt ({root} holds {present}). There are "
+            f"{len(places)} videos, {places[0].name} to {places[-1].name}: \"all\" takes them all, \"601-700\" those with these numbers")
+
+
+def all_places(root: Path) -> list[Place]:
+    """The videos of all splits of a dataset."""
+    return [place for base in bases(root) for place in places_in(base)]
+
+
+def bases(root: Path) -> list[Path]:
+    """The folders that a tree begins in: the dataset's own, or those of its splits."""
+    if recognise(root):
+        return [root]
+    return [folder for folder in sorted(folders_in(root), key=lambda p: natural_key(p.name)) if recognise(folder)]
+
+
+def recognise(base: Path) -> Tree | None:
+    """The tree that begins in a folder: of those that have frames there, the one with most folders of annotation."""
+    found = {tree: places_of(base, tree) for tree in TREES}
+    folders = lambda place: sum(folder.is_dir() for folder in (place.maps, *place.fixations))
+    having_frames = [tree for tree, places in found.items() if any(images_in(place.frames) for place in places)]
+    return max(having_frames, key=lambda tree: sum(map(folders, found[tree])), default=None)
+
+
+def places_in(base: Path) -> list[Place]:
+    """The videos below a folder that a tree begins in; if none does, its folders."""
+    places = places_of(base, recognise(base) or TREES[0])
+    if not places:
+        raise FileNotFoundError(f"no videos in {base}: it holds no folders; {TREE}")
+    return places
+
+
+def places_of(base: Path, tree: Tree) -> list[Place]:
+    """The videos of a folder in a given tree: one for each name that frames, density maps or fixation maps have."""
+    patterns = (tree.frames, tree.maps, *tree.fixations)
+    parents = [base / pattern.partition("{video}")[0] for pattern in patterns]
+    key = str if len(set(parents)) == 1 else number_key                    # 001 in one folder may be 0001 in another
+    below = [folders_in(parent) for parent in parents]
+    for folders in below:
+        refuse_doubles(key(folder.name) for folder in folders)
+    called = [{key(folder.name): folder.name for folder in folders} for folders in below]
+    places = []
+    for video in dict.fromkeys(video for names in called for video in names):
+        name = next(names[video] for names in called if video in names)    # frames come first
+        frames, maps, *fixations = (base / pattern.format(video=names.get(video, name)) for pattern, names in zip(patterns, called))
+        places.append(Place(name, frames, maps, tuple(fixations)))
+    return sorted(places, key=lambda place: natural_key(place.name))
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder, in no order; none where it does not exist. Hidden and unfinished (.partial) ones do not count."""
+    return [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and p.suffix != ".partial"] if folder.is_dir() else []
+
+
+def files_in(folder: Path, suffixes: set[str]) -> list[Path]:
+    """The files in a folder with one of the suffixes, in no order; none where it does not exist. Hidden ones do not count."""
+    return [p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".")] if folder.is_dir() else []
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images of a folder, in no order; none where it does not exist."""
+    return files_in(folder, IMAGE_SUFFIXES)
+
+
+def number_key(name: str) -> str:
+    """What names have in common that differ only in the leading zeros of the number they end in: 1, 001 and 0001."""
+    return re.sub(r"(?<!\d)0+(?=\d+$)", "", name)
+
+
+def frame_key(stem: str) -> str:
+    """What the names of a frame and of its annotation have in common: DIEM has img_00001, eyeMap_00001 and fixMap_00001."""
+    return number_key(re.sub(r"^(img|eyeMap|fixMap)_", "", stem))
+
+
+def natural_key(name: str) -> list:
+    """Sorts frame2 before frame10."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def natural(names: Iterable[str]) -> list[str]:
+    """Names in natural order."""
+    return sorted(names, key=natural_key)
+
+
+# Videos
 
 @dataclass(frozen=True)
 class Video:
@@ -37,8 +292,8 @@ class Video:
     Attributes:
         name: the folder's name.
         frames: the frames in order of time.
-        maps: stem -> density map.
-        fixations: stem -> fixation map, image or .mat.
+        maps: a frame's stem -> its density map.
+        fixations: a frame's stem -> its fixation map, image or .mat.
     """
     name: str
     frames: tuple[Path, ...]
@@ -54,12 +309,40 @@ class Video:
         return [i for i in range(len(self.frames)) if self.is_annotated(i)]
 
 
-def find_videos(root: Path, split: str, need_annotation: bool = True, skipped: list[str] | None = None) -> list[Video]:
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong with a video on disk.
+
+    Attributes:
+        kind: a key of `PROBLEMS`.
+        fatal: whether training or scoring would stop at it.
+        video: its name.
+        files: those at fault; at least one.
+        message: what is wrong, where, and what to do.
+    """
+    kind: str
+    fatal: bool
+    video: str
+    files: tuple[Path, ...]
+    message: str
+
+    def error(self) -> OSError | ValueError:
+        return (FileNotFoundError if self.kind == "missing" else ValueError)(self.message)
+
+
+PROBLEMS = {
+    "missing": "files that should be there", "extra": "files that belong to nothing", "unreadable": "damaged files, or of another kind",
+    "size": "frames or maps of different sizes", "constant": "density maps of one value", "fixations": "fixation maps of more than two values",
+    "order": "names that other programs would sort differently",
+}
+
+
+def find_videos(root: Path, split: str, need_annotation: bool = True, skipped: list[str] | None = None,
+                numbers: dict[str, range] | None = None) -> list[Video]:
     """All videos of a split, in natural order of their names.
 
     Args:
-        root: the dataset's folder.
-        split: the folder below it, such as "train" or "val".
+        root, split, numbers: of `find_places`.
         need_annotation: a video of which no frame is annotated is a problem.
         skipped: None to raise at the first problem; a list to leave such videos out and append what was wrong.
 
@@ -67,13 +350,13 @@ def find_videos(root: Path, split: str, need_annotation: bool = True, skipped: l
         At least one video.
 
     Raises:
-        FileNotFoundError: no such dataset or split, or nothing in it.
-        ValueError: the first problem of a video.
+        FileNotFoundError: no such dataset or split, nothing in it, or something is missing from a video.
+        ValueError: another problem of a video.
     """
     videos = []
-    for folder in video_folders(root, split):
+    for place in find_places(root, split, numbers):
         try:
-            videos.append(open_video(folder, need_annotation))
+            videos.append(open_place(place, need_annotation))
         except (OSError, ValueError) as error:
             if skipped is None:
                 raise
@@ -83,49 +366,110 @@ def find_videos(root: Path, split: str, need_annotation: bool = True, skipped: l
     return videos
 
 
-def video_folders(root: Path, split: str) -> list[Path]:
-    """The folders of a split; says what is there when it is not what was asked for."""
-    if not root.is_dir():
-        raise FileNotFoundError(f"no dataset {root}: the folder does not exist. Prepare DHF1K with `python data/prepare_dhf1k.py`, "
-                                "or make the sample with `python data/make_sample.py` and give its folder as --data data/sample")
-    folder = root / split
-    if not folder.is_dir():
-        present = ", ".join(natural(p.name for p in root.iterdir() if p.is_dir())[:10]) or "no folders"
-        raise FileNotFoundError(f"no split \"{split}\" in {root}: {folder} does not exist ({root} holds {present}); {TREE}")
-    folders = [folder / name for name in natural(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")
-                                                 and not p.name.endswith(".partial"))]  # .partial: still being prepared
-    if not folders:
-        raise FileNotFoundError(f"no videos in {folder}: it holds no folders; {TREE}")
-    return folders
-
-
 def open_video(folder: Path, need_annotation: bool = True) -> Video:
-    """List a video's frames and annotation and check that they belong together.
+    """The video in a folder with images/, maps/ and fixation/; raises as `find_videos` does."""
+    tree = TREES[0]
+    frames, maps, *fixations = (folder.parent / pattern.format(video=folder.name) for pattern in (tree.frames, tree.maps, *tree.fixations))
+    return open_place(Place(folder.name, frames, maps, tuple(fixations)), need_annotation)
 
-    Raises:
-        FileNotFoundError: no frames, or no annotation where it is needed.
-        ValueError: a frame is missing, an annotation has no frame, or two frames share a stem.
-    """
-    if not (folder / "images").is_dir():
-        present = ", ".join(natural(p.name for p in folder.iterdir())[:10]) or "nothing"
-        raise FileNotFoundError(f"no frames of video {folder}: it has no folder images (it holds {present}); {TREE}")
-    frames = list_frames(folder / "images")
-    check_no_gap(frames)
-    maps = by_stem(folder / "maps", IMAGE_SUFFIXES)
-    fixations = {stem: path for place, suffixes in (("fixation/maps", {".mat"}), ("fixation", {".mat"}), ("fixations", IMAGE_SUFFIXES),
-                                                    ("fixation", IMAGE_SUFFIXES)) for stem, path in by_stem(folder / place, suffixes).items()}
-    orphans = natural((maps.keys() | fixations.keys()) - {path.stem for path in frames})
-    if orphans:
-        raise ValueError(f"annotation without frame in video {folder}: {len(orphans)} of them, the first {orphans[0]}; "
-                         f"images/ holds {len(frames)} frames, {frames[0].name} to {frames[-1].name}")
-    video = Video(folder.name, tuple(frames), maps, fixations)
+
+def open_place(place: Place, need_annotation: bool = True) -> Video:
+    """The video at a place; raises the first problem that would stop training."""
+    video, problems = list_video(place)
+    for problem in problems:
+        if problem.fatal:
+            raise problem.error()
     if need_annotation and not video.annotated():
-        raise FileNotFoundError(
-            f"no annotation for video {folder}: of {len(frames)} frames none has both a density map in maps/ ({len(maps)} files) and "
-            f"a fixation map in fixation/ ({len(fixations)} files). Videos 701-1000 of DHF1K have no public annotation: "
-            f"use predict.py for those. {TREE}"
-        )
+        raise FileNotFoundError(no_annotation(video, place))
     return video
+
+
+def no_annotation(video: Video, place: Place) -> str:
+    return (f"no annotation for video {video.name}: of {len(video.frames)} frames in {place.frames} none has both a density map in {place.maps} "
+            f"({len(video.maps)} files) and a fixation map in {place.fixations[0]} ({len(video.fixations)} files). Videos 701-1000 of DHF1K "
+            f"have no public annotation: use predict.py for those. {TREE}")
+
+
+def list_video(place: Place) -> tuple[Video, list[Problem]]:
+    """A video's frames, each with its annotation if it has any, and everything that is wrong with the names."""
+    problems = []
+    frames = pick(place, "frames", [images_in(place.frames)], problems)
+    maps = pick(place, "density maps", [images_in(place.maps)], problems)
+    fixations = pick(place, "fixation maps", fixation_files(place), problems)
+    if not frames:
+        return Video(place.name, ()), [*problems, Problem("missing", True, place.name, (place.frames,), no_frames(place))]
+    video = Video(place.name, tuple(frames.values()), *({frames[key].stem: path for key, path in found.items() if key in frames}
+                                                        for found in (maps, fixations)))
+    extra = [found[key] for found in (maps, fixations) for key in found if key not in frames]
+    return video, [*problems, *gaps(video), *doubtful_order(video), *without_frame(video, extra), *without_annotation(video)]
+
+
+def fixation_files(place: Place) -> list[list[Path]]:
+    """The fixation maps of a video in groups, of which a later one counts more."""
+    folders = list(reversed(place.fixations))
+    matlab = [files_in(folder / below, {".mat"}) for below in ("maps", ".") for folder in folders]
+    return matlab + [images_in(folder) for folder in folders]
+
+
+def pick(place: Place, kind: str, groups: list[list[Path]], problems: list[Problem]) -> dict[str, Path]:
+    """frame_key -> file in natural order; of two in one group that share their key, one is taken and the other is a problem."""
+    picked = {}
+    for files in groups:
+        group = {}
+        for path in sorted(files, key=lambda path: (natural_key(path.stem), path.name)):
+            first = group.setdefault(frame_key(path.stem), path)
+            if first != path:
+                problems.append(Problem("extra", True, place.name, (first, path), f"two {kind} share a name in {path.parent}: "
+                                                                                  f"{first.name} and {path.name}; remove one"))
+        picked |= group
+    return picked
+
+
+def no_frames(place: Place) -> str:
+    """Why a video has no frames."""
+    if place.frames.is_dir():
+        return f"no frames in {place.frames}: it holds no images"
+    present = ", ".join(natural(p.name for p in place.frames.parent.iterdir())[:10]) if place.frames.parent.is_dir() else ""
+    return f"no frames of video {place.name}: {place.frames} does not exist ({place.frames.parent} holds {present or 'nothing'}); {TREE}"
+
+
+def gaps(video: Video) -> list[Problem]:
+    """Frames that are missing between two others, which would make a clip jump.
+
+    Where numbers never go up by one, the video was thinned out on purpose: their smallest step is then the usual one.
+    """
+    numbers = [re.search(r"(\d+)$", path.stem) for path in video.frames]
+    pairs = [(a, b, int(second[0]) - int(first[0])) for (a, b), (first, second) in
+             zip(itertools.pairwise(video.frames), itertools.pairwise(numbers)) if first and second]
+    usual = max(1, min(step for *_, step in pairs)) if len(pairs) > 1 else 1
+    return [Problem("missing", True, video.name, (after,), f"missing frame in {after.parent}: {after.name} follows {before.name}; "
+                    "restore the frames between, or split the video there") for before, after, step in pairs if step != usual]
+
+
+def doubtful_order(video: Video) -> list[Problem]:
+    """Names that sort otherwise as text than by their numbers, or that have none."""
+    stems = [path.stem for path in video.frames]
+    unnumbered = [path for path in video.frames if not re.search(r"\d$", path.stem)]
+    reason = ("have no number at their end: they are taken in alphabetical order" if unnumbered and len(stems) > 1 else
+              "sort differently as text, as other programs sort: we go by their numbers" if stems != sorted(stems) else None)
+    return [Problem("order", False, video.name, tuple(unnumbered) or video.frames[:1],
+                    f"the names of frames in {video.frames[0].parent} {reason} ({stems[0]} to {stems[-1]})")] if reason else []
+
+
+def without_frame(video: Video, extra: list[Path]) -> list[Problem]:
+    """Annotation that belongs to no frame."""
+    where = f"{video.frames[0].parent} holds {len(video.frames)} frames, {video.frames[0].name} to {video.frames[-1].name}"
+    return [Problem("extra", True, video.name, tuple(extra), f"annotation without frame in video {video.name}: {len(extra)} files, "
+                                                             f"the first {extra[0]}; {where}")] if extra else []
+
+
+def without_annotation(video: Video) -> list[Problem]:
+    """Frames without annotation between those that have it; they are watched, but neither trained on nor scored."""
+    bare = [path for path in video.frames if path.stem not in video.maps or path.stem not in video.fixations]
+    if not bare or len(bare) == len(video.frames):
+        return []
+    return [Problem("missing", False, video.name, tuple(bare), f"{len(bare)} of {len(video.frames)} frames of video {video.name} lack a density map "
+                                                               f"or a fixation map, the first {bare[0].name}")]
 
 
 def list_frames(folder: Path) -> list[Path]:
@@ -133,52 +477,51 @@ def list_frames(folder: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: there are none.
-        ValueError: two share a stem.
+        ValueError: two share a name.
     """
-    images = images_in(folder)
-    if not images:
+    problems, place = [], Place(folder.name, folder, folder, ())
+    frames = pick(place, "frames", [images_in(folder)], problems)
+    if not frames:
         raise FileNotFoundError(f"no frames in {folder}: {'it holds no images' if folder.is_dir() else 'the folder does not exist'}")
-    frames = sorted(images, key=lambda path: natural_key(path.stem))
-    for before, after in itertools.pairwise(frames):
-        if before.stem == after.stem:
-            raise ValueError(f"two frames share a name in {folder}: {before.name} and {after.name}; remove one")
-    return frames
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The images of a folder, in no order; none where it does not exist."""
-    return [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")] if folder.is_dir() else []
-
-
-def check_no_gap(frames: list[Path]) -> None:
-    """A frame that is missing between two others would make a clip jump: a ValueError names its neighbours."""
-    for before, after in itertools.pairwise(frames):
-        numbers = [re.search(r"(\d+)$", path.stem) for path in (before, after)]
-        if all(numbers) and int(numbers[1][0]) != int(numbers[0][0]) + 1:
-            raise ValueError(f"missing frame in {before.parent}: {after.name} follows {before.name}; "
-                             "restore the frames between, or split the video there")
+    if problems:
+        raise problems[0].error()
+    return list(frames.values())
 
 
 def by_stem(folder: Path, suffixes: set[str]) -> dict[str, Path]:
     """Stem -> file for the files of a folder (which need not exist) with one of the suffixes."""
-    if not folder.is_dir():
-        return {}
     files = {}
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".")):
+    for path in sorted(files_in(folder, suffixes)):
         if path.stem in files:
             raise ValueError(f"two files for one frame in {folder}: {files[path.stem].name} and {path.name}; remove one")
         files[path.stem] = path
     return files
 
 
-def natural_key(name: str) -> list:
-    """Sorts frame2 before frame10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+def inventory(videos: list[Video], look_at: int = 2000, short: int = 32) -> str:
+    """What was found, in one line: videos, frames, how many are annotated, how many of those have no fixation, short videos.
+
+    Args:
+        videos: of `find_videos`.
+        look_at: fixation maps to read, evenly spread over all, to count the empty ones.
+        short: a video with fewer frames is short.
+    """
+    frames = sum(len(video.frames) for video in videos)
+    files = [video.fixations[video.frames[i].stem] for video in videos for i in video.annotated()]
+    seen = [files[round(place)] for place in np.linspace(0, len(files) - 1, min(look_at, len(files)))]
+    empty = sum(in_threads(has_no_fixation, seen))
+    parts = [f"{len(videos)} videos", f"{frames} frames", f"{len(files)} annotated",
+             f"{empty}{f' of {len(seen)} looked at' if len(seen) < len(files) else ''} without fixation",
+             f"{sum(len(video.frames) < short for video in videos)} videos shorter than {short} frames"]
+    return ", ".join(parts)
 
 
-def natural(names: Iterable[str]) -> list[str]:
-    """Names in natural order."""
-    return sorted(names, key=natural_key)
+def has_no_fixation(path: Path) -> bool:
+    """Whether a fixation map is empty; one that cannot be read is not, and is reported by whoever needs it."""
+    try:
+        return not read_fixations(path).any()
+    except (OSError, ValueError):
+        return False
 
 
 # Reading
@@ -207,21 +550,42 @@ def read_density(path: Path) -> np.ndarray:
 
 
 def read_fixations(path: Path) -> np.ndarray:
-    """A fixation map, (H, W) bool, from an image (non-zero is fixated) or from the variable I of a .mat file."""
+    """A fixation map, (H, W) bool: what is above zero in its file is fixated."""
+    return read_fixation_values(path) > 0
+
+
+def read_fixation_values(path: Path) -> np.ndarray:
+    """The numbers of a fixation map, (H, W), from an image or from the variable I (in DIEM eyeMap) of a .mat file."""
     if path.suffix.lower() != ".mat":
-        return read_image(path, "L") > 0
+        return read_image(path, "L")
     try:
-        fixations = scipy.io.loadmat(path)["I"]
+        variables = scipy.io.loadmat(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"fixation map {path} is gone: it was there when its folder was listed") from error
-    except KeyError as error:
-        raise ValueError(f"{path} has no variable I, which holds the fixation map in DHF1K's .mat files") from error
     except Exception as error:  # scipy raises many kinds on a damaged file; all mean the same here
         raise ValueError(f"cannot read fixation map {path}: {error}; restore the file") from error
-    if not isinstance(fixations, np.ndarray) or fixations.ndim != 2 or fixations.dtype.kind not in "buif":
-        raise ValueError(f"variable I of {path} must be a fixation map (H, W), "
-                         f"got {getattr(fixations, 'dtype', type(fixations))} of shape {np.shape(fixations)}")
-    return fixations > 0
+    name = next((name for name in MAT_VARIABLES if name in variables), None)
+    if name is None:
+        raise ValueError(f"{path} has no variable {' or '.join(MAT_VARIABLES)}, which hold the fixation map in the .mat files of DHF1K and DIEM")
+    values = variables[name]
+    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "buif":
+        raise ValueError(f"variable {name} of {path} must be a fixation map (H, W), "
+                         f"got {getattr(values, 'dtype', type(values))} of shape {np.shape(values)}")
+    return values
+
+
+def in_threads(function: Callable, items: Iterable, workers: int = 4, ahead: int = 16) -> Iterator:
+    """function(item) of each item, in order; threads make up to `ahead` of them before they are asked for."""
+    threads, waiting = ThreadPoolExecutor(workers), collections.deque()
+    try:
+        for item in items:
+            waiting.append(threads.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 # Video files
@@ -452,11 +816,13 @@ class ClipDataset(Dataset):
             apart, the first at frame `clip_len` (validation).
         flip: mirror half of the clips, annotation and all.
         skip_bad: whether `readable` leaves unreadable clips out instead of stopping.
+        cache: prepared frames on disk, made by the same `prepare`; videos that it does not hold are decoded.
     """
 
     def __init__(self, videos: list[Video], prepare: Callable[[np.ndarray], Tensor], clip_len: int = 32, frame_stride: int = 1,
-                 size: tuple[int, int] | None = None, every: int | None = None, flip: bool = False, seed: int = 0, skip_bad: bool = False) -> None:
-        self.videos, self.prepare, self.size, self.seed = videos, prepare, size, seed
+                 size: tuple[int, int] | None = None, every: int | None = None, flip: bool = False, seed: int = 0, skip_bad: bool = False,
+                 cache: "FrameCache | None" = None) -> None:
+        self.videos, self.prepare, self.size, self.seed, self.cache = videos, prepare, size, seed, cache
         self.clip_len, self.frame_stride, self.flip, self.skip_bad = clip_len, frame_stride, flip, skip_bad
         self.span = (clip_len - 1) * frame_stride + 1                      # frames of the video that a clip covers
         # (video, index of a possible last frame): all of a video's in training, one an item in validation.
@@ -496,17 +862,22 @@ class ClipDataset(Dataset):
     def sample(self, video: Video, last: int, mirrored: bool) -> dict:
         """The clip that ends at frame `last` (an index), with that frame's maps."""
         indices = [max(0, last - back * self.frame_stride) for back in reversed(range(self.clip_len))]
-        prepared = {i: self.prepare(read_frame(video.frames[i])) for i in sorted(set(indices))}
+        clip = self.cache.clip(video, indices) if self.cache and self.cache.holds(video) else decoded_clip(video, indices, self.prepare)
         stem = video.frames[last].stem
         density, fixations = read_density(video.maps[stem]), read_fixations(video.fixations[stem])
         check_same_size(density, fixations, video, stem)
         if self.size is not None:
             density, fixations = resize_density(density, self.size), move_fixations(fixations, self.size)
-        tensors = {"clip": torch.stack([prepared[i] for i in indices], dim=1),
-                   "density": torch.from_numpy(density), "fixations": torch.from_numpy(fixations)}
+        tensors = {"clip": clip, "density": torch.from_numpy(density), "fixations": torch.from_numpy(fixations)}
         if mirrored:
             tensors = {name: t.flip(-1) for name, t in tensors.items()}
         return {**tensors, "video": video.name, "frame": stem}
+
+
+def decoded_clip(video: Video, indices: list[int], prepare: Callable[[np.ndarray], Tensor]) -> Tensor:
+    """The clip of these frames, (3, len(indices), h, w) uint8; each is decoded once."""
+    prepared = {i: prepare(read_frame(video.frames[i])) for i in sorted(set(indices))}
+    return torch.stack([prepared[i] for i in indices], dim=1)
 
 
 def check_same_size(density: np.ndarray, fixations: np.ndarray, video: Video, stem: str) -> None:
@@ -561,3 +932,273 @@ def collate(samples: list[dict]) -> dict:
     good = [sample for sample in samples if "skipped" not in sample]
     batch = default_collate(good) if good else {}
     return {**batch, "skipped": [sample["skipped"] for sample in samples if "skipped" in sample]}
+
+
+# Prepared frames on disk
+
+class FrameCache:
+    """Frames at the network's size, one memory-mapped file (T, 3, h, w) uint8 a video: the same tensors as decoding gives, sooner.
+
+    A file's name holds a digest of the names, sizes and times of change of the video's frames, and its folder's one of what
+    `prepare` does to a test picture. So a file for other sources, or for another network, is never taken; it is made anew.
+
+    Args:
+        folder: holds the caches of any number of datasets and sizes; it may be deleted at any time between runs.
+        prepare: frame (H, W, 3) uint8 -> (3, h, w) uint8; a model's `prepare`.
+    """
+
+    def __init__(self, folder: Path, prepare: Callable[[np.ndarray], Tensor]) -> None:
+        prepared = prepare(np.random.default_rng(0).integers(0, 256, (360, 640, 3), np.uint8)).numpy()
+        self.prepare, self.shape = prepare, prepared.shape
+        self.folder = folder / f"{prepared.shape[1]}x{prepared.shape[2]}-{digest(prepared.tobytes())}"
+        self.files = {}                                                    # folder of a video's frames -> file
+
+    def holds(self, video: Video) -> bool:
+        """Whether `build` has been asked for this video, and could read it."""
+        return video.frames[0].parent in self.files
+
+    def clip(self, video: Video, indices: list[int]) -> Tensor:
+        """The clip of these frames, (3, len(indices), h, w) uint8."""
+        frames = np.load(self.files[video.frames[0].parent], mmap_mode="r")
+        return torch.from_numpy(frames[indices]).transpose(0, 1).contiguous()
+
+    def build(self, videos: list[Video], workers: int = 4, skip_bad: bool = False) -> None:
+        """Write the files that are not there or no longer true, with a progress bar.
+
+        Interrupted at any time, it leaves whole files only, and the next call goes on with the others.
+
+        Args:
+            videos: to hold.
+            workers: threads that decode.
+            skip_bad: leave out videos with an unreadable frame instead of stopping: their clips are decoded, and skipped one by one.
+
+        Raises:
+            OSError: they do not fit the disk, or it cannot be written to.
+            ValueError: a frame cannot be read.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.remove_leftovers()
+        files = {video.frames[0].parent: self.file_of(video) for video in videos}
+        missing = [video for video in videos if not self.is_whole(files[video.frames[0].parent], video)]
+        self.check_space(missing)
+        with tqdm(desc=f"preparing frames in {self.folder}", total=sum(len(video.frames) for video in missing), unit="frame", disable=None) as bar:
+            for video in missing:
+                try:
+                    self.write(video, files[video.frames[0].parent], workers, bar)
+                except ValueError:
+                    if not skip_bad:
+                        raise
+                    del files[video.frames[0].parent]
+        self.files |= files
+
+    def file_of(self, video: Video) -> Path:
+        """The file for a video as it is now; its name tells where the video lies and what its frames are."""
+        stated = [(path.name, path.stat()) for path in video.frames]
+        source = "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stated)
+        return self.folder / f"{self.prefix(video)}{digest(source.encode())}.npy"
+
+    def prefix(self, video: Video) -> str:
+        return f"{video.name[:100]}-{digest(str(video.frames[0].parent.resolve()).encode())}-"
+
+    def is_whole(self, file: Path, video: Video) -> bool:
+        """Whether a video's file is there and has the length it should."""
+        return file.is_file() and file.stat().st_size == len(self.header(video)) + self.bytes_of(video)
+
+    def bytes_of(self, video: Video) -> int:
+        return len(video.frames) * math.prod(self.shape)
+
+    def header(self, video: Video) -> bytes:
+        """What a .npy file begins with."""
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (len(video.frames), *self.shape)})
+        return header.getvalue()
+
+    def check_space(self, videos: list[Video]) -> None:
+        """Say how much these videos need; an OSError if that is not there."""
+        needed, free = sum(map(self.bytes_of, videos)), shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise OSError(errno.ENOSPC, f"{needed / 1e9:.1f} GB are needed for prepared frames, {free / 1e9:.1f} GB are free", str(self.folder))
+        if videos:
+            print(f"{self.folder}: {needed / 1e9:.2f} GB of prepared frames to write, {len(videos)} videos")
+
+    def write(self, video: Video, file: Path, workers: int, bar: tqdm) -> None:
+        """Decode a video into its file, frame by frame (into a mapped one, a full disk would be a crash)."""
+        with utils.atomic_path(file) as temporary, temporary.open("wb") as out:
+            out.write(self.header(video))
+            for frame in in_threads(lambda path: self.prepare(read_frame(path)), video.frames, workers):
+                if frame.shape != self.shape:
+                    raise RuntimeError(f"prepare gave a frame of shape {tuple(frame.shape)}, expected {self.shape} for frames of any size")
+                out.write(frame.numpy().tobytes())
+                bar.update()
+            out.flush()
+            os.fsync(out.fileno())                                         # a name must not outlive its content when the power fails
+        for older in set(self.folder.glob(f"{glob.escape(self.prefix(video))}*.npy")) - {file}:
+            older.unlink(missing_ok=True)
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed programs left half written: nothing has been added to it for an hour."""
+        for path in self.folder.glob(".*.part"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > 3600:
+                    path.unlink()
+
+
+def digest(content: bytes) -> str:
+    """Twelve characters that stand for some bytes."""
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+# Checking a dataset: python dataloader.py check
+
+def check_dataset(root: Path, split: str | None = None, numbers: dict[str, range] | None = None) -> dict:
+    """Everything that is wrong with a dataset, names and content.
+
+    Args:
+        root: the dataset's folder.
+        split: of `find_places`; None for every split that there is.
+        numbers: of `Known`.
+
+    Returns:
+        {"path"; "splits": of each {"split", "videos", "frames", "annotated", "without_fixation", "shorter_than_32"};
+        "problems": of each {"split", "kind", "fatal", "video", "files", "message"}; "trainable": whether none is fatal}.
+
+    Raises:
+        FileNotFoundError: no such dataset, or no such split.
+        ValueError: two videos have one name.
+    """
+    check_folder(root)
+    splits, problems = [], []
+    for name in [split] if split else splits_of(root, numbers or {}):
+        counts, found = check_split(find_places(root, name, numbers))
+        splits.append({"split": name, **counts})
+        problems += [{"split": name, "kind": p.kind, "fatal": p.fatal, "video": p.video, "files": list(map(str, p.files)), "message": p.message}
+                     for p in found]
+    trainable = any(counts["annotated"] for counts in splits) and not any(problem["fatal"] for problem in problems)
+    return {"path": str(root), "splits": splits, "problems": problems, "trainable": trainable}
+
+
+def splits_of(root: Path, numbers: dict[str, range]) -> list[str]:
+    """The splits of a dataset: folders, else lists, else the parts that `numbers` divides its videos into, else "all"."""
+    found = bases(root)
+    if found != [root]:
+        return [base.name for base in found] or ["all"]
+    usual = [name for names in SAME_SPLIT for name in sorted(names) if split_list(root, name)]
+    present = {int(place.name) if place.name.isdecimal() else None for place in places_in(root)}
+    parts = [name for name, part in numbers.items() if not present.isdisjoint(part)]
+    divided = present <= {number for part in numbers.values() for number in part}
+    return usual or (parts if divided else ["all"])
+
+
+def check_split(places: list[Place]) -> tuple[dict, list[Problem]]:
+    """Counts, and everything that is wrong, of some videos."""
+    problems, counts = [], collections.Counter(dict.fromkeys(("videos", "frames", "annotated", "without_fixation", "shorter_than_32"), 0))
+    listed = [list_video(place) for place in places]
+    is_annotated = any(video.annotated() for video, _ in listed)           # a test set is not, and need not be
+    for place, (video, found) in zip(places, tqdm(listed, desc="checking", unit="video", disable=None)):
+        problems += found
+        if video.frames and not video.annotated():
+            problems.append(Problem("missing", is_annotated, video.name, (place.maps,), no_annotation(video, place)))
+        empty, more = check_files(video)
+        problems += more
+        counts.update({"videos": 1, "frames": len(video.frames), "annotated": len(video.annotated()), "without_fixation": empty,
+                       "shorter_than_32": int(0 < len(video.frames) < 32)})
+    return dict(counts), problems
+
+
+def check_files(video: Video) -> tuple[int, list[Problem]]:
+    """Read all files of a video: how many frames have an annotation without a fixation, and what is wrong."""
+    empty, sizes, findings = 0, collections.defaultdict(list), []
+    for index, (size, no_fixation, found) in enumerate(in_threads(functools.partial(check_frame, video), range(len(video.frames)))):
+        empty += no_fixation
+        findings += found
+        sizes[size].append(video.frames[index])
+    sizes.pop(None, None)
+    if len(sizes) > 1:
+        usual = max(sizes, key=lambda size: len(sizes[size]))
+        findings += [("size", False, f"frames differ in size from the {usual[0]} x {usual[1]} (H x W) of the others: each is resized by itself", path)
+                     for size, paths in sizes.items() if size != usual for path in paths]
+    grouped = collections.defaultdict(list)
+    for kind, fatal, what, path in findings:
+        grouped[kind, fatal, what].append(path)
+    return empty, [Problem(kind, fatal, video.name, tuple(paths), what if kind == "unreadable" else f"{named_files(paths)}: {what}")
+                   for (kind, fatal, what), paths in grouped.items()]
+
+
+def named_files(paths: list[Path]) -> str:
+    return f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}"
+
+
+def check_frame(video: Video, index: int) -> tuple[tuple[int, int] | None, bool, list[tuple[str, bool, str, Path]]]:
+    """Read a frame and its annotation: the frame's (H, W), whether its fixation map is empty, and findings.
+
+    A finding is kind, fatal, what is wrong, and the file.
+    """
+    path, found = video.frames[index], []
+    files = {"frame": (read_frame, path), "density": (read_density, video.maps.get(path.stem)),
+             "fixations": (read_fixation_values, video.fixations.get(path.stem))}
+    content = {}
+    for kind, (read, file) in files.items():
+        try:
+            content[kind] = read(file) if file else None
+        except (OSError, ValueError) as error:
+            found.append(("unreadable", True, str(error), file))
+    frame, density, fixations = (content.get(kind) for kind in files)
+    path_of = lambda kind: files[kind][1]
+    if density is not None and density.min() == density.max():
+        found.append(("constant", False, "a density map of one value has no CC, and no KL or SIM if it is zero: left out there", path_of("density")))
+    if fixations is not None and not set(np.unique(fixations)) <= {0, fixations.max()}:
+        found.append(("fixations", False, "more than two values in a fixation map: all above zero count as fixated", path_of("fixations")))
+    if density is not None and fixations is not None and density.shape != fixations.shape:
+        found.append(("size", True, f"the density map is {in_words(density)}, the fixation map {in_words(fixations)}", path_of("density")))
+    if frame is not None and density is not None and frame.shape[:2] != density.shape:
+        found.append(("size", False, f"the density map is {in_words(density)}, the frame {in_words(frame)}: each is resized by itself",
+                      path_of("density")))
+    return None if frame is None else frame.shape[:2], fixations is not None and not (fixations > 0).any(), found
+
+
+def in_words(array: np.ndarray) -> str:
+    return f"{array.shape[0]} x {array.shape[1]}"
+
+
+def print_check(report: dict) -> None:
+    """The outcome of `check_dataset` for people."""
+    for split in report["splits"]:
+        counts = [f"{value} {name.replace('_', ' ')}" for name, value in split.items() if name != "split"]
+        print(f"{report['path']}, {split['split']}: {', '.join(counts)}")
+    for problem in sorted(report["problems"], key=lambda problem: not problem["fatal"]):
+        print(f"{'error' if problem['fatal'] else 'warning'}: {problem['kind']}: {problem['split']}/{problem['video']}: {problem['message']}")
+    fatal = sum(problem["fatal"] for problem in report["problems"])
+    nothing = not any(split["annotated"] for split in report["splits"])
+    verdict = "this can be trained on" if report["trainable"] else f"training would fail{', nothing is annotated' if nothing else ''}"
+    print(f"{fatal} errors, {len(report['problems']) - fatal} warnings: {verdict}")
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    check = parser.add_subparsers(required=True, metavar="check").add_parser(
+        "check", help="read a dataset, and report everything that is wrong",
+        description="Reads a dataset and reports everything that is wrong: " + "; ".join(f"{kind} ({what})" for kind, what in PROBLEMS.items())
+                    + ". Exit code 0 where it can be trained on, 1 where training would fail, 2 where there is no such folder or split.")
+    check.add_argument("path", type=Path, metavar="PATH", help="the dataset's folder")
+    check.add_argument("--dataset", choices=list(DATASETS), default="dhf1k",
+                       help="whose split names and numbers are known (default: dhf1k; they matter only in trees without a folder for each split)")
+    check.add_argument("--split", help="a folder, a list, numbers such as 601-700, or all (default: every split that there is)")
+    check.add_argument("--json", action="store_true", help="print the report as JSON (default: lines for people)")
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    report = check_dataset(args.path, args.split, DATASETS[args.dataset].numbers)
+    if args.json:
+        print(json.dumps(report, indent=2))
+    else:
+        print_check(report)
+    return 0 if report["trainable"] else 1
+
+
+if __name__ == "__main__":
+    parser = arguments()
+    try:
+        parser.exit(main(parser.parse_args()))
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"dataloader.py: error: {error}\n")

@@ -168,7 +168,7 @@ class RecSalNet(nn.Module):
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, frame_size: tuple[int, int] | None = None) -> "RecSalNet":
+    def from_pretrained(cls, path: str | Path, frame_size: tuple[int, int] | None = None, **changes) -> "RecSalNet":
         """Build the network a weight file belongs to, and load it.
 
         Sizes and patch_norm follow from the file's entries; what they cannot tell (number of recursions, frame size,
@@ -177,6 +177,7 @@ class RecSalNet(nn.Module):
         Args:
             path: the authors' `RecSalNet.pth` or one written by train.py.
             frame_size: (H, W) to resize frames to, instead of the one the network was trained at.
+            changes: other arguments of the network to replace, such as drop_path; the file's entries must still fit.
 
         Returns:
             The network in eval mode, on the CPU.
@@ -189,7 +190,7 @@ class RecSalNet(nn.Module):
         if any(name not in entries or entries[name].ndim != 5 for name in ("conv1.weight", "backbone.patch_embed.proj.weight")):
             raise ValueError(f"{path} does not hold RecSal-Net: expected entries such as conv1.weight and backbone.patch_embed.proj.weight, "
                              f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
-        config = {**configuration, **infer_configuration(entries), **({"frame_size": frame_size} if frame_size else {})}
+        config = {**configuration, **infer_configuration(entries), **({"frame_size": frame_size} if frame_size else {}), **changes}
         try:
             model = cls(**config)
         except TypeError as error:

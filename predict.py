@@ -38,6 +38,7 @@ from dataloader import (
     VIDEO_SUFFIXES,
     beginning,
     images_in,
+    in_threads,
     list_frames,
     natural,
     natural_key,
@@ -246,20 +247,6 @@ def in_background(items: Iterable, ahead: int) -> Iterator:
             yield item
     finally:
         thread.shutdown(cancel_futures=True)
-
-
-def in_threads(function: Callable, items: Iterable, workers: int = 4, ahead: int = 16) -> Iterator:
-    """function(item) of each item, in order; threads make up to `ahead` of them before they are asked for."""
-    threads, waiting = ThreadPoolExecutor(workers), collections.deque()
-    try:
-        for item in items:
-            waiting.append(threads.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        threads.shutdown(cancel_futures=True)
 
 
 class Later:

@@ -21,13 +21,17 @@ from tqdm import tqdm
 
 import utils
 from dataloader import (
+    DATASETS,
     IMAGE_SUFFIXES,
     TREE,
     Video,
     by_stem,
     check_same_size,
+    dataset_folder,
     find_videos,
     imresize,
+    in_threads,
+    inventory,
     natural,
     read_density,
     read_fixations,
@@ -41,7 +45,6 @@ from predict import (
     default_batch_size,
     device_arguments,
     engine_arguments,
-    in_threads,
     introduce,
     keep_freed_memory,
     load_model,
@@ -509,9 +512,12 @@ def draw_examples(examples: list[tuple[str, dict]], videos: list[Video], maps: P
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("data")
-    data.add_argument("--data", type=Path, default=Path("data/DHF1K"),
-                      help="folder of the dataset, see data/README.md (default: data/DHF1K)")
-    data.add_argument("--split", default="val", help="folder below --data (default: val)")
+    folders = ", ".join(f"{name} {known.folder}" for name, known in DATASETS.items() if known.folder)
+    data.add_argument("--dataset", choices=list(DATASETS), default="dhf1k",
+                      help="whose split names are known; folder: your own (default: dhf1k)")
+    data.add_argument("--data", type=Path, metavar="FOLDER", help=f"where it lies, in any tree of data/README.md (default: {folders})")
+    data.add_argument("--split", help="what to score: a folder below --data, a list of names (.txt), numbers such as 601-700, or all "
+                                      "(default: val; hollywood2 and ucf-sports: testing; diem: test)")
     data.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
                       help="leave out videos that cannot be read, counted and reported, instead of stopping (default: off)")
     maps = parser.add_argument_group("maps").add_mutually_exclusive_group()
@@ -599,7 +605,9 @@ def run_name(text: str) -> str:
 
 def main(args: argparse.Namespace) -> None:
     skipped = [] if args.skip_bad else None
-    videos = find_videos(args.data, args.split, need_annotation=False, skipped=skipped)
+    data, split = dataset_folder(args.dataset, args.data), args.split or DATASETS[args.dataset].test
+    videos = find_videos(data, split, need_annotation=False, skipped=skipped, numbers=DATASETS[args.dataset].numbers)
+    print(f"{data}, {split}: {inventory(videos)}")
     chosen = choose_frames(videos, args.sample_frames, args.seed)
     device, protocol = select_device(args.device), args.protocol or ("dhf1k" if args.predictions else "float")
     if args.predictions and (args.precision or args.batch_size or args.compile or args.interpolate > 1 or args.frame_size):
@@ -616,7 +624,7 @@ def main(args: argparse.Namespace) -> None:
     if args.predictions and not args.skip_bad:
         check_all(source, videos, chosen)
     method = args.method or source.name
-    folder = args.out / (args.run or f"{args.data.resolve().name}_{args.split}_{method}_{protocol}")
+    folder = args.out / (args.run or f"{data.resolve().name}_{Path(split).stem}_{method}_{protocol}")
     own_maps = None if args.predictions else folder / method
     if not args.overwrite:
         utils.refuse_to_replace([folder / "scores.json", *filter(None, [own_maps])], "--overwrite allows it, --run NAME keeps both")
@@ -629,16 +637,16 @@ def main(args: argparse.Namespace) -> None:
         print(f"maps of {sum(len(video.frames) for video, _ in finished)} frames of {len(finished)} videos in {own_maps}")
     rows = [row for _, rows_of_one in finished for row in rows_of_one]
     if not rows:
-        nothing_to_score(args.data / args.split, finished, skipped or [], predicted=not args.predictions)
+        nothing_to_score(data / split, finished, skipped or [], predicted=not args.predictions)
         return
     print(report(rows, folder, {
-        "data": str(args.data), "split": args.split, **source.details, "protocol": protocol, "protocol_means": source.protocols[protocol],
+        "data": str(data), "split": split, **source.details, "protocol": protocol, "protocol_means": source.protocols[protocol],
         "notes": notes_on(finished, videos, scorer, skipped or [], args.interpolate, args.frame_size), "skipped": skipped or [],
         "seed": args.seed, "sample_frames": args.sample_frames,
         "device": device.type, "precision": precision, "revision": utils.revision(), "versions": utils.versions(), "date": utils.now(),
         "other_frames": scorer.drawn,
     }))
-    title = f"{method}, {args.data}, split {args.split}, protocol {protocol}"
+    title = f"{method}, {data}, split {split}, protocol {protocol}"
     drawn = figures(grouped(rows, "method")[method], videos, args.predictions or own_maps, folder, title)
     print(f"written to {folder}: {', '.join(['scores.json', 'scores.md', 'per_video.csv', 'per_frame.csv', *drawn])}")
 

@@ -2,6 +2,8 @@
 
     python train.py
     python train.py --resume
+    python train.py --dataset ucf-sports --weights saved_models/RecSalNet.pth         # fine-tuning
+    python train.py --dataset dhf1k hollywood2 ucf-sports --cache cache               # on several datasets
 """
 import argparse
 import functools
@@ -9,13 +11,16 @@ import itertools
 import math
 import os
 import pickle
+import re
 import shutil
 import signal
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -24,10 +29,20 @@ from torchvision.models.video import Swin3D_S_Weights
 from tqdm import tqdm
 
 import utils
-from dataloader import ClipDataset, Video, clip_loader, find_videos, readable
+from dataloader import DATASETS, SAME_SPLIT, ClipDataset, FrameCache, Video, clip_loader, dataset_folder, find_videos, inventory, readable
 from loss import LABELS, TERMS, cc, kldiv, nss, objective, similarity
 from model import RecSalNet
-from predict import at_least, compile_network, default_precision, device_arguments, keep_freed_memory, positive, precision_context, select_device
+from predict import (
+    at_least,
+    compile_network,
+    default_precision,
+    device_arguments,
+    introduce,
+    keep_freed_memory,
+    positive,
+    precision_context,
+    select_device,
+)
 from swin_transformer import SwinTransformer3D, load_encoder
 
 KINETICS = Path("saved_models/swin_small_patch244_window877_kinetics400_1k.pth")
@@ -219,30 +234,84 @@ def download_encoder() -> tuple[dict[str, Tensor], str]:
         ) from error
 
 
-def usable_videos(data: Path, split: str, skip_bad: bool) -> list[Video]:
-    """The videos of a split, and a line that says how many; with --skip-bad, a line for each left out."""
-    skipped = [] if skip_bad else None
-    videos = find_videos(data, split, skipped=skipped)
-    for message in skipped or []:
-        print(f"skipped: {message}")
-    frames, annotated = sum(len(v.frames) for v in videos), sum(len(v.annotated()) for v in videos)
-    print(f"{data / split}: {len(videos)} videos, {frames} frames, {annotated} annotated" + (f"; {len(skipped)} videos skipped" if skipped else ""))
-    return videos
+def make_model(weights: str | None, network: dict) -> nn.Module:
+    """The network to train: a new one, or that of a weight file; `network` are arguments that the user gave."""
+    return RecSalNet.from_pretrained(weights, **network) if weights else RecSalNet(**network)
 
 
-def validation_videos(data: Path, split: str, skip_bad: bool) -> list[Video]:
-    """`usable_videos`, with what to do where there are none."""
+@dataclass(frozen=True)
+class Source:
+    """A dataset to train on: which (a key of `DATASETS`), where, and the splits to train on and to choose weights by."""
+    dataset: str
+    folder: Path
+    train_split: str
+    val_split: str
+
+    def videos(self, split: str, skip_bad: bool) -> list[Video]:
+        """The videos of a split, and a line that says what was found; with --skip-bad, a line for each left out."""
+        skipped = [] if skip_bad else None
+        videos = find_videos(self.folder, split, skipped=skipped, numbers=DATASETS[self.dataset].numbers)
+        for message in skipped or []:
+            print(f"skipped: {message}")
+        print(f"{self.folder}, {split}: {inventory(videos)}" + (f"; {len(skipped)} videos skipped" if skipped else ""))
+        return videos
+
+
+def choose_sources(datasets: list[str], data: list[Path] | None, train_split: str | None, val_split: str | None) -> list[Source]:
+    """What to train on; one name counts for all folders.
+
+    Raises:
+        ValueError: as many names as folders were expected, or a folder.
+    """
+    datasets = datasets * len(data) if data and len(datasets) == 1 else datasets
+    if data and len(data) != len(datasets):
+        raise ValueError(f"--dataset names {len(datasets)} datasets and --data {len(data)} folders: give one folder for each, in the same order")
+    known = [(name, DATASETS[name], folder) for name, folder in zip(datasets, data or [None] * len(datasets))]
+    return [Source(name, dataset_folder(name, folder), train_split or about.train, val_split or about.val) for name, about, folder in known]
+
+
+def training_videos(sources: list[Source], skip_bad: bool, validated: bool, hold_out: float | None, seed: int) -> tuple[list[Video], list[Video]]:
+    """The videos to train on, and those to choose weights by: of each source its own."""
+    train_videos, val_videos = [], []
+    for source in sources:
+        own, others = source.videos(source.train_split, skip_bad), []
+        if hold_out:
+            own, others = held_out(own, hold_out, seed)
+            print(f"{source.folder}: {len(others)} of those videos are held out to choose weights by")
+        elif validated:
+            others = validation_videos(source, skip_bad)
+        train_videos, val_videos = train_videos + own, val_videos + others
+    return train_videos, val_videos
+
+
+def held_out(videos: list[Video], share: float, seed: int) -> tuple[list[Video], list[Video]]:
+    """Videos to train on, and a share of them, drawn at random, not to; shots of one film (NAME_1, NAME_2) stay together."""
+    film = lambda video: re.sub(r"_\d+$", "", video.name)
+    films = sorted({film(video) for video in videos})
+    count = round(share * len(films))
+    if not 0 < count < len(films):
+        raise ValueError(f"--hold-out {share:g} of {len(films)} videos is {count}: at least one must be held out, and one must be left")
+    chosen = set(np.random.default_rng(seed).permutation(films)[:count].tolist())
+    return [video for video in videos if film(video) not in chosen], [video for video in videos if film(video) in chosen]
+
+
+def validation_videos(source: Source, skip_bad: bool) -> list[Video]:
+    """The videos of the validation split, and what to do where there are none."""
+    if source.val_split in SAME_SPLIT[-1]:
+        print(f"{source.folder}: weights are chosen by the test set, as in the papers, so scores on it flatter; "
+              "--hold-out 0.1 takes training videos instead")
     try:
-        return usable_videos(data, split, skip_bad)
+        return source.videos(source.val_split, skip_bad)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}. To train without validation: --val-every 0, "
-                                "which keeps the last epoch's weights instead of the best") from error
+        raise FileNotFoundError(f"{error}. To choose weights by a tenth of the training videos: --hold-out 0.1. To train without validation: "
+                                "--val-every 0, which keeps the last epoch's weights instead of the best") from error
 
 
 def make_sets(model: nn.Module, train_videos: list[Video], val_videos: list[Video], flip: bool, seed: int,
-              skip_bad: bool) -> tuple[ClipDataset, ClipDataset]:
+              skip_bad: bool, cache: FrameCache | None) -> tuple[ClipDataset, ClipDataset]:
     """Clips for training, one of each video, at the network's size; and for validation, one after the other, at full resolution."""
-    common = {"prepare": model.prepare, "clip_len": model.clip_len, "frame_stride": model.frame_stride, "seed": seed, "skip_bad": skip_bad}
+    common = {"prepare": model.prepare, "clip_len": model.clip_len, "frame_stride": model.frame_stride, "seed": seed, "skip_bad": skip_bad,
+              "cache": cache}
     train_set = ClipDataset(train_videos, size=tuple(model.config["frame_size"]), flip=flip, **common)
     return train_set, ClipDataset(val_videos, every=model.clip_len * model.frame_stride, **common)
 
@@ -257,10 +326,11 @@ class Run:
         optimizer: over the model's parameters.
         folder: the run folder.
         recipe: plain values that the course of the run depends on; a resumed run must have the same.
+        data: what it is trained on, for the description of its weights.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, folder: Path, recipe: dict) -> None:
-        self.model, self.optimizer, self.folder, self.recipe = model, optimizer, folder, recipe
+    def __init__(self, model: nn.Module, optimizer: Optimizer, folder: Path, recipe: dict, data: list[dict]) -> None:
+        self.model, self.optimizer, self.folder, self.recipe, self.data = model, optimizer, folder, recipe, data
         self.epoch = 0                                                     # finished epochs
         self.best_cc: float | None = None                                  # of the validations so far
         self.progress: dict | None = None                                  # of the running epoch
@@ -294,7 +364,8 @@ class Run:
         utils.write_json(self.weights.with_suffix(".json"), {
             "model": type(self.model).__name__, "configuration": self.model.config, "epoch": self.epoch, "validation": scores,
             "protocol": f"clips {apart} frames apart, full resolution, 11 x 11 blur, mean over clips" if scores else None,
-            "recipe": self.recipe, "device": next(self.model.parameters()).device.type, "revision": utils.revision(), "versions": utils.versions(),
+            "data": self.data, "recipe": self.recipe,
+            "device": next(self.model.parameters()).device.type, "revision": utils.revision(), "versions": utils.versions(),
         })
 
     def consider(self, scores: dict) -> None:
@@ -412,10 +483,18 @@ def finite(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """An argparse type: a number between 0 and 1."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
+    return value
+
+
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data_arguments(parser.add_argument_group("data"))
-    network_arguments(parser.add_argument_group("network (the defaults are the paper's)"))
+    network_arguments(parser.add_argument_group("network (the defaults are the paper's, or those of --weights)"))
     training_arguments(parser.add_argument_group("training"), RecSalNet.recipe)
     terms = parser.add_argument_group("objective: loss = kl KL - cc CC - nss NSS - sim SIM + l1 L1")
     for name, weight in RecSalNet.recipe["loss_weights"].items():
@@ -428,14 +507,26 @@ def arguments() -> argparse.ArgumentParser:
 
 def data_arguments(group) -> None:
     onoff = argparse.BooleanOptionalAction
-    group.add_argument("--data", type=Path, default=Path("data/DHF1K"),
-                       help="folder of the dataset, see data/README.md (default: data/DHF1K)")
-    group.add_argument("--train-split", default="train", help="folder below --data to train on (default: train)")
-    group.add_argument("--val-split", default="val", help="folder below --data to validate on (default: val)")
-    group.add_argument("--frame-size", type=at_least(32), nargs=2, default=[224, 384], metavar=("H", "W"),
+    folders = ", ".join(f"{name} {known.folder}" for name, known in DATASETS.items() if known.folder)
+    group.add_argument("--dataset", choices=list(DATASETS), nargs="+", default=["dhf1k"],
+                       help="what to train on, one or several, whose split names are known; folder: your own (default: dhf1k)")
+    group.add_argument("--data", type=Path, nargs="+", metavar="FOLDER",
+                       help=f"where each lies, in any tree of data/README.md (default: {folders})")
+    group.add_argument("--train-split", metavar="SPLIT",
+                       help="what to train on: a folder below --data, a list of names (.txt), numbers such as 1-600, or all "
+                            "(default: train; hollywood2 and ucf-sports: training)")
+    validation = group.add_mutually_exclusive_group()
+    validation.add_argument("--val-split", metavar="SPLIT",
+                            help="what to choose weights by (default: val; datasets that have none: the test set, as the papers do)")
+    validation.add_argument("--hold-out", type=share, metavar="SHARE",
+                            help="choose weights by this share of the training videos, which are then not trained on, such as 0.1 (default: none)")
+    group.add_argument("--frame-size", type=at_least(32), nargs=2, metavar=("H", "W"),
                        help="size the network sees, in pixels, multiples of 32 (default: 224 384)")
-    group.add_argument("--frame-stride", type=at_least(1), default=1,
+    group.add_argument("--frame-stride", type=at_least(1),
                        help="frames of the video from one frame of a clip to the next (default: 1)")
+    group.add_argument("--cache", type=Path, metavar="DIR",
+                       help="keep the frames at the network's size there, uncompressed (90 GB for DHF1K at 224 x 384), and read clips from it many "
+                            "times faster; made on demand, and anew where frames have changed (default: none)")
     group.add_argument("--flip", action=onoff, default=False,
                        help="mirror half of the training clips; the authors do not (default: off)")
     group.add_argument("--skip-bad", action=onoff, default=False,
@@ -446,18 +537,19 @@ def data_arguments(group) -> None:
 
 
 def network_arguments(group) -> None:
-    group.add_argument("--encoder-weights", default="auto", metavar="{auto,torchvision,none,FILE}",
+    start = group.add_mutually_exclusive_group()
+    start.add_argument("--weights", metavar="FILE",
+                       help="weights of the whole network to start from, for fine-tuning: a path, or an https URL as in test.py (default: none)")
+    start.add_argument("--encoder-weights", default="auto", metavar="{auto,torchvision,none,FILE}",
                        help=f"Kinetics-400 weights to start from; auto: {KINETICS} if it is there, else torchvision's, downloaded (default: auto)")
-    group.add_argument("--num-recursions", type=at_least(0), default=2, help="K, passes through the recursive block (default: 2)")
-    group.add_argument("--patch-norm", action=argparse.BooleanOptionalAction, default=False,
+    group.add_argument("--num-recursions", type=at_least(0), help="K, passes through the recursive block (default: 2)")
+    group.add_argument("--patch-norm", action=argparse.BooleanOptionalAction,
                        help="LayerNorm after the patch embedding; the authors have none (default: off)")
-    group.add_argument("--width", type=at_least(8), default=192, help="channels of the decoder, a multiple of 8 (default: 192)")
-    group.add_argument("--embed-dim", type=at_least(1), default=96, help="channels of the encoder's first stage (default: 96)")
-    group.add_argument("--depths", type=at_least(1), nargs=4, default=[2, 2, 18, 2],
-                       help="blocks in each stage of the encoder (default: 2 2 18 2)")
-    group.add_argument("--num-heads", type=at_least(1), nargs=4, default=[3, 6, 12, 24],
-                       help="attention heads in each stage (default: 3 6 12 24)")
-    group.add_argument("--drop-path", type=float, default=0.2,
+    group.add_argument("--width", type=at_least(8), help="channels of the decoder, a multiple of 8 (default: 192)")
+    group.add_argument("--embed-dim", type=at_least(1), help="channels of the encoder's first stage (default: 96)")
+    group.add_argument("--depths", type=at_least(1), nargs=4, help="blocks in each stage of the encoder (default: 2 2 18 2)")
+    group.add_argument("--num-heads", type=at_least(1), nargs=4, help="attention heads in each stage (default: 3 6 12 24)")
+    group.add_argument("--drop-path", type=float,
                        help="stochastic depth of the encoder's last block, a probability (default: 0.2)")
 
 
@@ -481,8 +573,9 @@ def training_arguments(group, recipe: dict) -> None:
 
 
 def run_arguments(group) -> None:
-    group.add_argument("--run-dir", type=Path, default=Path("saved_models"),
-                       help="gets RecSalNet.pth (best weights), RecSalNet.json, last.pt and log.jsonl (default: saved_models)")
+    group.add_argument("--run-dir", type=Path,
+                       help="gets RecSalNet.pth (best weights), RecSalNet.json, last.pt and log.jsonl "
+                            "(default: saved_models; of other datasets than dhf1k, a folder of their names in it)")
     again = group.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue the run in --run-dir exactly where it stopped")
     again.add_argument("--overwrite", action="store_true",
@@ -491,46 +584,58 @@ def run_arguments(group) -> None:
                        help="curves in RUN_DIR/tensorboard, where TensorBoard is installed (default: on)")
 
 
+def default_run_dir(datasets: list[str]) -> Path:
+    """saved_models for DHF1K; for others a folder in it, so that the weights to fine-tune stay where they are."""
+    return Path("saved_models") if datasets == ["dhf1k"] else Path("saved_models", "+".join(datasets))
+
+
 def main(args: argparse.Namespace) -> int:
     """Train; returns the exit code."""
     utils.seed_everything(args.seed)
     keep_freed_memory()
     device = select_device(args.device)
     precision = args.precision or default_precision(device)
-    network = {name: getattr(args, name) for name in NETWORK}
     weights = {name: getattr(args, f"{name}_weight") for name in TERMS}
+    run_dir = args.run_dir or default_run_dir(args.dataset)
+    if args.hold_out and not args.val_every:
+        raise ValueError("--hold-out takes videos to validate on, and --val-every 0 says not to validate: leave out one of them")
     if not args.resume and not args.overwrite:
-        utils.refuse_to_replace(run_files(args.run_dir, RecSalNet),
+        utils.refuse_to_replace(run_files(run_dir, RecSalNet),
                                 "continue with --resume, start anew with --overwrite, or choose another --run-dir")
 
-    model = RecSalNet(**network)
-    train_videos = usable_videos(args.data, args.train_split, args.skip_bad)
-    val_videos = validation_videos(args.data, args.val_split, args.skip_bad) if args.val_every else []
-    train_set, val_set = make_sets(model, train_videos, val_videos, args.flip, args.seed, args.skip_bad)
+    model = make_model(args.weights, {name: getattr(args, name) for name in NETWORK if getattr(args, name) is not None})
+    sources = choose_sources(args.dataset, args.data, args.train_split, args.val_split)
+    train_videos, val_videos = training_videos(sources, args.skip_bad, args.val_every > 0, args.hold_out, args.seed)
+    cache = FrameCache(args.cache, model.prepare) if args.cache else None
+    if cache:
+        cache.build(train_videos + val_videos, max(1, args.workers), args.skip_bad)
+    train_set, val_set = make_sets(model, train_videos, val_videos, args.flip, args.seed, args.skip_bad, cache)
     train_loader = clip_loader(train_set, args.batch_size, args.workers, shuffle=True)
     val_loader = clip_loader(val_set, 1, args.workers, shuffle=False) if args.val_every else None
 
-    args.run_dir.mkdir(parents=True, exist_ok=True)                        # a folder that cannot be written is said now
-    if not args.resume:
+    run_dir.mkdir(parents=True, exist_ok=True)                             # a folder that cannot be written is said now
+    if args.weights:
+        introduce(model, args.weights)
+    elif not args.resume:
         print(f"encoder weights: {initialise_encoder(model.encoder, args.encoder_weights)}")
     model.activation_checkpointing = args.activation_checkpointing
     model.to(device)
-    recipe = {**network, "objective": weights, "precision": precision, "train": fingerprint(train_videos), "val": fingerprint(val_videos),
-              **{name: getattr(args, name) for name in ("encoder_weights", "seed", "lr", "batch_size", "accumulate", "flip", "val_every",
+    recipe = {**model.config, "objective": weights, "precision": precision, "train": fingerprint(train_videos), "val": fingerprint(val_videos),
+              **{name: getattr(args, name) for name in ("weights", "encoder_weights", "seed", "lr", "batch_size", "accumulate", "flip", "val_every",
                                                         "compile")}}
     if args.compile:
         compile_network(model)
     optimizer = torch.optim.Adam(model.parameter_groups(args.lr), fused=device.type != "mps")
-    run = Run(model, optimizer, args.run_dir, recipe)
+    run = Run(model, optimizer, run_dir, recipe, [{name: str(value) for name, value in vars(source).items()} for source in sources])
     if args.resume:
         run.restore()
         print(f"resuming after epoch {run.epoch}" + (f" and {run.progress['batches']} batches" if run.progress else ""))
     if args.overwrite:
-        clear_run(args.run_dir)
+        clear_run(run_dir)
     print(f"training {type(model).__name__} ({sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters) "
-          f"at {args.frame_size[0]} x {args.frame_size[1]} on {device.type} in {precision}")
+          f"at {model.config['frame_size'][0]} x {model.config['frame_size'][1]} on {device.type} in {precision}")
     finished = fit(run, train_loader, val_loader, functools.partial(objective, weights=weights), args.epochs, args.accumulate,
-                   args.val_every, precision, open_tensorboard(args.run_dir, args.tensorboard))
+                   args.val_every, precision, open_tensorboard(run_dir, args.tensorboard))
     if not finished:
         print(f"stopped in epoch {run.epoch + 1}; the same command with --resume continues")
         return STOPPED

@@ -1,6 +1,7 @@
 """What several tests share: the authors' names, a network that is small enough, and a set that is."""
 import json
 import math
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -53,6 +54,19 @@ def tiny_set(tmp_path_factory):
     flags = f"--out {out} --train-videos 3 --val-videos 2 --frames 36 --size 45 80".split()
     make_sample.main(make_sample.arguments().parse_args(flags))
     return out
+
+
+@pytest.fixture(scope="session")
+def ucf_set(tiny_set, tmp_path_factory):
+    """The tiny set with the splits, the names and the kinds of files of UCF-Sports, cut to 20 frames; videos 1, 2 and 3 to train, 4 and 5 to test."""
+    root = tmp_path_factory.mktemp("ucf")
+    for split, name in (("train", "training"), ("val", "testing")):
+        for video in (tiny_set / split).iterdir():
+            for kind in ("images", "maps", "fixation"):
+                (root / name / f"Kick-{video.name}" / kind).mkdir(parents=True)
+                for path in sorted((video / kind).iterdir())[:20]:
+                    shutil.copy(path, root / name / f"Kick-{video.name}" / kind / f"Kick_{video.name}_{path.stem}.png")
+    return root
 
 
 def write_video(path, pictures, times=None, rate=25, sound=None, codec="libx264", index_first=False):

@@ -4,7 +4,9 @@ import json
 import pytest
 import torch
 
-from benchmarks import evaluation, measures, network, plain, timing
+from benchmarks import clips, evaluation, measures, network, plain, timing
+from dataloader import ClipDataset
+from model import prepare_frame
 
 CPU = torch.device("cpu")
 
@@ -68,3 +70,20 @@ def test_peak_memory_is_what_a_call_needs():
 
 def allocate(megabytes):
     return lambda: torch.ones(megabytes * 2 ** 18)
+
+
+def test_the_benchmark_of_clips_compares_decoding_with_prepared_frames(tmp_path, capsys):
+    flags = f"--videos 2 --frames 33 --frame-size 32 64 --epochs 1 --folder {tmp_path} --out {tmp_path / 'a.json'}".split()
+    clips.main(clips.arguments().parse_args(flags))
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert [row["clips from"] for row in rows] == ["PNG, 360 x 640", "prepared, 32 x 64"]
+    assert rows[1]["times PNG"] == pytest.approx(rows[1]["clips/s"] / rows[0]["clips/s"]) and rows[1]["KB a frame"] == pytest.approx(3 * 32 * 64 / 1e3, abs=0.01)
+
+
+def test_the_benchmark_of_clips_refuses_to_time_what_is_not_the_same(tmp_path):
+    videos = clips.make_videos(tmp_path, 1, 32, (36, 64))
+    prepare = functools.partial(prepare_frame, size=(32, 32))
+    one, other = (ClipDataset(videos, function) for function in (prepare, lambda frame: prepare(frame) ^ 1))
+    clips.check_same(one, one)
+    with pytest.raises(AssertionError, match="clip 0 differs"):
+        clips.check_same(one, other)

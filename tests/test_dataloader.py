@@ -1,21 +1,33 @@
+import itertools
+import json
 import math
+import os
 import re
 import shutil
 import struct
+import subprocess
+import sys
 import types
 from fractions import Fraction
 
 import av
+import cv2
 import numpy as np
 import pytest
 import scipy.io
 import torch
-from conftest import grey_frames, write_video
+from conftest import TESTS, grey_frames, write_video
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+import dataloader
 from dataloader import (
+    DATASETS,
     ClipDataset,
     EpochSampler,
+    FrameCache,
+    check_dataset,
     clip_loader,
     find_videos,
     imresize,
@@ -83,12 +95,12 @@ def test_a_folder_without_frames_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no frames in .*0001.*it holds no images"):
         open_video(tmp_path / "train" / "0001")
     (tmp_path / "train" / "0002" / "frames").mkdir()
-    with pytest.raises(FileNotFoundError, match="0002: it has no folder images .it holds frames.; expected tree"):
+    with pytest.raises(FileNotFoundError, match="no frames of video 0002: .*images does not exist .*0002 holds frames.; expected tree"):
         open_video(tmp_path / "train" / "0002")
 
 
 def test_a_missing_frame_is_an_error_that_names_its_neighbours(tmp_path):
-    with pytest.raises(ValueError, match=r"missing frame in .*: 0005.png follows 0003.png"):
+    with pytest.raises(FileNotFoundError, match=r"missing frame in .*: 0005.png follows 0003.png"):
         open_video(make_video(tmp_path / "v", [2, 3, 5]))
 
 
@@ -102,7 +114,7 @@ def test_two_frames_of_one_name_are_an_error(tmp_path):
 def test_two_annotations_of_one_frame_are_an_error(tmp_path):
     folder = make_video(tmp_path / "v", [1])
     write(folder / "maps" / "0001.jpg", np.zeros((6, 8), np.uint8))
-    with pytest.raises(ValueError, match=r"two files for one frame in .*maps: 0001.jpg and 0001.png"):
+    with pytest.raises(ValueError, match=r"two density maps share a name in .*maps: 0001.jpg and 0001.png"):
         open_video(folder)
 
 
@@ -113,7 +125,7 @@ def test_images_of_sixteen_bits_are_refused_rather_than_clipped(tmp_path):
 
 
 def test_annotation_without_frame_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"annotation without frame in video .*: 1 of them, the first 0003"):
+    with pytest.raises(ValueError, match=r"annotation without frame in video .*: 2 files, the first .*maps/0003.png; .* holds 2 frames, 0001.png to 0002.png"):
         open_video(make_video(tmp_path / "v", [1, 2], annotated=[1, 2, 3]))
 
 
@@ -196,6 +208,503 @@ def test_a_damaged_mat_file_is_an_error(tmp_path):
     (tmp_path / "a.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(100))
     with pytest.raises(ValueError, match="cannot read fixation map"):
         read_fixations(tmp_path / "a.mat")
+
+
+# Datasets as they lie on disk
+
+LAYOUTS = {                                                                # frame, density map and fixation map f of video v of a split
+    "RecSal-Net": ("{split}/{v:04d}/images/{f:04d}.png", "{split}/{v:04d}/maps/{f:04d}.png", "{split}/{v:04d}/fixation/{f:04d}.png"),
+    "ViNet": ("{split}/{v:03d}/images/{f:03d}.jpg", "{split}/{v:03d}/maps/{f:03d}.png", "{split}/{v:03d}/fixations/{f:03d}.png"),
+    "TASED-Net": ("video/{v:04d}/{f:04d}.png", "annotation/{v:04d}/maps/{f:04d}.png", "annotation/{v:04d}/fixation/{f:04d}.png"),
+    "TASED-Net with .mat": ("video/{v:04d}/{f:04d}.png", "annotation/{v:04d}/maps/{f:04d}.png", "annotation/{v:04d}/fixation/maps/{f:04d}.mat"),
+    "TASED-Net with three digits": ("video/{v:03d}/{f:03d}.png", "annotation/{v:04d}/maps/{f:04d}.png", "annotation/{v:04d}/fixation/{f:04d}.png"),
+    "UNISAL": ("annotation/{v:04d}/images/{f:04d}.png", "annotation/{v:04d}/maps/{f:04d}.png", "annotation/{v:04d}/fixation/{f:04d}.png"),
+    "STSANet": ("frames/{v:03d}/{f:04d}.jpg", "annotation/{v:04d}/maps/{f:04d}.png", "annotation/{v:04d}/fixations/{f:04d}.png"),
+    "SalEMA": ("frames/{v}/{f:04d}.png", "maps/{v}/{f:04d}.png", "fixations/{v}/{f:04d}.png"),
+    "SalEMA in folders": ("{split}/frames/{v}/{f}.png", "{split}/maps/{v}/{f}.png", "{split}/fixation/{v}/maps/{f}.mat"),
+}
+
+
+def write_frame(root, layout, number, frame_number, **words):
+    """One frame of a layout, its red channel and density map the frame's number, its one fixation in row f % 6, column v % 8."""
+    frame, density, fixations = (root / pattern.format(v=number, f=frame_number, **words) for pattern in layout)
+    write(frame.with_suffix(".png"), np.full((6, 8, 3), frame_number, np.uint8))
+    frame.with_suffix(".png").rename(frame)                                # a .jpg with PNG inside reads as its content says, losslessly
+    if density:
+        write(density.with_suffix(".png"), np.full((6, 8), frame_number, np.uint8))
+        density.with_suffix(".png").rename(density)
+        write_fixations(fixations, [(frame_number % 6, number % 8)])
+
+
+def write_fixations(path, points, variable="I"):
+    fixations = np.zeros((6, 8), np.uint8)
+    for point in points:
+        fixations[point] = 1 if path.suffix == ".mat" else 255
+    if path.suffix != ".mat":
+        return write(path, fixations)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scipy.io.savemat(path, {variable: fixations})
+
+
+def write_layout(root, layout, videos, frames=(1, 2, 3)):
+    for split, numbers in videos.items():
+        for number in numbers:
+            for frame_number in frames:
+                write_frame(root, layout, number, frame_number, split=split)
+
+
+def assert_is(video, number, frames=(1, 2, 3)):
+    """The frames of a video come in order, each with its own annotation."""
+    assert [int(read_frame(path)[0, 0, 0]) for path in video.frames] == list(frames)
+    assert video.annotated() == list(range(len(frames)))
+    for path, frame_number in zip(video.frames, frames):
+        assert round(255 * read_density(video.maps[path.stem])[0, 0]) == frame_number
+        assert np.argwhere(read_fixations(video.fixations[path.stem])).tolist() == [[frame_number % 6, number % 8]]
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_tree_of_dhf1k_is_recognised_with_its_splits(tmp_path, name):
+    write_layout(tmp_path, LAYOUTS[name], {"train": [2, 10, 600], "val": [601]})
+    numbers = DATASETS["dhf1k"].numbers
+    found = {split: find_videos(tmp_path, split, numbers=numbers) for split in ("train", "val", "all")}
+    assert {split: [int(video.name) for video in videos] for split, videos in found.items()} == {
+        "train": [2, 10, 600], "val": [601], "all": [2, 10, 600, 601]}
+    for videos in found.values():
+        for video in videos:
+            assert_is(video, int(video.name))
+    assert [int(video.name) for video in find_videos(tmp_path, "10-601")] == [10, 600, 601]
+    with pytest.raises(FileNotFoundError, match=r'no split "test" in .*There are 4 videos, 0*2 to 0*601: "all" takes'):
+        find_videos(tmp_path, "test", numbers=numbers)
+
+
+def test_names_of_splits_are_dhf1ks_numbers_only_for_dhf1k(tmp_path):
+    write_layout(tmp_path, LAYOUTS["SalEMA"], {"": [1, 2]})
+    with pytest.raises(FileNotFoundError, match='no split "train"'):
+        find_videos(tmp_path, "train")
+    write_layout(tmp_path / "b", LAYOUTS["RecSal-Net"], {"train": [701]})
+    with pytest.raises(FileNotFoundError, match='no split "test"'):        # it has folders of splits: their videos are theirs
+        find_videos(tmp_path / "b", "test", numbers=DATASETS["dhf1k"].numbers)
+
+
+def test_dhf1k_as_released_says_how_to_prepare_it(tmp_path):
+    (tmp_path / "video").mkdir()
+    (tmp_path / "video" / "001.AVI").write_bytes(b"RIFF")
+    with pytest.raises(FileNotFoundError, match="DHF1K as released.*prepare_dhf1k.py"):
+        find_videos(tmp_path, "train")
+
+
+def test_an_empty_or_foreign_folder_says_what_it_holds(tmp_path):
+    (tmp_path / "papers").mkdir()
+    with pytest.raises(FileNotFoundError, match=r'no split "train" in .*, and no videos .* holds papers.; expected tree'):
+        find_videos(tmp_path, "train")
+
+
+HOLLYWOOD2 = tuple("{split}/actionclip{kind}{film:05d}_{v}/" + kind + "/actionclip{kind}{film:05d}_{f:05d}.png" for kind in ("images", "maps", "fixation"))
+
+
+def test_hollywood2_short_shots_and_numbers_that_run_on_over_a_film(tmp_path):
+    for split, kind in (("training", "train"), ("testing", "test")):
+        for shot, frames in ((1, range(25, 26)), (2, range(26, 66)), (10, range(66, 70))):
+            for frame in frames:
+                write_frame(tmp_path, HOLLYWOOD2, shot, frame, split=split, kind=kind, film=3)
+    about = DATASETS["hollywood2"]
+    for split, kind in ((about.train, "train"), (about.test, "test"), ("test", "test")):
+        videos = find_videos(tmp_path, split)
+        assert [video.name for video in videos] == [f"actionclip{kind}00003_{shot}" for shot in (1, 2, 10)]
+        assert_is(videos[2], 10, range(66, 70))
+    clips = dataset(tmp_path, "training", clip_len=32)
+    assert numbers_of(clips[0, 0]) == [25] * 32                            # one frame
+    assert numbers_of(clips[0, 2]) == [66] * 29 + [67, 68, 69]             # the first frame is repeated in front
+    assert len(set(numbers_of(clips[0, 1]))) == 32                         # a whole clip where there is one
+
+
+def test_ucf_sports_with_jpg_among_png_and_mat_beside_png(tmp_path):
+    layout = ["training/Diving-Side-{v:03d}/" + path for path in ("images/Diving-Side_{v:03d}_{f:03d}.png", "maps/Diving-Side_{v:03d}_{f:03d}.png",
+                                                                  "fixation/Diving-Side_{v:03d}_{f:03d}.png")]
+    for frame in range(1, 6):
+        write_frame(tmp_path, [layout[0].replace(".png", ".jpg") if frame == 3 else layout[0], *layout[1:]], 4, frame)
+        write_fixations(tmp_path / f"training/Diving-Side-004/fixation/maps/Diving-Side_004_{frame:03d}.mat", [(frame % 6, 4)])
+    video, = find_videos(tmp_path, DATASETS["ucf-sports"].train)
+    assert_is(video, 4, range(1, 6))
+    assert all(path.suffix == ".png" for path in video.fixations.values())
+    for path in video.fixations.values():
+        path.unlink()
+    video, = find_videos(tmp_path, "training")
+    assert_is(video, 4, range(1, 6))
+    assert all(path.suffix == ".mat" for path in video.fixations.values())
+
+
+DIEM = ("video_frames/DIEM/{name}/img_{f:05d}.jpg", "annotations/DIEM/{name}/maps/eyeMap_{f:05d}.jpg", "annotations/DIEM/{name}/fixMap_{f:05d}.mat")
+
+
+@pytest.mark.parametrize("list_file", ["fold_lists/DIEM_list_test_fps.txt", "test.txt"])
+def test_diem_pairs_three_kinds_of_names_and_takes_its_splits_from_lists(tmp_path, list_file):
+    names = ["BBC_life_1278x710", "music_red_hot_1024x576"]
+    for name in names:
+        for frame in (1, 2, 3):
+            write_frame(tmp_path, DIEM, 5, frame, name=name)
+            write_fixations(tmp_path / DIEM[2].format(name=name, f=frame), [(frame % 6, 5)], variable="eyeMap")
+    file = tmp_path / list_file
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f"{names[1]} 25.0\n\n")
+    video, = find_videos(tmp_path, DATASETS["diem"].test)
+    assert video.name == names[1] and video.frames[0].name == "img_00001.jpg"
+    assert_is(video, 5)
+    assert [video.name for video in find_videos(tmp_path, "all")] == names
+    file.write_text(f"{names[1]}\nanother_video\n")
+    with pytest.raises(FileNotFoundError, match="2 videos, 1 of which are not there: another_video"):
+        find_videos(tmp_path, str(file))
+    with pytest.raises(FileNotFoundError, match='no split "train".*no list train.txt'):
+        find_videos(tmp_path, DATASETS["diem"].train)
+
+
+def test_two_folders_for_one_video_are_an_error(tmp_path):
+    write_layout(tmp_path, LAYOUTS["SalEMA"], {"": [1]})
+    (tmp_path / "maps" / "001").mkdir()
+    with pytest.raises(ValueError, match="1 videos share their name with another, such as 1"):
+        find_videos(tmp_path, "all")
+
+
+def test_videos_of_one_name_in_two_splits_are_no_problem_until_both_are_asked_for(tmp_path):
+    write_layout(tmp_path, LAYOUTS["RecSal-Net"], {"train": [1], "val": [1]})
+    assert len(find_videos(tmp_path, "train")) == 1
+    with pytest.raises(ValueError, match="share their name"):
+        find_videos(tmp_path, "all")
+
+
+def test_a_video_thinned_out_in_time_has_no_gap_but_one_with_a_frame_lost_has(tmp_path):
+    assert len(open_video(make_video(tmp_path / "a", [5, 10, 15, 20])).frames) == 4
+    with pytest.raises(FileNotFoundError, match=r"0020.png follows 0010.png"):
+        open_video(make_video(tmp_path / "b", [5, 10, 20]))
+
+
+def test_what_was_found_is_said_in_one_line(tmp_path):
+    make_video(tmp_path / "train" / "a", range(1, 41))
+    make_video(tmp_path / "train" / "b", range(1, 4), annotated=[2, 3])
+    write_fixations(tmp_path / "train" / "b" / "fixation" / "0003.png", [])
+    videos = find_videos(tmp_path, "train")
+    assert dataloader.inventory(videos) == "2 videos, 43 frames, 42 annotated, 1 without fixation, 1 videos shorter than 32 frames"
+    assert "42 annotated, 1 of 2 looked at without fixation" in dataloader.inventory(videos, look_at=2)
+
+
+# The same for any names, gaps and lengths
+
+SETTINGS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PREFIXES = st.text("abZ-_. 0é", max_size=6).filter(lambda text: not text.startswith(".") and not text.endswith("0") and text.strip() == text)
+
+
+def empty_files(folder, names):
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).touch()
+
+
+@SETTINGS
+@given(PREFIXES, st.integers(0, 10 ** 6), st.integers(1, 40), st.integers(0, 7), st.randoms(use_true_random=False))
+def test_frames_of_any_names_come_in_order_with_their_own_annotation(tmp_path_factory, prefix, start, count, digits, random):
+    root = tmp_path_factory.mktemp("names")
+    stems = [f"{prefix}{number:0{digits}d}" for number in range(start, start + count)]
+    annotated = {stem for stem in stems if random.random() < 0.8} or {stems[0]}
+    empty_files(root / "v" / "images", (f"{stem}{random.choice(['.png', '.jpg', '.PNG'])}" for stem in random.sample(stems, count)))
+    empty_files(root / "v" / "maps", (f"{stem}.png" for stem in annotated))
+    empty_files(root / "v" / "fixation", (f"{stem}.png" for stem in annotated))
+    video = open_video(root / "v")
+    assert [path.stem for path in video.frames] == stems
+    assert [video.frames[i].stem for i in video.annotated()] == [stem for stem in stems if stem in annotated]
+    assert all(path.stem == stem for files in (video.maps, video.fixations) for stem, path in files.items())
+
+
+@SETTINGS
+@given(st.integers(0, 2000), st.integers(3, 40), st.data())
+def test_any_frames_lost_between_others_are_named(tmp_path_factory, start, count, data):
+    lost = data.draw(st.sets(st.integers(start + 1, start + count - 2), min_size=1))
+    kept = [number for number in range(start, start + count) if number not in lost]
+    assume(1 in {b - a for a, b in itertools.pairwise(kept)})              # not thinned out
+    root = tmp_path_factory.mktemp("gaps")
+    empty_files(root / "v" / "images", (f"{number:04d}.png" for number in kept))
+    _, problems = dataloader.list_video(dataloader.Place("v", root / "v" / "images", root, ()))
+    named = [problem.message for problem in problems if problem.kind == "missing"]
+    expected = [f"{after:04d}.png follows {before:04d}.png" for before, after in itertools.pairwise(kept) if after - before > 1]
+    assert len(named) == len(expected) and all(text in message for text, message in zip(expected, named))
+
+
+@SETTINGS
+@given(st.integers(1, 30), st.integers(1, 12), st.integers(1, 4), st.integers(0, 3))
+def test_a_clip_of_any_video_ends_at_an_annotated_frame_and_repeats_the_first_in_front(tmp_path_factory, length, clip_len, stride, epoch):
+    root = tmp_path_factory.mktemp("lengths")
+    make_video(root / "train" / "v", range(1, length + 1))
+    sample = dataset(root, clip_len=clip_len, frame_stride=stride)[epoch, 0]
+    last, span = int(sample["frame"]), (clip_len - 1) * stride + 1
+    assert numbers_of(sample) == [max(1, last - back * stride) for back in range(clip_len)][::-1]
+    assert span <= last <= length or (length < span and last == length)
+
+
+# Checking a dataset
+
+DAMAGES = {                                                                # what happens to frame 0004 of 6 -> (kind, whether training would fail)
+    "nothing": (lambda folder: None, None),
+    "frame lost": (lambda folder: (folder / "images/0004.png").unlink(), ("missing", True)),
+    "density map lost": (lambda folder: (folder / "maps/0004.png").unlink(), ("missing", False)),
+    "all maps lost": (lambda folder: shutil.rmtree(folder / "maps"), ("missing", True)),
+    "frames lost": (lambda folder: shutil.rmtree(folder / "images"), ("missing", True)),
+    "frame twice": (lambda folder: shutil.copy(folder / "images/0004.png", folder / "images/4.png"), ("extra", True)),
+    "fixation map of no frame": (lambda folder: shutil.copy(folder / "fixation/0004.png", folder / "fixation/0007.png"), ("extra", True)),
+    "frame cut off": (lambda folder: cut(folder / "images/0004.png"), ("unreadable", True)),
+    "density map cut off": (lambda folder: cut(folder / "maps/0004.png"), ("unreadable", True)),
+    "fixation map cut off": (lambda folder: cut(folder / "fixation/0004.png"), ("unreadable", True)),
+    "fixation map of another size": (lambda folder: write(folder / "fixation/0004.png", np.eye(9, dtype=np.uint8)), ("size", True)),
+    "frame of another size": (lambda folder: write(folder / "images/0004.png", np.ones((12, 16, 3), np.uint8)), ("size", False)),
+    "constant density map": (lambda folder: write(folder / "maps/0004.png", np.full((6, 8), 7, np.uint8)), ("constant", False)),
+    "grey fixation map": (lambda folder: write(folder / "fixation/0004.png", np.arange(48, dtype=np.uint8).reshape(6, 8)), ("fixations", False)),
+}
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:30])
+
+
+def make_checked_video(folder):
+    """Six frames with maps that are not constant: nothing is wrong with it."""
+    make_video(folder, range(1, 7))
+    for path in (folder / "maps").iterdir():
+        write(path, np.arange(48, dtype=np.uint8).reshape(6, 8))
+    return folder
+
+
+def trains(root, split="train"):
+    """Whether every clip that training could ask for can be read, and every frame that is scored."""
+    try:
+        videos = find_videos(root, split)
+        for video in videos:
+            for index in range(len(video.frames)):
+                read_frame(video.frames[index])
+                if video.is_annotated(index):
+                    dataset(root, split, clip_len=1).sample(video, index, mirrored=False)
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def check(capsys, *flags):
+    code = dataloader.main(dataloader.arguments().parse_args(["check", *map(str, flags)]))
+    return code, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_each_kind_of_damage_is_reported_and_fails_the_check_if_training_would_fail(tmp_path, capsys, name):
+    damage, expected = DAMAGES[name]
+    for video in ("a", "b"):
+        make_checked_video(tmp_path / "train" / video)
+    damage(tmp_path / "train" / "b")
+    code, out = check(capsys, tmp_path, "--json")
+    report = json.loads(out)
+    problems = report["problems"]
+    assert (expected is None) == (not problems)
+    assert expected is None or expected in [(problem["kind"], problem["fatal"]) for problem in problems]
+    assert all(problem["video"] == "b" and problem["files"] and problem["split"] == "train" for problem in problems)
+    assert code == (0 if trains(tmp_path) else 1) and report["trainable"] == (code == 0)
+    assert (code == 1) == bool(expected and expected[1])
+
+
+@settings(SETTINGS, max_examples=25)
+@given(st.lists(st.tuples(st.sampled_from(sorted(DAMAGES)), st.sampled_from("abc")), max_size=4))
+def test_the_check_says_beforehand_whether_training_would_fail(tmp_path_factory, damages):
+    root = tmp_path_factory.mktemp("damaged")
+    for video in "abc":
+        make_checked_video(root / "train" / video)
+    done = set()
+    for name, video in damages:
+        if video not in done:                                              # one damage a video: two could need the same file
+            DAMAGES[name][0](root / "train" / video)
+        done.add(video)
+    assert check_dataset(root)["trainable"] == trains(root)
+
+
+def test_every_problem_is_reported_at_once_in_lines_for_people(tmp_path, capsys):
+    for number, name in enumerate(DAMAGES):
+        DAMAGES[name][0](make_checked_video(tmp_path / "train" / f"{number:02d}"))
+    code, out = check(capsys, tmp_path)
+    lines = out.splitlines()
+    assert code == 1 and lines[0].startswith(f"{tmp_path}, train: 14 videos, ")
+    for number, (_, expected) in enumerate(DAMAGES.values()):
+        if expected:
+            assert any(line.startswith(f"{'error' if expected[1] else 'warning'}: {expected[0]}: train/{number:02d}: ") for line in lines)
+    assert re.fullmatch(r"\d+ errors, \d+ warnings: training would fail", lines[-1])
+
+
+def test_names_that_other_programs_sort_differently_are_a_warning(tmp_path, capsys):
+    shutil.move(make_checked_video(tmp_path / "x"), tmp_path / "train" / "a")
+    for folder in (tmp_path / "train" / "a").iterdir():
+        for path in folder.iterdir():
+            path.rename(path.with_stem(str(int(path.stem) + 7)))           # 8, 9, 10 ..
+    code, out = check(capsys, tmp_path)
+    assert code == 0 and "warning: order: train/a: " in out and "(8 to 13)" in out
+
+
+def test_a_test_set_without_annotation_passes_beside_a_training_set_but_not_alone(tmp_path, capsys):
+    make_checked_video(tmp_path / "train" / "0001")
+    make_video(tmp_path / "test" / "0701", [1, 2], annotated=[])
+    assert check(capsys, tmp_path)[0] == 0
+    code, out = check(capsys, tmp_path, "--split", "test")
+    assert code == 1 and out.endswith("training would fail, nothing is annotated\n")
+
+
+def test_a_tree_without_folders_of_splits_is_checked_in_the_datasets_parts(tmp_path):
+    write_layout(tmp_path, LAYOUTS["TASED-Net"], {"": [1, 601]})
+    for frame in (1, 2):
+        write(tmp_path / "video" / "0701" / f"{frame:04d}.png", np.zeros((6, 8, 3), np.uint8))
+    report = check_dataset(tmp_path, numbers=DATASETS["dhf1k"].numbers)
+    assert [split["split"] for split in report["splits"]] == ["train", "val", "test"] and report["trainable"]
+    assert [split["split"] for split in check_dataset(tmp_path)["splits"]] == ["all"]
+
+
+@pytest.mark.parametrize("flags, said", [(["nowhere"], "no dataset nowhere"), ([".", "--split", "absent"], 'no split "absent"')])
+def test_a_check_of_nothing_ends_with_one_line_and_exit_code_2(tmp_path, flags, said):
+    ended = subprocess.run([sys.executable, TESTS.parent / "dataloader.py", "check", *flags], capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 2 and ended.stderr.startswith(f"dataloader.py: error: {said}") and "Traceback" not in ended.stderr
+
+
+# Prepared frames on disk
+
+def shrink(frame):
+    return torch.from_numpy(cv2.resize(frame, (4, 3), interpolation=cv2.INTER_AREA)).permute(2, 0, 1)
+
+
+def noise_set(root):
+    generator = np.random.default_rng(0)
+    for name, length in (("a", 9), ("b", 3)):
+        folder = make_video(root / "train" / name, range(1, length + 1))
+        for path in (folder / "images").iterdir():
+            write(path, generator.integers(0, 256, (6, 8, 3), np.uint8))
+    return find_videos(root, "train")
+
+
+def build(root, videos, prepare=shrink, **options):
+    cache = FrameCache(root, prepare)
+    cache.build(videos, **options)
+    return cache
+
+
+def decodes(monkeypatch):
+    """Counts the frames that are decoded."""
+    decoded, real = [], dataloader.read_frame
+    monkeypatch.setattr(dataloader, "read_frame", lambda path: (decoded.append(path), real(path))[1])
+    return decoded
+
+
+@pytest.mark.parametrize("stride, clip_len", [(1, 4), (2, 4), (3, 12)])
+def test_clips_from_prepared_frames_are_the_same_tensors_and_decode_nothing(tmp_path, monkeypatch, stride, clip_len):
+    videos = noise_set(tmp_path)
+    cache = build(tmp_path / "cache", videos)
+    options = {"clip_len": clip_len, "frame_stride": stride, "flip": True, "size": (3, 4)}
+    plain, cached = (ClipDataset(videos, shrink, cache=c, **options) for c in (None, cache))
+    expected = [plain[epoch, index] for epoch in range(5) for index in range(2)]
+    decoded = decodes(monkeypatch)
+    for sample, same in zip(expected, (cached[epoch, index] for epoch in range(5) for index in range(2))):
+        assert sample.keys() == same.keys()
+        for name, value in sample.items():
+            assert torch.equal(value, same[name]) and value.is_contiguous() == same[name].is_contiguous() if isinstance(value, torch.Tensor) else value == same[name]
+    assert not decoded
+
+
+def test_prepared_frames_are_one_file_a_video_and_made_once(tmp_path, monkeypatch):
+    videos = noise_set(tmp_path)
+    build(tmp_path / "cache", videos)
+    assert sorted(path.name.split("-")[0] for path in tmp_path.glob("cache/*/*.npy")) == ["a", "b"]
+    decoded = decodes(monkeypatch)
+    build(tmp_path / "cache", videos)
+    assert not decoded
+
+
+@pytest.mark.parametrize("change", ["content", "renamed", "longer"])
+def test_prepared_frames_are_made_anew_where_the_source_has_changed(tmp_path, monkeypatch, change):
+    videos = noise_set(tmp_path)
+    build(tmp_path / "cache", videos)
+    path = videos[1].frames[2]
+    if change == "content":
+        before = path.stat()
+        write(path, np.random.default_rng(7).integers(0, 256, (6, 8, 3), np.uint8))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    elif change == "renamed":
+        path.rename(path.with_stem("0000"))
+        shutil.rmtree(path.parents[1] / "maps")
+        shutil.rmtree(path.parents[1] / "fixation")
+    else:
+        write(path.with_stem("0004"), np.zeros((6, 8, 3), np.uint8))
+    videos = find_videos(tmp_path, "train", need_annotation=False)
+    decoded = decodes(monkeypatch)
+    cache = build(tmp_path / "cache", videos)
+    assert {path.parents[1].name for path in decoded} == {"b"}
+    indices = list(range(len(videos[1].frames)))
+    assert torch.equal(cache.clip(videos[1], indices), dataloader.decoded_clip(videos[1], indices, shrink))
+    assert len(list(tmp_path.glob("cache/*/*.npy"))) == 2                  # what is no longer true is gone
+
+
+def test_prepared_frames_of_another_network_or_place_are_not_taken(tmp_path):
+    videos = noise_set(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two", copy_function=shutil.copy2)
+    write(tmp_path / "two" / "train" / "a" / "images" / "0001.png", np.zeros((6, 8, 3), np.uint8))
+    others = find_videos(tmp_path / "two", "train")
+    halves = lambda frame: shrink(frame) // 2                              # the same size, another content
+    caches = [build(tmp_path / "cache", videos), build(tmp_path / "cache", others), build(tmp_path / "cache", videos, halves)]
+    for cache, shown, prepare in zip(caches, (videos, others, videos), (shrink, shrink, halves)):
+        assert torch.equal(cache.clip(shown[0], [0, 1]), dataloader.decoded_clip(shown[0], [0, 1], prepare))
+
+
+def test_an_interruption_leaves_whole_files_only_and_the_next_call_goes_on(tmp_path, monkeypatch):
+    videos, real = noise_set(tmp_path), dataloader.read_frame
+
+    def interrupted(path):
+        if path == videos[1].frames[1]:
+            raise KeyboardInterrupt
+        return real(path)
+    monkeypatch.setattr(dataloader, "read_frame", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "cache", videos)
+    monkeypatch.undo()
+    assert [path.name.split("-")[0] for path in tmp_path.glob("cache/*/*")] == ["a"]
+    decoded = decodes(monkeypatch)
+    build(tmp_path / "cache", videos)
+    assert len(decoded) == 3
+
+
+def test_a_killed_programs_half_file_is_removed_and_a_running_ones_is_not(tmp_path):
+    videos = noise_set(tmp_path)
+    folder = build(tmp_path / "cache", videos).folder
+    old, new = folder / ".a.npy.1.part", folder / ".a.npy.2.part"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    build(tmp_path / "cache", videos)
+    assert new.exists() and not old.exists()
+
+
+def test_a_shortened_file_is_made_anew(tmp_path):
+    videos = noise_set(tmp_path)
+    cache = build(tmp_path / "cache", videos)
+    file = cache.files[videos[0].frames[0].parent]
+    file.write_bytes(file.read_bytes()[:-1])
+    cache = build(tmp_path / "cache", videos)
+    assert torch.equal(cache.clip(videos[0], [8]), dataloader.decoded_clip(videos[0], [8], shrink))
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    videos = noise_set(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=10))
+    with pytest.raises(OSError, match="GB are needed for prepared frames, 0.0 GB are free.*cache"):
+        build(tmp_path / "cache", videos)
+    assert not list(tmp_path.glob("cache/*/*"))
+
+
+def test_a_video_with_an_unreadable_frame_stops_or_is_decoded_where_bad_clips_are_skipped(tmp_path):
+    videos = noise_set(tmp_path)
+    cut(videos[1].frames[1])
+    with pytest.raises(ValueError, match=r"cannot read image .*b/images/0002.png"):
+        build(tmp_path / "cache", videos)
+    cache = build(tmp_path / "cache", videos, skip_bad=True)
+    assert cache.holds(videos[0]) and not cache.holds(videos[1])
+    sample = ClipDataset(videos, shrink, clip_len=3, skip_bad=True, cache=cache)[0, 1]
+    assert "0002.png" in sample["skipped"]
 
 
 # Reading

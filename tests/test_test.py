@@ -77,6 +77,39 @@ def test_the_centre_gaussian_is_symmetric_and_one_sigma_wide_at_a_quarter():
     assert gaussian[20, 40 + 20].item() == pytest.approx(math.exp(-0.5 * (20 / 20.25) ** 2))
 
 
+# Which data
+
+def test_another_dataset_is_scored_on_its_own_split_short_videos_included(ucf_set, weights_file, tmp_path, capsys):
+    run(ucf_set, weights_file, tmp_path, "--dataset", "ucf-sports")
+    assert f"{ucf_set}, testing: 2 videos, 40 frames, 40 annotated" in capsys.readouterr().out
+    folder, = tmp_path.iterdir()
+    assert folder.name == f"{ucf_set.name}_testing_RecSalNet_float"
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["split"] == "testing" and scores["scores"]["RecSalNet"]["frames"] == 40  # a map for every frame, of videos of 20
+    assert sorted(path.name for path in (folder / "RecSalNet" / "Kick-004").iterdir())[0] == "Kick_004_0001.png"
+
+
+@pytest.mark.parametrize("flags, expected", [((), ("data/DHF1K", "val")), (("--dataset", "hollywood2"), ("data/Hollywood-2", "testing")),
+                                             (("--dataset", "diem"), ("data/DIEM", "test")), (("--dataset", "ucf-sports", "--split", "all"), ("data/UCF-Sports", "all"))])
+def test_a_datasets_name_says_where_it_is_and_what_is_scored(flags, expected, monkeypatch):
+    def stop(root, split, **options):
+        raise FileNotFoundError(f"{root}, {split}")
+    monkeypatch.setattr(evaluation, "find_videos", stop)
+    with pytest.raises(FileNotFoundError, match="^" + ", ".join(expected) + "$"):
+        evaluation.main(evaluation.arguments().parse_args(list(flags)))
+
+
+def test_numbers_and_lists_choose_videos_and_name_the_run(tiny_set, weights_file, tmp_path):
+    (tmp_path / "set").mkdir()
+    for video in (tiny_set / "val").iterdir():
+        shutil.copytree(video, tmp_path / "set" / video.name)
+    (tmp_path / "mine.txt").write_text("005\n")
+    run(tmp_path / "set", weights_file, tmp_path / "out", "--split", "4-4")
+    run(tmp_path / "set", weights_file, tmp_path / "out", "--split", str(tmp_path / "mine.txt"))
+    videos = {folder.name: [path.name for path in (folder / "RecSalNet").iterdir()] for folder in (tmp_path / "out").iterdir()}
+    assert videos == {"set_4-4_RecSalNet_float": ["004"], "set_mine_RecSalNet_float": ["005"]}
+
+
 # The other frames of shuffled AUC
 
 def make_fixations(folder, points, size=(4, 8)):

@@ -13,7 +13,7 @@ import torch
 from conftest import TESTS, TINY_FLAGS
 
 import train
-from dataloader import ClipDataset, clip_loader, find_videos
+from dataloader import ClipDataset, Video, clip_loader, find_videos
 from model import RecSalNet
 from swin_transformer import SwinTransformer3D
 
@@ -42,16 +42,106 @@ def log_of(run_dir):
 
 def test_no_argument_means_the_papers_recipe():
     args = vars(train.arguments().parse_args([]))
-    expected = {"lr": 1e-5, "epochs": 500, "batch_size": 1, "accumulate": 1, "val_every": 3, "frame_size": [224, 384], "frame_stride": 1, "flip": False, "num_recursions": 2,
-                "kl_weight": 1.0, "cc_weight": 1.0, "nss_weight": 0.1, "sim_weight": 0.0, "l1_weight": 0.0, "patch_norm": False, "encoder_weights": "auto"}
+    expected = {"lr": 1e-5, "epochs": 500, "batch_size": 1, "accumulate": 1, "val_every": 3, "flip": False,
+                "kl_weight": 1.0, "cc_weight": 1.0, "nss_weight": 0.1, "sim_weight": 0.0, "l1_weight": 0.0, "encoder_weights": "auto", "weights": None, "hold_out": None, "cache": None}
     assert {name: args[name] for name in expected} == expected
-    assert str(args["data"]) == "data/DHF1K" and str(args["run_dir"]) == "saved_models"
+    assert all(args[name] is None for name in train.NETWORK)              # so the network's own defaults hold
+    assert RecSalNet().config == {"num_recursions": 2, "frame_size": [224, 384], "frame_stride": 1, "width": 192, "embed_dim": 96, "depths": [2, 2, 18, 2],
+                                  "num_heads": [3, 6, 12, 24], "patch_norm": False, "drop_path": 0.2}
+    source, = train.choose_sources(args["dataset"], args["data"], args["train_split"], args["val_split"])
+    assert (str(source.folder), source.train_split, source.val_split) == ("data/DHF1K", "train", "val")
+    assert args["run_dir"] is None and str(train.default_run_dir(args["dataset"])) == "saved_models"
+
+
+# Which data
+
+@pytest.mark.parametrize("flags, expected", [
+    ("--dataset hollywood2", [("hollywood2", "data/Hollywood-2", "training", "testing")]),
+    ("--dataset ucf-sports --data U", [("ucf-sports", "U", "training", "testing")]),
+    ("--dataset diem", [("diem", "data/DIEM", "train", "test")]),
+    ("--dataset folder --data A B --train-split all", [("folder", "A", "all", "val"), ("folder", "B", "all", "val")]),
+    ("--dataset dhf1k ucf-sports --data A B", [("dhf1k", "A", "train", "val"), ("ucf-sports", "B", "training", "testing")]),
+])
+def test_a_datasets_name_says_where_it_is_and_what_its_splits_are_called(flags, expected):
+    args = train.arguments().parse_args(flags.split())
+    sources = train.choose_sources(args.dataset, args.data, args.train_split, args.val_split)
+    assert [(s.dataset, str(s.folder), s.train_split, s.val_split) for s in sources] == expected
+
+
+@pytest.mark.parametrize("flags, said", [("--dataset folder", "say which with --data"), ("--dataset dhf1k diem --data A", "names 2 datasets and --data 1 folders"),
+                                         ("--dataset dhf1k diem --data A B C", "names 2 datasets and --data 3 folders")])
+def test_names_without_folders_are_an_error(flags, said):
+    args = train.arguments().parse_args(flags.split())
+    with pytest.raises(ValueError, match=said):
+        train.choose_sources(args.dataset, args.data, args.train_split, args.val_split)
+
+
+def test_fine_tuning_on_another_dataset_starts_from_the_weights_and_their_configuration(tiny_set, ucf_set, tmp_path, finished, monkeypatch, capsys):
+    network = ("--frame-size", "--width", "--embed-dim", "--depths", "--num-heads", "--drop-path", "--encoder-weights")
+    monkeypatch.chdir(tmp_path)
+    flags = f"--dataset ucf-sports --data {ucf_set} --weights {finished / 'RecSalNet.pth'} --epochs 1 --lr 1e-30 --workers 0 --device cpu --no-tensorboard".split()
+    assert not set(flags) & set(network)
+    assert train.main(train.arguments().parse_args(flags)) == 0
+    out = capsys.readouterr().out
+    before = torch.load(finished / "RecSalNet.pth", weights_only=True)
+    assert same(torch.load(tmp_path / "saved_models" / "ucf-sports" / "RecSalNet.pth", weights_only=True), before)  # a learning rate too small to see
+    described = json.loads((tmp_path / "saved_models" / "ucf-sports" / "RecSalNet.json").read_text())
+    assert described["configuration"] == json.loads((finished / "RecSalNet.json").read_text())["configuration"]
+    assert described["data"] == [{"dataset": "ucf-sports", "folder": str(ucf_set), "train_split": "training", "val_split": "testing"}]
+    assert f"{ucf_set}, training: 3 videos, 60 frames, 60 annotated" in out and "3 videos shorter than 32 frames" in out
+    assert "weights are chosen by the test set" in out
+
+
+def test_a_network_that_differs_from_the_weights_to_start_from_is_an_error(tiny_set, finished, tmp_path):
+    flags = ["--data", str(tiny_set), "--run-dir", str(tmp_path), "--weights", str(finished / "RecSalNet.pth"), "--workers", "0", "--device", "cpu"]
+    with pytest.raises(ValueError, match="do not fit RecSalNet: .*of another shape"):
+        train.main(train.arguments().parse_args([*flags, "--width", "24"]))
+    train.main(train.arguments().parse_args([*flags, "--num-recursions", "1", "--epochs", "1", "--val-every", "0", "--no-tensorboard"]))
+    assert json.loads((tmp_path / "RecSalNet.json").read_text())["configuration"]["num_recursions"] == 1
+
+
+def test_several_datasets_are_trained_on_together(tiny_set, ucf_set, tmp_path, capsys):
+    run(tiny_set, tmp_path, "--epochs", "1", "--dataset", "dhf1k", "ucf-sports", "--data", str(tiny_set), str(ucf_set))
+    stored = torch.load(tmp_path / "last.pt", weights_only=True)["recipe"]
+    assert stored["train"].startswith("6 videos") and stored["val"].startswith("4 videos")
+    assert log_of(tmp_path)[0]["val_clips"] >= 4
+    assert f"{ucf_set}, testing: 2 videos" in capsys.readouterr().out
+
+
+def test_videos_held_out_are_not_trained_on(tiny_set, tmp_path, capsys):
+    run(tiny_set, tmp_path, "--epochs", "1", "--hold-out", "0.34")
+    stored = torch.load(tmp_path / "last.pt", weights_only=True)["recipe"]
+    assert stored["train"].startswith("2 videos") and stored["val"].startswith("1 videos")
+    assert "1 of those videos are held out" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--val-every 0 says not to validate"):
+        run(tiny_set, tmp_path / "b", "--hold-out", "0.34", "--val-every", "0")
+    with pytest.raises(ValueError, match="--hold-out 0.01 of 3 videos is 0"):
+        run(tiny_set, tmp_path / "c", "--hold-out", "0.01")
+
+
+def test_shots_of_a_film_are_held_out_together_and_by_the_seed():
+    videos = [Video(f"actioncliptrain{film:05d}_{shot}", ()) for film in range(20) for shot in range(3)]
+    own, others = train.held_out(videos, 0.25, seed=0)
+    assert len(others) == 15 and sorted(v.name for v in own + others) == sorted(v.name for v in videos)
+    assert not {v.name[:-2] for v in own} & {v.name[:-2] for v in others}
+    assert [train.held_out(videos, 0.25, seed)[1] == others for seed in (0, 1)] == [True, False]
+
+
+def test_training_from_prepared_frames_is_the_same_training(tiny_set, tmp_path, finished, capsys):
+    flags = ("--epochs", "3", "--val-every", "2", "--cache", str(tmp_path / "cache"))
+    run(tiny_set, tmp_path / "run", *flags)
+    assert "of prepared frames to write, 5 videos" in capsys.readouterr().out
+    assert same(weights_of(tmp_path / "run"), weights_of(finished)) and len(list(tmp_path.glob("cache/32x64-*/*.npy"))) == 5
+    run(tiny_set, tmp_path / "again", "--epochs", "1", "--workers", "1", "--cache", str(tmp_path / "cache"))
+    assert "to write" not in capsys.readouterr().out
 
 
 # What is refused
 
 @pytest.mark.parametrize("flags, said", [
     (["--epochs", "0"], "must be 1 or more"), (["--lr", "0"], "must be above 0"), (["--lr", "nan"], "must be above 0"), (["--resume", "--overwrite"], "not allowed with"), (["--precision", "int8"], "invalid choice"),
+    (["--hold-out", "1"], "between 0 and 1"), (["--hold-out", "0.1", "--val-split", "val"], "not allowed with"), (["--weights", "a", "--encoder-weights", "none"], "not allowed with"),
+    (["--dataset", "coco"], "invalid choice"),
 ])
 def test_senseless_flags_end_with_usage_and_exit_code_2(flags, said, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -67,7 +157,7 @@ def test_a_users_mistake_ends_with_one_line_and_exit_code_2(tmp_path):
 
 def test_a_set_without_val_says_what_to_do(tiny_set, tmp_path):
     shutil.copytree(tiny_set / "train", tmp_path / "set" / "train")
-    with pytest.raises(FileNotFoundError, match='no split "val".*--val-every 0'):
+    with pytest.raises(FileNotFoundError, match='no split "val".*--hold-out 0.1.*--val-every 0'):
         run(tmp_path / "set", tmp_path / "run")
 
 
