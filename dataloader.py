@@ -1063,13 +1063,19 @@ def check_dataset(root: Path, split: str | None = None, numbers: dict[str, range
         "problems": of each {"split", "kind", "fatal", "video", "files", "message"}; "trainable": whether none is fatal}.
 
     Raises:
-        FileNotFoundError: no such dataset, or no such split.
-        ValueError: two videos have one name.
+        FileNotFoundError: there is no such folder, or no such split.
     """
     check_folder(root)
     splits, problems = [], []
     for name in [split] if split else splits_of(root, numbers or {}):
-        counts, found = check_split(find_places(root, name, numbers))
+        try:
+            places, unknown = find_places(root, name, numbers), []
+        except (FileNotFoundError, ValueError) as error:
+            if split:
+                raise
+            places, unknown = [], [Problem("missing" if isinstance(error, FileNotFoundError) else "extra", True, "", (root,), str(error))]
+        counts, found = check_split(places)
+        found += unknown
         splits.append({"split": name, **counts})
         problems += [{"split": name, "kind": p.kind, "fatal": p.fatal, "video": p.video, "files": list(map(str, p.files)), "message": p.message}
                      for p in found]
@@ -1079,7 +1085,10 @@ def check_dataset(root: Path, split: str | None = None, numbers: dict[str, range
 
 def splits_of(root: Path, numbers: dict[str, range]) -> list[str]:
     """The splits of a dataset: folders, else lists, else the parts that `numbers` divides its videos into, else "all"."""
-    found = bases(root)
+    try:
+        found = bases(root)
+    except ValueError:                                                     # two videos have one name, as find_places will say
+        return ["all"]
     if found != [root]:
         return [base.name for base in found] or ["all"]
     usual = [name for names in SAME_SPLIT for name in sorted(names) if split_list(root, name)]
@@ -1144,7 +1153,8 @@ def check_frame(video: Video, index: int) -> tuple[tuple[int, int] | None, bool,
             found.append(("unreadable", True, str(error), file))
     frame, density, fixations = (content.get(kind) for kind in files)
     path_of = lambda kind: files[kind][1]
-    if density is not None and density.min() == density.max():
+    empty = fixations is not None and not (fixations > 0).any()
+    if density is not None and density.min() == density.max() and not (empty and not density.any()):  # nobody looked: as it should be
         found.append(("constant", False, "a density map of one value has no CC, and no KL or SIM if it is zero: left out there", path_of("density")))
     if fixations is not None and not set(np.unique(fixations)) <= {0, fixations.max()}:
         found.append(("fixations", False, "more than two values in a fixation map: all above zero count as fixated", path_of("fixations")))
@@ -1153,7 +1163,7 @@ def check_frame(video: Video, index: int) -> tuple[tuple[int, int] | None, bool,
     if frame is not None and density is not None and frame.shape[:2] != density.shape:
         found.append(("size", False, f"the density map is {in_words(density)}, the frame {in_words(frame)}: each is resized by itself",
                       path_of("density")))
-    return None if frame is None else frame.shape[:2], fixations is not None and not (fixations > 0).any(), found
+    return None if frame is None else frame.shape[:2], empty, found
 
 
 def in_words(array: np.ndarray) -> str:
@@ -1166,7 +1176,8 @@ def print_check(report: dict) -> None:
         counts = [f"{value} {name.replace('_', ' ')}" for name, value in split.items() if name != "split"]
         print(f"{report['path']}, {split['split']}: {', '.join(counts)}")
     for problem in sorted(report["problems"], key=lambda problem: not problem["fatal"]):
-        print(f"{'error' if problem['fatal'] else 'warning'}: {problem['kind']}: {problem['split']}/{problem['video']}: {problem['message']}")
+        where = f"{problem['split']}/{problem['video']}" if problem["video"] else problem["split"]
+        print(f"{'error' if problem['fatal'] else 'warning'}: {problem['kind']}: {where}: {problem['message']}")
     fatal = sum(problem["fatal"] for problem in report["problems"])
     nothing = not any(split["annotated"] for split in report["splits"])
     verdict = "this can be trained on" if report["trainable"] else f"training would fail{', nothing is annotated' if nothing else ''}"
@@ -1178,7 +1189,8 @@ def arguments() -> argparse.ArgumentParser:
     check = parser.add_subparsers(required=True, metavar="check").add_parser(
         "check", help="read a dataset, and report everything that is wrong",
         description="Reads a dataset and reports everything that is wrong: " + "; ".join(f"{kind} ({what})" for kind, what in PROBLEMS.items())
-                    + ". Exit code 0 where it can be trained on, 1 where training would fail, 2 where there is no such folder or split.")
+                    + ". Errors are what training or scoring would stop at, warnings the rest. Exit code 0 where it can be trained on, 1 where "
+                      "training would fail, 2 where there is no such folder or split.")
     check.add_argument("path", type=Path, metavar="PATH", help="the dataset's folder")
     check.add_argument("--dataset", choices=list(DATASETS), default="dhf1k",
                        help="whose split names and numbers are known (default: dhf1k; they matter only in trees without a folder for each split)")

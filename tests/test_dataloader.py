@@ -558,6 +558,26 @@ def test_a_tree_without_folders_of_splits_is_checked_in_the_datasets_parts(tmp_p
     assert [split["split"] for split in check_dataset(tmp_path)["splits"]] == ["all"]
 
 
+def test_a_folder_that_is_no_dataset_and_two_videos_of_one_name_fail_the_check(tmp_path, capsys):
+    (tmp_path / "papers").mkdir()
+    code, out = check(capsys, tmp_path, "--json")
+    problem, = json.loads(out)["problems"]
+    assert code == 1 and problem["kind"] == "missing" and "no videos" in problem["message"]
+    write_layout(tmp_path, LAYOUTS["SalEMA"], {"": [1]})
+    (tmp_path / "frames" / "01").mkdir()
+    code, out = check(capsys, tmp_path)
+    assert code == 1 and "error: extra: all: 1 videos share their name" in out
+
+
+def test_a_frame_that_nobody_looked_at_is_counted_and_no_problem(tmp_path):
+    folder = make_checked_video(tmp_path / "train" / "a")
+    for kind in ("maps", "fixation"):
+        write(folder / kind / "0004.png", np.zeros((6, 8), np.uint8))
+    report = check_dataset(tmp_path)
+    assert report["splits"] == [{"split": "train", "videos": 1, "frames": 6, "annotated": 6, "without_fixation": 1, "shorter_than_32": 1}]
+    assert not report["problems"] and report["trainable"]
+
+
 @pytest.mark.parametrize("flags, said", [(["nowhere"], "no dataset nowhere"), ([".", "--split", "absent"], 'no split "absent"')])
 def test_a_check_of_nothing_ends_with_one_line_and_exit_code_2(tmp_path, flags, said):
     ended = subprocess.run([sys.executable, TESTS.parent / "dataloader.py", "check", *flags], capture_output=True, text=True, cwd=tmp_path)
