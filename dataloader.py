@@ -398,9 +398,9 @@ def list_video(place: Place) -> tuple[Video, list[Problem]]:
     fixations = pick(place, "fixation maps", fixation_files(place), problems)
     if not frames:
         return Video(place.name, ()), [*problems, Problem("missing", True, place.name, (place.frames,), no_frames(place))]
-    video = Video(place.name, tuple(frames.values()), *({frames[key].stem: path for key, path in found.items() if key in frames}
+    video = Video(place.name, in_order(frames), *({frames[key].stem: path for key, path in found.items() if key in frames}
                                                         for found in (maps, fixations)))
-    extra = [found[key] for found in (maps, fixations) for key in found if key not in frames]
+    extra = [found[key] for found in (maps, fixations) for key in natural(found.keys() - frames.keys())]
     return video, [*problems, *gaps(video), *doubtful_order(video), *without_frame(video, extra), *without_annotation(video)]
 
 
@@ -412,11 +412,11 @@ def fixation_files(place: Place) -> list[list[Path]]:
 
 
 def pick(place: Place, kind: str, groups: list[list[Path]], problems: list[Problem]) -> dict[str, Path]:
-    """frame_key -> file in natural order; of two in one group that share their key, one is taken and the other is a problem."""
+    """frame_key -> file; of two in one group that share their key, one is taken and the other is a problem."""
     picked = {}
     for files in groups:
         group = {}
-        for path in sorted(files, key=lambda path: (natural_key(path.stem), path.name)):
+        for path in sorted(files, key=lambda path: path.name):
             first = group.setdefault(frame_key(path.stem), path)
             if first != path:
                 problems.append(Problem("extra", True, place.name, (first, path), f"two {kind} share a name in {path.parent}: "
@@ -485,7 +485,12 @@ def list_frames(folder: Path) -> list[Path]:
         raise FileNotFoundError(f"no frames in {folder}: {'it holds no images' if folder.is_dir() else 'the folder does not exist'}")
     if problems:
         raise problems[0].error()
-    return list(frames.values())
+    return list(in_order(frames))
+
+
+def in_order(frames: dict[str, Path]) -> tuple[Path, ...]:
+    """Frames in natural order."""
+    return tuple(sorted(frames.values(), key=lambda path: natural_key(path.stem)))
 
 
 def by_stem(folder: Path, suffixes: set[str]) -> dict[str, Path]:

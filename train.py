@@ -240,7 +240,7 @@ def make_model(weights: str | None, network: dict) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """A dataset to train on: which (a key of `DATASETS`), where, and the splits to train on and to choose weights by."""
     dataset: str
     folder: Path
@@ -257,7 +257,7 @@ class Source:
         return videos
 
 
-def choose_sources(datasets: list[str], data: list[Path] | None, train_split: str | None, val_split: str | None) -> list[Source]:
+def choose_sources(datasets: list[str], data: list[Path] | None, train_split: str | None, val_split: str | None) -> list[DataSource]:
     """What to train on; one name counts for all folders.
 
     Raises:
@@ -267,10 +267,10 @@ def choose_sources(datasets: list[str], data: list[Path] | None, train_split: st
     if data and len(data) != len(datasets):
         raise ValueError(f"--dataset names {len(datasets)} datasets and --data {len(data)} folders: give one folder for each, in the same order")
     known = [(name, DATASETS[name], folder) for name, folder in zip(datasets, data or [None] * len(datasets))]
-    return [Source(name, dataset_folder(name, folder), train_split or about.train, val_split or about.val) for name, about, folder in known]
+    return [DataSource(name, dataset_folder(name, folder), train_split or about.train, val_split or about.val) for name, about, folder in known]
 
 
-def training_videos(sources: list[Source], skip_bad: bool, validated: bool, hold_out: float | None, seed: int) -> tuple[list[Video], list[Video]]:
+def training_videos(sources: list[DataSource], skip_bad: bool, validated: bool, hold_out: float | None, seed: int) -> tuple[list[Video], list[Video]]:
     """The videos to train on, and those to choose weights by: of each source its own."""
     train_videos, val_videos = [], []
     for source in sources:
@@ -295,7 +295,7 @@ def held_out(videos: list[Video], share: float, seed: int) -> tuple[list[Video],
     return [video for video in videos if film(video) not in chosen], [video for video in videos if film(video) in chosen]
 
 
-def validation_videos(source: Source, skip_bad: bool) -> list[Video]:
+def validation_videos(source: DataSource, skip_bad: bool) -> list[Video]:
     """The videos of the validation split, and what to do where there are none."""
     if source.val_split in SAME_SPLIT[-1]:
         print(f"{source.folder}: weights are chosen by the test set, as in the papers, so scores on it flatter; "
