@@ -134,7 +134,7 @@ def find_places(root: Path, split: str, numbers: dict[str, range] | None = None)
     """
     check_folder(root)
     folder, listed = split_folder(root, split), split_list(root, split)
-    if folder is not None:
+    if folder is not None and (recognise(folder) or not recognise(root)):  # a folder 601 may be a split, or a video
         return places_in(folder)
     places = all_places(root)
     if places and listed is not None:
@@ -990,7 +990,7 @@ class FrameCache:
             for video in missing:
                 try:
                     self.write(video, files[video.frames[0].parent], workers, bar)
-                except ValueError:
+                except (FileNotFoundError, ValueError):
                     if not skip_bad:
                         raise
                     del files[video.frames[0].parent]
@@ -1003,7 +1003,7 @@ class FrameCache:
         return self.folder / f"{self.prefix(video)}{digest(source.encode())}.npy"
 
     def prefix(self, video: Video) -> str:
-        return f"{video.name[:100]}-{digest(str(video.frames[0].parent.resolve()).encode())}-"
+        return f"{video.name[:50]}-{digest(str(video.frames[0].parent.resolve()).encode())}-"
 
     def is_whole(self, file: Path, video: Video) -> bool:
         """Whether a video's file is there and has the length it should."""

@@ -286,6 +286,12 @@ def test_names_of_splits_are_dhf1ks_numbers_only_for_dhf1k(tmp_path):
         find_videos(tmp_path / "b", "test", numbers=DATASETS["dhf1k"].numbers)
 
 
+def test_a_number_is_a_video_even_where_its_folder_could_be_taken_for_a_split(tmp_path):
+    write_layout(tmp_path, LAYOUTS["RecSal-Net"], {".": [601, 602]})
+    (tmp_path / "0601").rename(tmp_path / "601")
+    assert [video.name for video in find_videos(tmp_path, "601")] == ["601"]
+
+
 def test_dhf1k_as_released_says_how_to_prepare_it(tmp_path):
     (tmp_path / "video").mkdir()
     (tmp_path / "video" / "001.AVI").write_bytes(b"RIFF")
