@@ -150,8 +150,9 @@ def find_places(root: Path, split: str, numbers: dict[str, range] | None = None)
 def check_folder(root: Path) -> None:
     """Raise a FileNotFoundError where there is no such dataset."""
     if not root.is_dir():
-        raise FileNotFoundError(f"no dataset {root}: the folder does not exist. Prepare DHF1K with `python data/prepare_dhf1k.py`, "
-                                "or make the sample with `python data/make_sample.py` and give its folder as --data data/sample")
+        raise FileNotFoundError(f"no dataset {root}: {'it is a file, unpack it' if root.exists() else 'the folder does not exist'}. data/README.md "
+                                "says what may lie there; `python data/prepare_dhf1k.py` prepares DHF1K, `python data/make_sample.py` makes a small "
+                                "set in data/sample")
 
 
 def split_folder(root: Path, split: str) -> Path | None:
@@ -163,7 +164,10 @@ def split_folder(root: Path, split: str) -> Path | None:
 def split_list(root: Path, split: str) -> Path | None:
     """The file that lists a split's videos, if there is one."""
     files = [Path(split), root / split] if split.endswith(".txt") else [root / name.format(split) for name in LISTS]
-    return next((path for path in files if path.is_file()), None)
+    file = next((path for path in files if path.is_file()), None)
+    if file is None and split.endswith(".txt"):
+        raise FileNotFoundError(f"no list {split}: there is no such file, neither here nor in {root}")
+    return file
 
 
 def split_numbers(split: str, numbers: dict[str, range]) -> range:
@@ -174,14 +178,18 @@ def split_numbers(split: str, numbers: dict[str, range]) -> range:
 
 def named(places: list[Place], file: Path) -> list[Place]:
     """The videos that a list names, one a line: the whole line, or its first word where other columns follow."""
-    by_name = {place.name: place for place in places}
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    names = dict.fromkeys(line if line in by_name else line.split()[0] for line in lines)
-    missing = [name for name in names if name not in by_name]
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the list {file} is no text in UTF-8: {error}") from error
+    by_key = {number_key(place.name): place for place in places}
+    names = [line if number_key(line) in by_key else line.split()[0] for line in lines]
+    missing = [name for name in names if number_key(name) not in by_key]
     if missing or not names:
-        raise FileNotFoundError(f"{file} lists {len(names)} videos, {len(missing)} of which are not there: {', '.join(missing[:3]) or '-'}. "
-                                f"There are {len(places)}, {places[0].name} to {places[-1].name}")
-    return [place for name, place in by_name.items() if name in names]
+        reason = f"{len(missing)} of which are not there, the first {missing[0]!r}" if missing else "a name in each line was expected"
+        raise FileNotFoundError(f"{file} lists {len(names)} videos: {reason}. There are {len(places)}, {places[0].name} to {places[-1].name}")
+    chosen = set(map(number_key, names))
+    return [place for key, place in by_key.items() if key in chosen]
 
 
 def refuse_doubles(names: Iterable[str]) -> None:
@@ -198,9 +206,14 @@ def nothing_in(root: Path, split: str, places: list[Place]) -> str:
         return (f"{root} is DHF1K as released, its videos not yet decoded: run `python data/prepare_dhf1k.py {root}`, "
                 "and give the folder that it makes (data/DHF1K)")
     if not places:
-        return f"no split \"{split}\" in {root}, and no videos ({root} holds {present}); {TREE}"
-    return (f"no split \"{split}\" in {root}: no folder of that name, and no list {split}.txt ({root} holds {present}). There are "
-            f"{len(places)} videos, {places[0].name} to {places[-1].name}: \"all\" takes them all, \"601-700\" those with these numbers")
+        return f"no videos in {root} (it holds {present}); {TREE}"
+    numbered = ", \"601-700\" those with these numbers" if places[0].name.isdecimal() else ""
+    splits = ", ".join(base.name for base in bases(root) if base != root)
+    others = f"Its splits are {splits}" if splits else "It is not divided into splits"
+    above = f". Or give the folder above, {root.resolve().parent}" if any(root.resolve().name in names for names in SAME_SPLIT) else ""
+    return (f"no split \"{split}\" in {root}: no folder of that name, and no list {split}.txt ({root} holds {present}). {others}: give another, "
+            f"or the --dataset whose splits are called so; \"all\" takes all {len(places)} videos, {places[0].name} to {places[-1].name}"
+            f"{numbered}{above}")
 
 
 def all_places(root: Path) -> list[Place]:
@@ -385,9 +398,10 @@ def open_place(place: Place, need_annotation: bool = True) -> Video:
 
 
 def no_annotation(video: Video, place: Place) -> str:
+    remedy = ("`python -m data.make_maps` makes density maps from fixation maps" if video.fixations and not video.maps else
+              "Videos 701-1000 of DHF1K have no public annotation: use predict.py for those")
     return (f"no annotation for video {video.name}: of {len(video.frames)} frames in {place.frames} none has both a density map in {place.maps} "
-            f"({len(video.maps)} files) and a fixation map in {place.fixations[0]} ({len(video.fixations)} files). Videos 701-1000 of DHF1K "
-            f"have no public annotation: use predict.py for those. {TREE}")
+            f"({len(video.maps)} files) and a fixation map in {place.fixations[0]} ({len(video.fixations)} files). {remedy}; {TREE}")
 
 
 def list_video(place: Place) -> tuple[Video, list[Problem]]:
@@ -981,7 +995,10 @@ class FrameCache:
             OSError: they do not fit the disk, or it cannot be written to.
             ValueError: a frame cannot be read.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(error.errno, f"the folder for prepared frames (--cache) cannot be made: {error.strerror}", str(self.folder)) from error
         self.remove_leftovers()
         files = {video.frames[0].parent: self.file_of(video) for video in videos}
         missing = [video for video in videos if not self.is_whole(files[video.frames[0].parent], video)]
@@ -990,9 +1007,10 @@ class FrameCache:
             for video in missing:
                 try:
                     self.write(video, files[video.frames[0].parent], workers, bar)
-                except (FileNotFoundError, ValueError):
+                except (FileNotFoundError, ValueError) as error:
                     if not skip_bad:
-                        raise
+                        raise ValueError(f"{error}. To go on without the clips it is in: --skip-bad") from error
+                    tqdm.write(f"not prepared, its clips will be decoded: video {video.name}: {error}")
                     del files[video.frames[0].parent]
         self.files |= files
 
@@ -1006,8 +1024,12 @@ class FrameCache:
         return f"{video.name[:50]}-{digest(str(video.frames[0].parent.resolve()).encode())}-"
 
     def is_whole(self, file: Path, video: Video) -> bool:
-        """Whether a video's file is there and has the length it should."""
-        return file.is_file() and file.stat().st_size == len(self.header(video)) + self.bytes_of(video)
+        """Whether a video's file is there, with the beginning and the length it should have."""
+        header = self.header(video)
+        if not file.is_file() or file.stat().st_size != len(header) + self.bytes_of(video):
+            return False
+        with file.open("rb") as content:
+            return content.read(len(header)) == header
 
     def bytes_of(self, video: Video) -> int:
         return len(video.frames) * math.prod(self.shape)
@@ -1024,7 +1046,7 @@ class FrameCache:
         if needed > free:
             raise OSError(errno.ENOSPC, f"{needed / 1e9:.1f} GB are needed for prepared frames, {free / 1e9:.1f} GB are free", str(self.folder))
         if videos:
-            print(f"{self.folder}: {needed / 1e9:.2f} GB of prepared frames to write, {len(videos)} videos")
+            print(f"{self.folder}: {needed / 1e6:.0f} MB of prepared frames to write, {len(videos)} videos")
 
     def write(self, video: Video, file: Path, workers: int, bar: tqdm) -> None:
         """Decode a video into its file, frame by frame (into a mapped one, a full disk would be a crash)."""
@@ -1055,13 +1077,14 @@ def digest(content: bytes) -> str:
 
 # Checking a dataset: python dataloader.py check
 
-def check_dataset(root: Path, split: str | None = None, numbers: dict[str, range] | None = None) -> dict:
+def check_dataset(root: Path, split: str | None = None, numbers: dict[str, range] | None = None, needed: tuple[str, ...] = ()) -> dict:
     """Everything that is wrong with a dataset, names and content.
 
     Args:
         root: the dataset's folder.
         split: of `find_places`; None for every split that there is.
         numbers: of `Known`.
+        needed: splits without which training would fail; looked for where no `split` is given.
 
     Returns:
         {"path"; "splits": of each {"split", "videos", "frames", "annotated", "without_fixation", "shorter_than_32"};
@@ -1071,14 +1094,15 @@ def check_dataset(root: Path, split: str | None = None, numbers: dict[str, range
         FileNotFoundError: there is no such folder, or no such split.
     """
     check_folder(root)
-    splits, problems = [], []
+    splits, problems = [], [] if split else [unusable(root, name, numbers) for name in needed]
+    problems = [problem for problem in problems if problem]
     for name in [split] if split else splits_of(root, numbers or {}):
         try:
             places, unknown = find_places(root, name, numbers), []
-        except (FileNotFoundError, ValueError) as error:
+        except (OSError, ValueError) as error:
             if split:
                 raise
-            places, unknown = [], [Problem("missing" if isinstance(error, FileNotFoundError) else "extra", True, "", (root,), str(error))]
+            places, unknown = [], [Problem("missing" if isinstance(error, OSError) else "extra", True, "", (root,), str(error))]
         counts, found = check_split(places)
         found += unknown
         splits.append({"split": name, **counts})
@@ -1088,6 +1112,19 @@ def check_dataset(root: Path, split: str | None = None, numbers: dict[str, range
     return {"path": str(root), "splits": splits, "problems": problems, "trainable": trainable}
 
 
+def unusable(root: Path, split: str, numbers: dict[str, range] | None) -> dict | None:
+    """The problem that a split which training needs is not there; None where it is, or nothing is."""
+    try:
+        if all_places(root):
+            find_places(root, split, numbers)
+    except FileNotFoundError as error:
+        message = f"{error}. Training asks for it, unless --train-split or --val-split names another, or --hold-out takes training videos for it"
+        return {"split": split, "kind": "missing", "fatal": True, "video": "", "files": [str(root)], "message": message}
+    except (OSError, ValueError):
+        return None                                                        # reported where the files are read
+    return None
+
+
 def splits_of(root: Path, numbers: dict[str, range]) -> list[str]:
     """The splits of a dataset: folders, else lists, else the parts that `numbers` divides its videos into, else "all"."""
     try:
@@ -1095,7 +1132,8 @@ def splits_of(root: Path, numbers: dict[str, range]) -> list[str]:
     except ValueError:                                                     # two videos have one name, as find_places will say
         return ["all"]
     if found != [root]:
-        return [base.name for base in found] or ["all"]
+        folders = [base.name for base in found] or natural(p.name for p in folders_in(root) if any(p.name in names for names in SAME_SPLIT))
+        return folders or ["all"]
     usual = [name for names in SAME_SPLIT for name in sorted(names) if split_list(root, name)]
     present = {int(place.name) if place.name.isdecimal() else None for place in places_in(root)}
     parts = [name for name, part in numbers.items() if not present.isdisjoint(part)]
@@ -1109,7 +1147,7 @@ def check_split(places: list[Place]) -> tuple[dict, list[Problem]]:
     listed = [list_video(place) for place in places]
     is_annotated = any(video.annotated() for video, _ in listed)           # a test set is not, and need not be
     for place, (video, found) in zip(places, tqdm(listed, desc="checking", unit="video", disable=None)):
-        problems += found
+        problems += [*found, *strays(place)]
         if video.frames and not video.annotated():
             problems.append(Problem("missing", is_annotated, video.name, (place.maps,), no_annotation(video, place)))
         empty, more = check_files(video)
@@ -1117,6 +1155,14 @@ def check_split(places: list[Place]) -> tuple[dict, list[Problem]]:
         counts.update({"videos": 1, "frames": len(video.frames), "annotated": len(video.annotated()), "without_fixation": empty,
                        "shorter_than_32": int(0 < len(video.frames) < 32)})
     return dict(counts), problems
+
+
+def strays(place: Place) -> list[Problem]:
+    """Files that are neither images nor .mat among a video's."""
+    folders = {folder for folder in (place.frames, place.maps, *place.fixations) if folder.is_dir()}
+    stray = sorted(p for folder in folders for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")
+                   and p.suffix.lower() not in {*IMAGE_SUFFIXES, ".mat"})
+    return [Problem("extra", False, place.name, tuple(stray), f"{named_files(stray)}: neither an image nor a .mat file")] if stray else []
 
 
 def check_files(video: Video) -> tuple[int, list[Problem]]:
@@ -1192,20 +1238,22 @@ def print_check(report: dict) -> None:
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     check = parser.add_subparsers(required=True, metavar="check").add_parser(
-        "check", help="read a dataset, and report everything that is wrong",
+        "check", allow_abbrev=False, help="read a dataset, and report everything that is wrong",
         description="Reads a dataset and reports everything that is wrong: " + "; ".join(f"{kind} ({what})" for kind, what in PROBLEMS.items())
                     + ". Errors are what training or scoring would stop at, warnings the rest. Exit code 0 where it can be trained on, 1 where "
-                      "training would fail, 2 where there is no such folder or split.")
+                      "training would fail, 2 where there is no such folder, or no such --split.")
     check.add_argument("path", type=Path, metavar="PATH", help="the dataset's folder")
     check.add_argument("--dataset", choices=list(DATASETS), default="dhf1k",
-                       help="whose split names and numbers are known (default: dhf1k; they matter only in trees without a folder for each split)")
-    check.add_argument("--split", help="a folder, a list, numbers such as 601-700, or all (default: every split that there is)")
+                       help="what train.py would be told: whose splits must be there (default: dhf1k)")
+    check.add_argument("--split", help="check this one only: a folder, a list, numbers such as 601-700, or all (default: every split that there is, "
+                                       "and whether those that training needs are there)")
     check.add_argument("--json", action="store_true", help="print the report as JSON (default: lines for people)")
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
-    report = check_dataset(args.path, args.split, DATASETS[args.dataset].numbers)
+    known = DATASETS[args.dataset]
+    report = check_dataset(args.path, args.split, known.numbers, (known.train, known.val))
     if args.json:
         print(json.dumps(report, indent=2))
     else:
@@ -1219,3 +1267,5 @@ if __name__ == "__main__":
         parser.exit(main(parser.parse_args()))
     except (OSError, ValueError) as error:
         parser.exit(2, f"dataloader.py: error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "dataloader.py: interrupted\n")

@@ -241,11 +241,11 @@ def make_model(weights: str | None, network: dict) -> nn.Module:
 
 @dataclass(frozen=True)
 class DataSource:
-    """A dataset to train on: which (a key of `DATASETS`), where, and the splits to train on and to choose weights by."""
+    """A dataset to train on: which (a key of `DATASETS`), where, and the splits to train on and to choose weights by (None: no split)."""
     dataset: str
     folder: Path
     train_split: str
-    val_split: str
+    val_split: str | None
 
     def videos(self, split: str, skip_bad: bool) -> list[Video]:
         """The videos of a split, and a line that says what was found; with --skip-bad, a line for each left out."""
@@ -257,8 +257,9 @@ class DataSource:
         return videos
 
 
-def choose_sources(datasets: list[str], data: list[Path] | None, train_split: str | None, val_split: str | None) -> list[DataSource]:
-    """What to train on; one name counts for all folders.
+def choose_sources(datasets: list[str], data: list[Path] | None, train_split: str | None, val_split: str | None,
+                   validated: bool = True) -> list[DataSource]:
+    """What to train on; one name counts for all folders, and a split that is given for all datasets.
 
     Raises:
         ValueError: as many names as folders were expected, or a folder.
@@ -267,30 +268,47 @@ def choose_sources(datasets: list[str], data: list[Path] | None, train_split: st
     if data and len(data) != len(datasets):
         raise ValueError(f"--dataset names {len(datasets)} datasets and --data {len(data)} folders: give one folder for each, in the same order")
     known = [(name, DATASETS[name], folder) for name, folder in zip(datasets, data or [None] * len(datasets))]
-    return [DataSource(name, dataset_folder(name, folder), train_split or about.train, val_split or about.val) for name, about, folder in known]
+    return [DataSource(name, dataset_folder(name, folder), train_split or about.train, (val_split or about.val) if validated else None)
+            for name, about, folder in known]
 
 
-def training_videos(sources: list[DataSource], skip_bad: bool, validated: bool, hold_out: float | None, seed: int) -> tuple[list[Video], list[Video]]:
+def training_videos(sources: list[DataSource], skip_bad: bool, hold_out: float | None, seed: int) -> tuple[list[Video], list[Video]]:
     """The videos to train on, and those to choose weights by: of each source its own."""
     train_videos, val_videos = [], []
     for source in sources:
         own, others = source.videos(source.train_split, skip_bad), []
         if hold_out:
-            own, others = held_out(own, hold_out, seed)
-            print(f"{source.folder}: {len(others)} of those videos are held out to choose weights by")
-        elif validated:
+            own, others = held_out(own, hold_out, seed, shots=source.dataset == "hollywood2")
+            print(f"{source.folder}: {len(others)} of those videos are held out to choose weights by: {', '.join(video.name for video in others)}")
+        elif source.val_split:
             others = validation_videos(source, skip_bad)
         train_videos, val_videos = train_videos + own, val_videos + others
+    warn_of_doubles(train_videos, val_videos)
     return train_videos, val_videos
 
 
-def held_out(videos: list[Video], share: float, seed: int) -> tuple[list[Video], list[Video]]:
-    """Videos to train on, and a share of them, drawn at random, not to; shots of one film (NAME_1, NAME_2) stay together."""
-    film = lambda video: re.sub(r"_\d+$", "", video.name)
+def describe_data(sources: list[DataSource], hold_out: float | None, val_videos: list[Video]) -> dict:
+    """What a run is trained on, for the description of its weights."""
+    held = {"hold_out": hold_out, "held_out": [video.name for video in val_videos]} if hold_out else {}
+    return {"datasets": [{**vars(source), "folder": str(source.folder)} for source in sources], **held}
+
+
+def warn_of_doubles(train_videos: list[Video], val_videos: list[Video]) -> None:
+    """Say where a video is trained on twice in an epoch, or both trained on and validated on."""
+    trained, validated = ([video.frames[0].parent.resolve() for video in videos] for videos in (train_videos, val_videos))
+    twice, both = len(trained) - len(set(trained)), len(set(trained) & set(validated))
+    if twice or both:
+        print(f"mind: {twice} videos are trained on more than once an epoch, {both} are trained on and choose the weights")
+
+
+def held_out(videos: list[Video], share: float, seed: int, shots: bool = False) -> tuple[list[Video], list[Video]]:
+    """Videos to train on, and a share of them, drawn at random, not to; with `shots`, those of one film (NAME_1, NAME_2) stay together."""
+    film = lambda video: re.sub(r"_\d+$", "", video.name) if shots else video.name
     films = sorted({film(video) for video in videos})
     count = round(share * len(films))
     if not 0 < count < len(films):
-        raise ValueError(f"--hold-out {share:g} of {len(films)} videos is {count}: at least one must be held out, and one must be left")
+        raise ValueError(f"--hold-out {share:g} of {len(films)} {'films' if shots else 'videos'} is {count}: at least one must be held out, "
+                         "and one must be left")
     chosen = set(np.random.default_rng(seed).permutation(films)[:count].tolist())
     return [video for video in videos if film(video) not in chosen], [video for video in videos if film(video) in chosen]
 
@@ -329,7 +347,7 @@ class Run:
         data: what it is trained on, for the description of its weights.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, folder: Path, recipe: dict, data: list[dict]) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, folder: Path, recipe: dict, data: dict) -> None:
         self.model, self.optimizer, self.folder, self.recipe, self.data = model, optimizer, folder, recipe, data
         self.epoch = 0                                                     # finished epochs
         self.best_cc: float | None = None                                  # of the validations so far
@@ -508,9 +526,9 @@ def arguments() -> argparse.ArgumentParser:
 def data_arguments(group) -> None:
     onoff = argparse.BooleanOptionalAction
     folders = ", ".join(f"{name} {known.folder}" for name, known in DATASETS.items() if known.folder)
-    group.add_argument("--dataset", choices=list(DATASETS), nargs="+", default=["dhf1k"],
+    group.add_argument("--dataset", choices=list(DATASETS), nargs="+", action="extend",
                        help="what to train on, one or several, whose split names are known; folder: your own (default: dhf1k)")
-    group.add_argument("--data", type=Path, nargs="+", metavar="FOLDER",
+    group.add_argument("--data", type=Path, nargs="+", action="extend", metavar="FOLDER",
                        help=f"where each lies, in any tree of data/README.md (default: {folders})")
     group.add_argument("--train-split", metavar="SPLIT",
                        help="what to train on: a folder below --data, a list of names (.txt), numbers such as 1-600, or all "
@@ -596,7 +614,8 @@ def main(args: argparse.Namespace) -> int:
     device = select_device(args.device)
     precision = args.precision or default_precision(device)
     weights = {name: getattr(args, f"{name}_weight") for name in TERMS}
-    run_dir = args.run_dir or default_run_dir(args.dataset)
+    datasets = args.dataset or ["dhf1k"]
+    run_dir = args.run_dir or default_run_dir(datasets)
     if args.hold_out and not args.val_every:
         raise ValueError("--hold-out takes videos to validate on, and --val-every 0 says not to validate: leave out one of them")
     if not args.resume and not args.overwrite:
@@ -604,8 +623,8 @@ def main(args: argparse.Namespace) -> int:
                                 "continue with --resume, start anew with --overwrite, or choose another --run-dir")
 
     model = make_model(args.weights, {name: getattr(args, name) for name in NETWORK if getattr(args, name) is not None})
-    sources = choose_sources(args.dataset, args.data, args.train_split, args.val_split)
-    train_videos, val_videos = training_videos(sources, args.skip_bad, args.val_every > 0, args.hold_out, args.seed)
+    sources = choose_sources(datasets, args.data, args.train_split, args.val_split, validated=args.val_every > 0 and not args.hold_out)
+    train_videos, val_videos = training_videos(sources, args.skip_bad, args.hold_out, args.seed)
     cache = FrameCache(args.cache, model.prepare) if args.cache else None
     if cache:
         cache.build(train_videos + val_videos, max(1, args.workers), args.skip_bad)
@@ -626,7 +645,7 @@ def main(args: argparse.Namespace) -> int:
     if args.compile:
         compile_network(model)
     optimizer = torch.optim.Adam(model.parameter_groups(args.lr), fused=device.type != "mps")
-    run = Run(model, optimizer, run_dir, recipe, [{name: str(value) for name, value in vars(source).items()} for source in sources])
+    run = Run(model, optimizer, run_dir, recipe, describe_data(sources, args.hold_out, val_videos))
     if args.resume:
         run.restore()
         print(f"resuming after epoch {run.epoch}" + (f" and {run.progress['batches']} batches" if run.progress else ""))
@@ -652,4 +671,5 @@ if __name__ == "__main__":
     except FloatingPointError as error:
         parser.exit(1, f"train.py: stopped: {error}\n")
     except KeyboardInterrupt:
-        parser.exit(STOPPED, "train.py: interrupted; --resume continues from the last finished epoch, if there is one\n")
+        parser.exit(STOPPED, "train.py: interrupted; the same command goes on, with --resume once the run folder has a last.pt; "
+                             "prepared frames are kept\n")

@@ -8,6 +8,7 @@ root of this repository. DHF1K's raw gaze is prepare_dhf1k.py's.
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,11 @@ import numpy as np
 from scipy.ndimage import correlate1d
 from tqdm import tqdm
 
-from data.prepare_dhf1k import at_least_one, density_map, encode_png, run_all, write_atomically
-from dataloader import Place, all_places, find_places, list_video, read_fixations, read_image
+try:
+    from data.prepare_dhf1k import at_least_one, density_map, encode_png, run_all, write_atomically
+    from dataloader import Place, all_places, check_folder, find_places, list_video, read_fixations, read_image
+except ModuleNotFoundError as error:
+    sys.exit(f"make_maps.py: error: {error}. It uses the programs' own code: run it as `python -m data.make_maps`, in the root of this repository")
 
 LENGTH, SIGMA = 150, 20     # pixels: fspecial('gaussian', 150, 20), whatever the frame's size
 
@@ -91,6 +95,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
+    check_folder(args.root)
     places = find_places(args.root, args.split) if args.split else all_places(args.root)
     if not places:
         raise FileNotFoundError(f"no videos in {args.root}: expected one of the trees in data/README.md")
@@ -115,3 +120,5 @@ if __name__ == "__main__":
         main(parser.parse_args())
     except (OSError, ValueError) as error:
         parser.exit(2, f"make_maps.py: error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "make_maps.py: interrupted; the maps written so far are whole\n")

@@ -273,7 +273,7 @@ def test_every_tree_of_dhf1k_is_recognised_with_its_splits(tmp_path, name):
         for video in videos:
             assert_is(video, int(video.name))
     assert [int(video.name) for video in find_videos(tmp_path, "10-601")] == [10, 600, 601]
-    with pytest.raises(FileNotFoundError, match=r'no split "test" in .*There are 4 videos, 0*2 to 0*601: "all" takes'):
+    with pytest.raises(FileNotFoundError, match=r'no split "test" in .*"all" takes all 4 videos, 0*2 to 0*601, "601-700" those with these numbers'):
         find_videos(tmp_path, "test", numbers=numbers)
 
 
@@ -301,7 +301,7 @@ def test_dhf1k_as_released_says_how_to_prepare_it(tmp_path):
 
 def test_an_empty_or_foreign_folder_says_what_it_holds(tmp_path):
     (tmp_path / "papers").mkdir()
-    with pytest.raises(FileNotFoundError, match=r'no split "train" in .*, and no videos .* holds papers.; expected tree'):
+    with pytest.raises(FileNotFoundError, match=r'no videos in .* .it holds papers.; expected tree'):
         find_videos(tmp_path, "train")
 
 
@@ -358,7 +358,7 @@ def test_diem_pairs_three_kinds_of_names_and_takes_its_splits_from_lists(tmp_pat
     assert_is(video, 5)
     assert [video.name for video in find_videos(tmp_path, "all")] == names
     file.write_text(f"{names[1]}\nanother_video\n")
-    with pytest.raises(FileNotFoundError, match="2 videos, 1 of which are not there: another_video"):
+    with pytest.raises(FileNotFoundError, match="lists 2 videos: 1 of which are not there, the first 'another_video'"):
         find_videos(tmp_path, str(file))
     with pytest.raises(FileNotFoundError, match='no split "train".*no list train.txt'):
         find_videos(tmp_path, DATASETS["diem"].train)
@@ -502,7 +502,7 @@ def test_each_kind_of_damage_is_reported_and_fails_the_check_if_training_would_f
     for video in ("a", "b"):
         make_checked_video(tmp_path / "train" / video)
     damage(tmp_path / "train" / "b")
-    code, out = check(capsys, tmp_path, "--json")
+    code, out = check(capsys, tmp_path, "--json", "--split", "train")
     report = json.loads(out)
     problems = report["problems"]
     assert (expected is None) == (not problems)
@@ -529,7 +529,7 @@ def test_the_check_says_beforehand_whether_training_would_fail(tmp_path_factory,
 def test_every_problem_is_reported_at_once_in_lines_for_people(tmp_path, capsys):
     for number, name in enumerate(DAMAGES):
         DAMAGES[name][0](make_checked_video(tmp_path / "train" / f"{number:02d}"))
-    code, out = check(capsys, tmp_path)
+    code, out = check(capsys, tmp_path, "--split", "train")
     lines = out.splitlines()
     assert code == 1 and lines[0].startswith(f"{tmp_path}, train: 14 videos, ")
     for number, (_, expected) in enumerate(DAMAGES.values()):
@@ -543,16 +543,67 @@ def test_names_that_other_programs_sort_differently_are_a_warning(tmp_path, caps
     for folder in (tmp_path / "train" / "a").iterdir():
         for path in folder.iterdir():
             path.rename(path.with_stem(str(int(path.stem) + 7)))           # 8, 9, 10 ..
-    code, out = check(capsys, tmp_path)
+    code, out = check(capsys, tmp_path, "--split", "train")
     assert code == 0 and "warning: order: train/a: " in out and "(8 to 13)" in out
 
 
 def test_a_test_set_without_annotation_passes_beside_a_training_set_but_not_alone(tmp_path, capsys):
     make_checked_video(tmp_path / "train" / "0001")
+    make_checked_video(tmp_path / "val" / "0601")
     make_video(tmp_path / "test" / "0701", [1, 2], annotated=[])
     assert check(capsys, tmp_path)[0] == 0
     code, out = check(capsys, tmp_path, "--split", "test")
     assert code == 1 and out.endswith("training would fail, nothing is annotated\n")
+
+
+def test_a_split_that_training_needs_and_that_is_not_there_fails_the_check(tmp_path, capsys):
+    make_checked_video(tmp_path / "training" / "a")
+    code, out = check(capsys, tmp_path)
+    assert code == 1 and re.search(r'error: missing: val: no split "val" in .*Its splits are training.*--hold-out', out)
+    make_checked_video(tmp_path / "testing" / "b")
+    assert check(capsys, tmp_path, "--dataset", "ucf-sports")[0] == 0
+    code, out = check(capsys, tmp_path / "training", "--dataset", "ucf-sports")
+    assert code == 1 and f"Or give the folder above, {tmp_path}." in out and "Its splits" not in out
+    shutil.move(tmp_path / "training" / "a" / "images", tmp_path / "training" / "a" / "frames")
+    shutil.rmtree(tmp_path / "testing")
+    code, out = check(capsys, tmp_path, "--dataset", "ucf-sports")
+    assert code == 1 and "a/images does not exist" in out
+
+
+def test_files_of_another_kind_are_a_warning(tmp_path, capsys):
+    folder = make_checked_video(tmp_path / "train" / "a")
+    (folder / "maps" / "notes.txt").touch()
+    (folder / "maps" / ".DS_Store").touch()
+    code, out = check(capsys, tmp_path, "--split", "train")
+    assert code == 0 and "warning: extra: train/a: " in out and "maps/notes.txt: neither an image nor" in out and "1 warnings" in out
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_lists_may_have_windows_line_ends_a_byte_order_mark_and_other_zeros(tmp_path, encoding):
+    write_layout(tmp_path, LAYOUTS["SalEMA"], {"": [1, 2, 3]})
+    (tmp_path / "mine.txt").write_bytes("0003\r\n001\r\n".encode(encoding))
+    assert [video.name for video in find_videos(tmp_path, "mine.txt")] == [video.name for video in find_videos(tmp_path, "mine")] == ["1", "3"]
+
+
+@pytest.mark.parametrize("content, said", [("\ufeff1".encode("utf-16"), "mine.txt is no text in UTF-8"), (b"\n", "lists 0 videos: a name in each line"), (None, "no list mine.txt: there is no such file")])
+def test_lists_that_name_nothing_are_said(tmp_path, content, said):
+    write_layout(tmp_path, LAYOUTS["SalEMA"], {"": [1]})
+    if content is not None:
+        (tmp_path / "mine.txt").write_bytes(content)
+    with pytest.raises((OSError, ValueError), match=said):
+        find_videos(tmp_path, "mine.txt")
+
+
+def test_a_file_instead_of_a_folder_is_said(tmp_path):
+    (tmp_path / "a.zip").touch()
+    with pytest.raises(FileNotFoundError, match="no dataset .*a.zip: it is a file, unpack it"):
+        find_videos(tmp_path / "a.zip", "train")
+
+
+def test_fixations_without_density_maps_say_how_to_make_them(tmp_path):
+    shutil.rmtree(make_video(tmp_path / "v", [1, 2]) / "maps")
+    with pytest.raises(FileNotFoundError, match="data.make_maps` makes density maps"):
+        open_video(tmp_path / "v")
 
 
 def test_a_tree_without_folders_of_splits_is_checked_in_the_datasets_parts(tmp_path):
@@ -584,7 +635,7 @@ def test_a_frame_that_nobody_looked_at_is_counted_and_no_problem(tmp_path):
     assert not report["problems"] and report["trainable"]
 
 
-@pytest.mark.parametrize("flags, said", [(["nowhere"], "no dataset nowhere"), ([".", "--split", "absent"], 'no split "absent"')])
+@pytest.mark.parametrize("flags, said", [(["nowhere"], "no dataset nowhere"), ([".", "--split", "absent"], "no videos in .")])
 def test_a_check_of_nothing_ends_with_one_line_and_exit_code_2(tmp_path, flags, said):
     ended = subprocess.run([sys.executable, TESTS.parent / "dataloader.py", "check", *flags], capture_output=True, text=True, cwd=tmp_path)
     assert ended.returncode == 2 and ended.stderr.startswith(f"dataloader.py: error: {said}") and "Traceback" not in ended.stderr
@@ -705,11 +756,13 @@ def test_a_killed_programs_half_file_is_removed_and_a_running_ones_is_not(tmp_pa
     assert new.exists() and not old.exists()
 
 
-def test_a_shortened_file_is_made_anew(tmp_path):
+@pytest.mark.parametrize("damage", ["shortened", "overwritten"])
+def test_a_damaged_file_is_made_anew(tmp_path, damage):
     videos = noise_set(tmp_path)
     cache = build(tmp_path / "cache", videos)
     file = cache.files[videos[0].frames[0].parent]
-    file.write_bytes(file.read_bytes()[:-1])
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] if damage == "shortened" else b"other" + content[5:])
     cache = build(tmp_path / "cache", videos)
     assert torch.equal(cache.clip(videos[0], [8]), dataloader.decoded_clip(videos[0], [8], shrink))
 
@@ -717,17 +770,24 @@ def test_a_shortened_file_is_made_anew(tmp_path):
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(tmp_path, monkeypatch):
     videos = noise_set(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=10))
-    with pytest.raises(OSError, match="GB are needed for prepared frames, 0.0 GB are free.*cache"):
+    with pytest.raises(OSError, match=r"GB are needed for prepared frames, 0.0 GB are free.*cache"):
         build(tmp_path / "cache", videos)
     assert not list(tmp_path.glob("cache/*/*"))
 
 
-def test_a_video_with_an_unreadable_frame_stops_or_is_decoded_where_bad_clips_are_skipped(tmp_path):
+def test_a_folder_that_cannot_be_made_is_said_with_its_flag(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="prepared frames .--cache. cannot be made: Not a directory"):
+        build(tmp_path / "file", noise_set(tmp_path))
+
+
+def test_a_video_with_an_unreadable_frame_stops_or_is_decoded_where_bad_clips_are_skipped(tmp_path, capsys):
     videos = noise_set(tmp_path)
     cut(videos[1].frames[1])
-    with pytest.raises(ValueError, match=r"cannot read image .*b/images/0002.png"):
+    with pytest.raises(ValueError, match=r"cannot read image .*b/images/0002.png.*--skip-bad"):
         build(tmp_path / "cache", videos)
     cache = build(tmp_path / "cache", videos, skip_bad=True)
+    assert "not prepared, its clips will be decoded: video b: " in capsys.readouterr().out
     assert cache.holds(videos[0]) and not cache.holds(videos[1])
     sample = ClipDataset(videos, shrink, clip_len=3, skip_bad=True, cache=cache)[0, 1]
     assert "0002.png" in sample["skipped"]

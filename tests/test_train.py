@@ -48,9 +48,10 @@ def test_no_argument_means_the_papers_recipe():
     assert all(args[name] is None for name in train.NETWORK)              # so the network's own defaults hold
     assert RecSalNet().config == {"num_recursions": 2, "frame_size": [224, 384], "frame_stride": 1, "width": 192, "embed_dim": 96, "depths": [2, 2, 18, 2],
                                   "num_heads": [3, 6, 12, 24], "patch_norm": False, "drop_path": 0.2}
-    source, = train.choose_sources(args["dataset"], args["data"], args["train_split"], args["val_split"])
+    assert args["run_dir"] is args["dataset"] is args["data"] is None      # DHF1K, as the message of the next-but-one test shows
+    source, = train.choose_sources(["dhf1k"], args["data"], args["train_split"], args["val_split"])
     assert (str(source.folder), source.train_split, source.val_split) == ("data/DHF1K", "train", "val")
-    assert args["run_dir"] is None and str(train.default_run_dir(args["dataset"])) == "saved_models"
+    assert str(train.default_run_dir(["dhf1k"])) == "saved_models"
 
 
 # Which data
@@ -60,6 +61,7 @@ def test_no_argument_means_the_papers_recipe():
     ("--dataset ucf-sports --data U", [("ucf-sports", "U", "training", "testing")]),
     ("--dataset diem", [("diem", "data/DIEM", "train", "test")]),
     ("--dataset folder --data A B --train-split all", [("folder", "A", "all", "val"), ("folder", "B", "all", "val")]),
+    ("--dataset dhf1k --data A --dataset ucf-sports --data B", [("dhf1k", "A", "train", "val"), ("ucf-sports", "B", "training", "testing")]),
     ("--dataset dhf1k ucf-sports --data A B", [("dhf1k", "A", "train", "val"), ("ucf-sports", "B", "training", "testing")]),
 ])
 def test_a_datasets_name_says_where_it_is_and_what_its_splits_are_called(flags, expected):
@@ -87,7 +89,7 @@ def test_fine_tuning_on_another_dataset_starts_from_the_weights_and_their_config
     assert same(torch.load(tmp_path / "saved_models" / "ucf-sports" / "RecSalNet.pth", weights_only=True), before)  # a learning rate too small to see
     described = json.loads((tmp_path / "saved_models" / "ucf-sports" / "RecSalNet.json").read_text())
     assert described["configuration"] == json.loads((finished / "RecSalNet.json").read_text())["configuration"]
-    assert described["data"] == [{"dataset": "ucf-sports", "folder": str(ucf_set), "train_split": "training", "val_split": "testing"}]
+    assert described["data"] == {"datasets": [{"dataset": "ucf-sports", "folder": str(ucf_set), "train_split": "training", "val_split": "testing"}]}
     assert f"{ucf_set}, training: 3 videos, 60 frames, 60 annotated" in out and "3 videos shorter than 32 frames" in out
     assert "weights are chosen by the test set" in out
 
@@ -101,7 +103,7 @@ def test_a_network_that_differs_from_the_weights_to_start_from_is_an_error(tiny_
 
 
 def test_several_datasets_are_trained_on_together(tiny_set, ucf_set, tmp_path, capsys):
-    run(tiny_set, tmp_path, "--epochs", "1", "--dataset", "dhf1k", "ucf-sports", "--data", str(tiny_set), str(ucf_set))
+    run(tiny_set, tmp_path, "--epochs", "1", "--dataset", "dhf1k", "ucf-sports", "--data", str(ucf_set))
     stored = torch.load(tmp_path / "last.pt", weights_only=True)["recipe"]
     assert stored["train"].startswith("6 videos") and stored["val"].startswith("4 videos")
     assert log_of(tmp_path)[0]["val_clips"] >= 4
@@ -112,7 +114,9 @@ def test_videos_held_out_are_not_trained_on(tiny_set, tmp_path, capsys):
     run(tiny_set, tmp_path, "--epochs", "1", "--hold-out", "0.34")
     stored = torch.load(tmp_path / "last.pt", weights_only=True)["recipe"]
     assert stored["train"].startswith("2 videos") and stored["val"].startswith("1 videos")
-    assert "1 of those videos are held out" in capsys.readouterr().out
+    assert "1 of those videos are held out" in (out := capsys.readouterr().out)
+    data = json.loads((tmp_path / "RecSalNet.json").read_text())["data"]
+    assert data["datasets"][0]["val_split"] is None and data["hold_out"] == 0.34 and f"choose weights by: {data['held_out'][0]}\n" in out
     with pytest.raises(ValueError, match="--val-every 0 says not to validate"):
         run(tiny_set, tmp_path / "b", "--hold-out", "0.34", "--val-every", "0")
     with pytest.raises(ValueError, match="--hold-out 0.01 of 3 videos is 0"):
@@ -121,16 +125,24 @@ def test_videos_held_out_are_not_trained_on(tiny_set, tmp_path, capsys):
 
 def test_shots_of_a_film_are_held_out_together_and_by_the_seed():
     videos = [Video(f"actioncliptrain{film:05d}_{shot}", ()) for film in range(20) for shot in range(3)]
-    own, others = train.held_out(videos, 0.25, seed=0)
+    own, others = train.held_out(videos, 0.25, seed=0, shots=True)
     assert len(others) == 15 and sorted(v.name for v in own + others) == sorted(v.name for v in videos)
     assert not {v.name[:-2] for v in own} & {v.name[:-2] for v in others}
-    assert [train.held_out(videos, 0.25, seed)[1] == others for seed in (0, 1)] == [True, False]
+    assert [train.held_out(videos, 0.25, seed, shots=True)[1] == others for seed in (0, 1)] == [True, False]
+    assert len(train.held_out(videos[:3], 0.4, 0)[1]) == 1                 # anybody's clip_1, clip_2 and clip_3 are three videos
+
+
+@pytest.mark.parametrize("flags, said", [(("--val-split", "train"), "0 videos are trained on more than once an epoch, 3 are trained on and choose"), ((), None)])
+def test_videos_that_are_trained_on_and_validated_on_are_said(tiny_set, tmp_path, capsys, flags, said):
+    run(tiny_set, tmp_path, "--epochs", "1", *flags)
+    out = capsys.readouterr().out
+    assert said in out if said else "mind:" not in out
 
 
 def test_training_from_prepared_frames_is_the_same_training(tiny_set, tmp_path, finished, capsys):
     flags = ("--epochs", "3", "--val-every", "2", "--cache", str(tmp_path / "cache"))
     run(tiny_set, tmp_path / "run", *flags)
-    assert "of prepared frames to write, 5 videos" in capsys.readouterr().out
+    assert "MB of prepared frames to write, 5 videos" in capsys.readouterr().out
     assert same(weights_of(tmp_path / "run"), weights_of(finished)) and len(list(tmp_path.glob("cache/32x64-*/*.npy"))) == 5
     run(tiny_set, tmp_path / "again", "--epochs", "1", "--workers", "1", "--cache", str(tmp_path / "cache"))
     assert "to write" not in capsys.readouterr().out
