@@ -108,11 +108,12 @@ def dataset_folder(dataset: str, data: Path | None) -> Path:
 
 @dataclass(frozen=True)
 class Place:
-    """The folders of a video's frames, density maps and fixation maps, which need not exist."""
+    """The folders of a video's frames, density maps and fixation maps, which need not exist, and the tree that has them there."""
     name: str
     frames: Path
     maps: Path
     fixations: tuple[Path, ...]
+    tree: Tree | None = None
 
 
 def find_places(root: Path, split: str, numbers: dict[str, range] | None = None) -> list[Place]:
@@ -139,7 +140,7 @@ def find_places(root: Path, split: str, numbers: dict[str, range] | None = None)
     places = all_places(root)
     if places and listed is not None:
         return named(places, listed)
-    wanted = split_numbers(split, numbers if numbers and recognise(root) else {})
+    wanted = split_numbers(split, numbers if numbers and bases(root) == [root] else {})
     chosen = [p for p in places if split == "all" or (p.name.isdecimal() and int(p.name) in wanted)]
     if not chosen:
         raise FileNotFoundError(nothing_in(root, split, places))
@@ -157,13 +158,17 @@ def check_folder(root: Path) -> None:
 
 def split_folder(root: Path, split: str) -> Path | None:
     """The folder of a split, under its own name or another usual one."""
-    usual = next((names for names in SAME_SPLIT if split in names), set())
-    return next((root / name for name in (split, *sorted(usual)) if (root / name).is_dir()), None)
+    return next((root / name for name in usual_names(split) if (root / name).is_dir()), None)
+
+
+def usual_names(split: str) -> tuple[str, ...]:
+    """What a split is called, its own name first."""
+    return split, *sorted(next((names for names in SAME_SPLIT if split in names), set()) - {split})
 
 
 def split_list(root: Path, split: str) -> Path | None:
-    """The file that lists a split's videos, if there is one."""
-    files = [Path(split), root / split] if split.endswith(".txt") else [root / name.format(split) for name in LISTS]
+    """The file that lists a split's videos, under its own name or another usual one, if there is one."""
+    files = [Path(split), root / split] if split.endswith(".txt") else [root / file.format(name) for name in usual_names(split) for file in LISTS]
     file = next((path for path in files if path.is_file()), None)
     if file is None and split.endswith(".txt"):
         raise FileNotFoundError(f"no list {split}: there is no such file, neither here nor in {root}")
@@ -182,14 +187,16 @@ def named(places: list[Place], file: Path) -> list[Place]:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"the list {file} is no text in UTF-8: {error}") from error
-    by_key = {number_key(place.name): place for place in places}
-    names = [line if number_key(line) in by_key else line.split()[0] for line in lines]
-    missing = [name for name in names if number_key(name) not in by_key]
+    known = {number_key(place.name) for place in places}
+    names = [line if number_key(line) in known else line.split()[0] for line in lines]
+    missing = [name for name in names if number_key(name) not in known]
     if missing or not names:
         reason = f"{len(missing)} of which are not there, the first {missing[0]!r}" if missing else "a name in each line was expected"
         raise FileNotFoundError(f"{file} lists {len(names)} videos: {reason}. There are {len(places)}, {places[0].name} to {places[-1].name}")
-    chosen = set(map(number_key, names))
-    return [place for key, place in by_key.items() if key in chosen]
+    wanted = set(map(number_key, names))
+    chosen = [place for place in places if number_key(place.name) in wanted]
+    refuse_doubles(number_key(place.name) for place in chosen)
+    return chosen
 
 
 def refuse_doubles(names: Iterable[str]) -> None:
@@ -210,7 +217,7 @@ def nothing_in(root: Path, split: str, places: list[Place]) -> str:
     numbered = ", \"601-700\" those with these numbers" if places[0].name.isdecimal() else ""
     splits = ", ".join(base.name for base in bases(root) if base != root)
     others = f"Its splits are {splits}" if splits else "It is not divided into splits"
-    above = f". Or give the folder above, {root.resolve().parent}" if any(root.resolve().name in names for names in SAME_SPLIT) else ""
+    above = f". Or give the folder above, {root.resolve().parent}" if is_split(root.resolve()) else ""
     return (f"no split \"{split}\" in {root}: no folder of that name, and no list {split}.txt ({root} holds {present}). {others}: give another, "
             f"or the --dataset whose splits are called so; \"all\" takes all {len(places)} videos, {places[0].name} to {places[-1].name}"
             f"{numbered}{above}")
@@ -222,10 +229,15 @@ def all_places(root: Path) -> list[Place]:
 
 
 def bases(root: Path) -> list[Path]:
-    """The folders that a tree begins in: the dataset's own, or those of its splits."""
-    if recognise(root):
-        return [root]
-    return [folder for folder in sorted(folders_in(root), key=lambda p: natural_key(p.name)) if recognise(folder)]
+    """The folders that a tree begins in: those of its splits, or the dataset's own."""
+    below = sorted(folders_in(root), key=lambda p: natural_key(p.name))
+    splits = [folder for folder in below if is_split(folder) and recognise(folder)]
+    return splits or ([root] if recognise(root) else [folder for folder in below if recognise(folder)])
+
+
+def is_split(folder: Path) -> bool:
+    """Whether a folder is called as splits usually are."""
+    return any(folder.name in names for names in SAME_SPLIT)
 
 
 def recognise(base: Path) -> Tree | None:
@@ -257,7 +269,7 @@ def places_of(base: Path, tree: Tree) -> list[Place]:
     for video in dict.fromkeys(video for names in called for video in names):
         name = next(names[video] for names in called if video in names)    # frames come first
         frames, maps, *fixations = (base / pattern.format(video=names.get(video, name)) for pattern, names in zip(patterns, called))
-        places.append(Place(name, frames, maps, tuple(fixations)))
+        places.append(Place(name, frames, maps, tuple(fixations), tree))
     return sorted(places, key=lambda place: natural_key(place.name))
 
 
@@ -425,13 +437,13 @@ def fixation_files(place: Place) -> list[list[Path]]:
     return matlab + [images_in(folder) for folder in folders]
 
 
-def pick(place: Place, kind: str, groups: list[list[Path]], problems: list[Problem]) -> dict[str, Path]:
-    """frame_key -> file; of two in one group that share their key, one is taken and the other is a problem."""
+def pick(place: Place, kind: str, groups: list[list[Path]], problems: list[Problem], key: Callable[[str], str] = frame_key) -> dict[str, Path]:
+    """A stem's key -> file; of two in one group that share their key, one is taken and the other is a problem."""
     picked = {}
     for files in groups:
         group = {}
         for path in sorted(files, key=lambda path: path.name):
-            first = group.setdefault(frame_key(path.stem), path)
+            first = group.setdefault(key(path.stem), path)
             if first != path:
                 problems.append(Problem("extra", True, place.name, (first, path), f"two {kind} share a name in {path.parent}: "
                                                                                   f"{first.name} and {path.name}; remove one"))
@@ -493,28 +505,24 @@ def list_frames(folder: Path) -> list[Path]:
         FileNotFoundError: there are none.
         ValueError: two share a name.
     """
-    problems, place = [], Place(folder.name, folder, folder, ())
-    frames = pick(place, "frames", [images_in(folder)], problems)
+    frames = images_by(folder, "frames", str)                              # two that differ in zeros may both be meant
     if not frames:
         raise FileNotFoundError(f"no frames in {folder}: {'it holds no images' if folder.is_dir() else 'the folder does not exist'}")
+    return list(in_order(frames))
+
+
+def images_by(folder: Path, kind: str, key: Callable[[str], str]) -> dict[str, Path]:
+    """A stem's key -> image, for a folder that need not exist; a ValueError where two share theirs."""
+    problems = []
+    images = pick(Place(folder.name, folder, folder, ()), kind, [images_in(folder)], problems, key)
     if problems:
         raise problems[0].error()
-    return list(in_order(frames))
+    return images
 
 
 def in_order(frames: dict[str, Path]) -> tuple[Path, ...]:
     """Frames in natural order."""
     return tuple(sorted(frames.values(), key=lambda path: natural_key(path.stem)))
-
-
-def by_stem(folder: Path, suffixes: set[str]) -> dict[str, Path]:
-    """Stem -> file for the files of a folder (which need not exist) with one of the suffixes."""
-    files = {}
-    for path in sorted(files_in(folder, suffixes)):
-        if path.stem in files:
-            raise ValueError(f"two files for one frame in {folder}: {files[path.stem].name} and {path.name}; remove one")
-        files[path.stem] = path
-    return files
 
 
 def inventory(videos: list[Video], look_at: int = 2000, short: int = 32) -> str:
@@ -587,7 +595,7 @@ def read_fixation_values(path: Path) -> np.ndarray:
     if name is None:
         raise ValueError(f"{path} has no variable {' or '.join(MAT_VARIABLES)}, which hold the fixation map in the .mat files of DHF1K and DIEM")
     values = variables[name]
-    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "buif":
+    if not isinstance(values, np.ndarray) or values.ndim != 2 or not values.size or values.dtype.kind not in "buif":
         raise ValueError(f"variable {name} of {path} must be a fixation map (H, W), "
                          f"got {getattr(values, 'dtype', type(values))} of shape {np.shape(values)}")
     return values
@@ -1000,19 +1008,21 @@ class FrameCache:
         except OSError as error:
             raise OSError(error.errno, f"the folder for prepared frames (--cache) cannot be made: {error.strerror}", str(self.folder)) from error
         self.remove_leftovers()
-        files = {video.frames[0].parent: self.file_of(video) for video in videos}
-        missing = [video for video in videos if not self.is_whole(files[video.frames[0].parent], video)]
-        self.check_space(missing)
-        with tqdm(desc=f"preparing frames in {self.folder}", total=sum(len(video.frames) for video in missing), unit="frame", disable=None) as bar:
-            for video in missing:
-                try:
-                    self.write(video, files[video.frames[0].parent], workers, bar)
-                except (FileNotFoundError, ValueError) as error:
-                    if not skip_bad:
-                        raise ValueError(f"{error}. To go on without the clips it is in: --skip-bad") from error
-                    tqdm.write(f"not prepared, its clips will be decoded: video {video.name}: {error}")
-                    del files[video.frames[0].parent]
-        self.files |= files
+        missing = []
+        for folder, video in {video.frames[0].parent: video for video in videos}.items():
+            with leaving_out(video, skip_bad):
+                file = self.file_of(video)
+                if self.is_whole(file, video):
+                    self.files[folder] = file
+                else:
+                    missing.append((folder, video, file))
+        self.check_space([video for _, video, _ in missing])
+        total = sum(len(video.frames) for _, video, _ in missing)
+        with tqdm(desc=f"preparing frames in {self.folder}", total=total, unit="frame", disable=None) as bar:
+            for folder, video, file in missing:
+                with leaving_out(video, skip_bad):
+                    self.write(video, file, workers, bar)
+                    self.files[folder] = file
 
     def file_of(self, video: Video) -> Path:
         """The file for a video as it is now; its name tells where the video lies and what its frames are."""
@@ -1021,7 +1031,8 @@ class FrameCache:
         return self.folder / f"{self.prefix(video)}{digest(source.encode())}.npy"
 
     def prefix(self, video: Video) -> str:
-        return f"{video.name[:50]}-{digest(str(video.frames[0].parent.resolve()).encode())}-"
+        name = os.fsencode(video.name)[:150].decode(errors="ignore")       # a file's name may have 255 bytes
+        return f"{name}-{digest(os.fsencode(video.frames[0].parent.resolve()))}-"
 
     def is_whole(self, file: Path, video: Video) -> bool:
         """Whether a video's file is there, with the beginning and the length it should have."""
@@ -1044,7 +1055,7 @@ class FrameCache:
         """Say how much these videos need; an OSError if that is not there."""
         needed, free = sum(map(self.bytes_of, videos)), shutil.disk_usage(self.folder).free
         if needed > free:
-            raise OSError(errno.ENOSPC, f"{needed / 1e9:.1f} GB are needed for prepared frames, {free / 1e9:.1f} GB are free", str(self.folder))
+            raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB are needed for prepared frames, {free / 1e6:.0f} MB are free", str(self.folder))
         if videos:
             print(f"{self.folder}: {needed / 1e6:.0f} MB of prepared frames to write, {len(videos)} videos")
 
@@ -1065,9 +1076,20 @@ class FrameCache:
     def remove_leftovers(self) -> None:
         """Remove what killed programs left half written: nothing has been added to it for an hour."""
         for path in self.folder.glob(".*.part"):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):                             # removed by another, or not ours to remove
                 if time.time() - path.stat().st_mtime > 3600:
                     path.unlink()
+
+
+@contextlib.contextmanager
+def leaving_out(video: Video, skip_bad: bool) -> Iterator[None]:
+    """Leave a video that cannot be read out of the cache, and say so; or stop, and say how not to."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        if not skip_bad:
+            raise ValueError(f"{error}. To go on without the clips it is in: --skip-bad") from error
+        tqdm.write(f"not prepared, its clips will be decoded: video {video.name}: {error}")
 
 
 def digest(content: bytes) -> str:
@@ -1087,15 +1109,16 @@ def check_dataset(root: Path, split: str | None = None, numbers: dict[str, range
         needed: splits without which training would fail; looked for where no `split` is given.
 
     Returns:
-        {"path"; "splits": of each {"split", "videos", "frames", "annotated", "without_fixation", "shorter_than_32"};
-        "problems": of each {"split", "kind", "fatal", "video", "files", "message"}; "trainable": whether none is fatal}.
+        {"path"; "splits": of each {"split", "tree", "videos", "frames", "annotated", "without_fixation", "shorter_than_32"};
+        "problems": of each {"split", "kind", "fatal", "video", "files", "message"}, fatal where training or scoring would stop;
+        "trainable": whether none in a split that is needed, or asked for, is fatal}.
 
     Raises:
         FileNotFoundError: there is no such folder, or no such split.
     """
     check_folder(root)
     splits, problems = [], [] if split else [unusable(root, name, numbers) for name in needed]
-    problems = [problem for problem in problems if problem]
+    problems, vital = [problem for problem in problems if problem], set(needed)
     for name in [split] if split else splits_of(root, numbers or {}):
         try:
             places, unknown = find_places(root, name, numbers), []
@@ -1103,12 +1126,13 @@ def check_dataset(root: Path, split: str | None = None, numbers: dict[str, range
             if split:
                 raise
             places, unknown = [], [Problem("missing" if isinstance(error, OSError) else "extra", True, "", (root,), str(error))]
-        counts, found = check_split(places)
+        counts, found = check_split(places, is_needed := bool(split) or name == "all" or not needed or bool(set(usual_names(name)) & set(needed)))
         found += unknown
-        splits.append({"split": name, **counts})
+        vital |= {name} if is_needed else set()
+        splits.append({"split": name, "tree": places[0].tree.used_by if places else None, **counts})
         problems += [{"split": name, "kind": p.kind, "fatal": p.fatal, "video": p.video, "files": list(map(str, p.files)), "message": p.message}
                      for p in found]
-    trainable = any(counts["annotated"] for counts in splits) and not any(problem["fatal"] for problem in problems)
+    trainable = not any(problem["fatal"] for problem in problems if problem["split"] in vital)
     return {"path": str(root), "splits": splits, "problems": problems, "trainable": trainable}
 
 
@@ -1132,20 +1156,19 @@ def splits_of(root: Path, numbers: dict[str, range]) -> list[str]:
     except ValueError:                                                     # two videos have one name, as find_places will say
         return ["all"]
     if found != [root]:
-        folders = [base.name for base in found] or natural(p.name for p in folders_in(root) if any(p.name in names for names in SAME_SPLIT))
-        return folders or ["all"]
-    usual = [name for names in SAME_SPLIT for name in sorted(names) if split_list(root, name)]
+        return natural({base.name for base in found} | {folder.name for folder in folders_in(root) if is_split(folder)}) or ["all"]
+    usual = [name for name in sorted(set().union(*SAME_SPLIT)) if any((root / file.format(name)).is_file() for file in LISTS)]
     present = {int(place.name) if place.name.isdecimal() else None for place in places_in(root)}
     parts = [name for name, part in numbers.items() if not present.isdisjoint(part)]
     divided = present <= {number for part in numbers.values() for number in part}
     return usual or (parts if divided else ["all"])
 
 
-def check_split(places: list[Place]) -> tuple[dict, list[Problem]]:
-    """Counts, and everything that is wrong, of some videos."""
+def check_split(places: list[Place], need_annotation: bool) -> tuple[dict, list[Problem]]:
+    """Counts, and everything that is wrong, of some videos; a test set needs no annotation, unless some of its videos have it."""
     problems, counts = [], collections.Counter(dict.fromkeys(("videos", "frames", "annotated", "without_fixation", "shorter_than_32"), 0))
     listed = [list_video(place) for place in places]
-    is_annotated = any(video.annotated() for video, _ in listed)           # a test set is not, and need not be
+    is_annotated = need_annotation or any(video.annotated() for video, _ in listed)
     for place, (video, found) in zip(places, tqdm(listed, desc="checking", unit="video", disable=None)):
         problems += [*found, *strays(place)]
         if video.frames and not video.annotated():
@@ -1154,6 +1177,9 @@ def check_split(places: list[Place]) -> tuple[dict, list[Problem]]:
         problems += more
         counts.update({"videos": 1, "frames": len(video.frames), "annotated": len(video.annotated()), "without_fixation": empty,
                        "shorter_than_32": int(0 < len(video.frames) < 32)})
+    if counts["annotated"] and counts["annotated"] == counts["without_fixation"]:
+        problems.append(Problem("constant", False, "", (places[0].fixations[0],),
+                                "no fixation map of this split has a fixation: there is nothing to learn from"))
     return dict(counts), problems
 
 
@@ -1224,14 +1250,13 @@ def in_words(array: np.ndarray) -> str:
 def print_check(report: dict) -> None:
     """The outcome of `check_dataset` for people."""
     for split in report["splits"]:
-        counts = [f"{value} {name.replace('_', ' ')}" for name, value in split.items() if name != "split"]
-        print(f"{report['path']}, {split['split']}: {', '.join(counts)}")
+        counts = [f"{value} {name.replace('_', ' ')}" for name, value in split.items() if name not in ("split", "tree")]
+        print(f"{report['path']}, {split['split']}: {', '.join(counts)} (tree: {split['tree']})")
     for problem in sorted(report["problems"], key=lambda problem: not problem["fatal"]):
         where = f"{problem['split']}/{problem['video']}" if problem["video"] else problem["split"]
         print(f"{'error' if problem['fatal'] else 'warning'}: {problem['kind']}: {where}: {problem['message']}")
     fatal = sum(problem["fatal"] for problem in report["problems"])
-    nothing = not any(split["annotated"] for split in report["splits"])
-    verdict = "this can be trained on" if report["trainable"] else f"training would fail{', nothing is annotated' if nothing else ''}"
+    verdict = "this can be trained on" if report["trainable"] else "training would fail"
     print(f"{fatal} errors, {len(report['problems']) - fatal} warnings: {verdict}")
 
 

@@ -25,10 +25,11 @@ from dataloader import (
     IMAGE_SUFFIXES,
     TREE,
     Video,
-    by_stem,
     check_same_size,
     dataset_folder,
     find_videos,
+    frame_key,
+    images_by,
     imresize,
     in_threads,
     inventory,
@@ -348,12 +349,12 @@ class StoredMaps:
         """The maps of these frames."""
         self.check(video, indices)
         files = stored_files(self.folder, video.name)
-        return in_threads(functools.partial(stored_map, protocol=protocol), [files[video.frames[index].stem] for index in indices])
+        return in_threads(functools.partial(stored_map, protocol=protocol), [files[frame_key(video.frames[index].stem)] for index in indices])
 
     def check(self, video: Video, indices: list[int]) -> None:
         """Raise a FileNotFoundError where a frame to score has no map: what was expected where, and what is there."""
         files = stored_files(self.folder, video.name)
-        missing = [video.frames[index].stem for index in indices if video.frames[index].stem not in files]
+        missing = [video.frames[index].stem for index in indices if frame_key(video.frames[index].stem) not in files]
         if missing:
             place = self.folder / video.name if (self.folder / video.name).is_dir() else self.folder
             held = natural(path.name for path in place.iterdir())
@@ -377,8 +378,8 @@ def check_all(source: StoredMaps, videos: list[Video], chosen: dict[str, list[in
 
 
 def stored_files(folder: Path, video: str) -> dict[str, Path]:
-    """Frame -> file of a video's maps."""
-    return by_stem(folder / video, IMAGE_SUFFIXES)
+    """A frame's `frame_key` -> file of a video's maps."""
+    return images_by(folder / video, "maps", frame_key)
 
 
 def stored_map(path: Path, protocol: str) -> Tensor:
@@ -498,7 +499,8 @@ def draw_examples(examples: list[tuple[str, dict]], videos: list[Video], maps: P
     for (kind, row), axes in zip(examples, figure.subplots(len(examples), 3, squeeze=False)):
         video = by_name[row["video"]]
         frame = next(path for path in video.frames if path.stem == row["frame"])
-        pictures = (read_frame(frame), read_density(video.maps[row["frame"]]), read_image(stored_files(maps, row["video"])[row["frame"]], "L"))
+        prediction = stored_files(maps, row["video"])[frame_key(row["frame"])]
+        pictures = (read_frame(frame), read_density(video.maps[row["frame"]]), read_image(prediction, "L"))
         titles = (f"{kind}: {row['video']}\nframe {row['frame']}", "density", f"prediction, CC {row['cc']:.3f}")
         for axis, picture, title in zip(axes, pictures, titles):
             axis.imshow(picture, cmap="inferno")
@@ -624,7 +626,8 @@ def main(args: argparse.Namespace) -> None:
     if args.predictions and not args.skip_bad:
         check_all(source, videos, chosen)
     method = args.method or source.name
-    folder = args.out / (args.run or f"{data.resolve().name}_{Path(split).stem}_{method}_{protocol}")
+    part = Path(split).stem if split.endswith(".txt") else split.replace("/", "_")
+    folder = args.out / (args.run or f"{data.resolve().name}_{part}_{method}_{protocol}")
     own_maps = None if args.predictions else folder / method
     if not args.overwrite:
         utils.refuse_to_replace([folder / "scores.json", *filter(None, [own_maps])], "--overwrite allows it, --run NAME keeps both")

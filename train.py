@@ -234,8 +234,10 @@ def download_encoder() -> tuple[dict[str, Tensor], str]:
         ) from error
 
 
-def make_model(weights: str | None, network: dict) -> nn.Module:
-    """The network to train: a new one, or that of a weight file; `network` are arguments that the user gave."""
+def make_model(weights: str | None, stored: dict | None, network: dict) -> nn.Module:
+    """The network to train: a new one, that of a weight file, or that of a run to resume; `network` are arguments that the user gave."""
+    if stored:
+        return RecSalNet(**{**stored["configuration"], **network})
     return RecSalNet.from_pretrained(weights, **network) if weights else RecSalNet(**network)
 
 
@@ -361,15 +363,10 @@ class Run:
             "configuration": self.model.config, "epoch": self.epoch, "best_cc": self.best_cc, "progress": self.progress,
         }, self.last)
 
-    def restore(self) -> None:
-        """Continue from last.pt."""
-        if not self.last.is_file():
-            raise FileNotFoundError(f"nothing to resume: {self.last} does not exist; start the run without --resume")
-        stored = utils.read_checkpoint(self.last)
-        needed = {"model", "optimizer", "random", "recipe", "epoch", "best_cc", "progress"}
-        if not isinstance(stored, dict) or not needed <= stored.keys():
-            raise ValueError(f"{self.last} is no last.pt of train.py: expected {sorted(needed)}, got {utils.describe(stored)}")
+    def restore(self, stored: dict) -> None:
+        """Continue from what `read_last` read."""
         check_recipe(stored["recipe"], self.recipe)
+        self.recipe = stored["recipe"]
         utils.load_entries(self.model, stored["model"], str(self.last))
         self.optimizer.load_state_dict(stored["optimizer"])
         utils.set_random_state(stored["random"])
@@ -394,6 +391,17 @@ class Run:
             self.keep_weights(scores)
 
 
+def read_last(path: Path) -> dict:
+    """The content of a last.pt."""
+    if not path.is_file():
+        raise FileNotFoundError(f"nothing to resume: {path} does not exist; start the run without --resume")
+    stored = utils.read_checkpoint(path)
+    needed = {"model", "optimizer", "random", "recipe", "configuration", "epoch", "best_cc", "progress"}
+    if not isinstance(stored, dict) or not needed <= stored.keys():
+        raise ValueError(f"{path} is no last.pt of train.py: expected {sorted(needed)}, got {utils.describe(stored)}")
+    return stored
+
+
 def run_files(folder: Path, model_class: type) -> tuple[Path, Path]:
     """Where a run keeps its best weights, and what it continues from."""
     return folder / f"{model_class.__name__}.pth", folder / "last.pt"
@@ -414,8 +422,9 @@ def fingerprint(videos: list[Video]) -> str:
 
 
 def check_recipe(stored: dict, given: dict) -> None:
-    """Raise a ValueError that names every value in which the two differ."""
-    changed = [f"{name} was {stored.get(name)}, is {value}" for name, value in given.items() if stored.get(name) != value]
+    """Raise a ValueError that names every value in which the two differ; what a run started from no longer matters."""
+    changed = [f"{name} was {stored.get(name)}, is {value}" for name, value in given.items()
+               if stored.get(name) != value and name not in ("weights", "encoder_weights")]
     if changed:
         raise ValueError(f"--resume continues a run exactly, but {'; '.join(changed)}. "
                          "Give the same options, or start another run in another --run-dir")
@@ -543,7 +552,7 @@ def data_arguments(group) -> None:
     group.add_argument("--frame-stride", type=at_least(1),
                        help="frames of the video from one frame of a clip to the next (default: 1)")
     group.add_argument("--cache", type=Path, metavar="DIR",
-                       help="keep the frames at the network's size there, uncompressed (90 GB for DHF1K at 224 x 384), and read clips from it many "
+                       help="keep the frames at the network's size there, uncompressed (105 GB for DHF1K at 224 x 384), and read clips from it many "
                             "times faster; made on demand, and anew where frames have changed (default: none)")
     group.add_argument("--flip", action=onoff, default=False,
                        help="mirror half of the training clips; the authors do not (default: off)")
@@ -622,20 +631,19 @@ def main(args: argparse.Namespace) -> int:
         utils.refuse_to_replace(run_files(run_dir, RecSalNet),
                                 "continue with --resume, start anew with --overwrite, or choose another --run-dir")
 
-    model = make_model(args.weights, {name: getattr(args, name) for name in NETWORK if getattr(args, name) is not None})
+    stored = read_last(run_files(run_dir, RecSalNet)[1]) if args.resume else None
+    model = make_model(args.weights, stored, {name: getattr(args, name) for name in NETWORK if getattr(args, name) is not None})
     sources = choose_sources(datasets, args.data, args.train_split, args.val_split, validated=args.val_every > 0 and not args.hold_out)
     train_videos, val_videos = training_videos(sources, args.skip_bad, args.hold_out, args.seed)
     cache = FrameCache(args.cache, model.prepare) if args.cache else None
-    if cache:
-        cache.build(train_videos + val_videos, max(1, args.workers), args.skip_bad)
     train_set, val_set = make_sets(model, train_videos, val_videos, args.flip, args.seed, args.skip_bad, cache)
     train_loader = clip_loader(train_set, args.batch_size, args.workers, shuffle=True)
     val_loader = clip_loader(val_set, 1, args.workers, shuffle=False) if args.val_every else None
 
     run_dir.mkdir(parents=True, exist_ok=True)                             # a folder that cannot be written is said now
-    if args.weights:
+    if args.weights and not stored:
         introduce(model, args.weights)
-    elif not args.resume:
+    elif not stored:
         print(f"encoder weights: {initialise_encoder(model.encoder, args.encoder_weights)}")
     model.activation_checkpointing = args.activation_checkpointing
     model.to(device)
@@ -646,11 +654,13 @@ def main(args: argparse.Namespace) -> int:
         compile_network(model)
     optimizer = torch.optim.Adam(model.parameter_groups(args.lr), fused=device.type != "mps")
     run = Run(model, optimizer, run_dir, recipe, describe_data(sources, args.hold_out, val_videos))
-    if args.resume:
-        run.restore()
+    if stored:
+        run.restore(stored)
         print(f"resuming after epoch {run.epoch}" + (f" and {run.progress['batches']} batches" if run.progress else ""))
     if args.overwrite:
         clear_run(run_dir)
+    if cache:                                                              # after everything that could have been refused
+        cache.build(train_videos + val_videos, max(1, args.workers), args.skip_bad)
     print(f"training {type(model).__name__} ({sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters) "
           f"at {model.config['frame_size'][0]} x {model.config['frame_size'][1]} on {device.type} in {precision}")
     finished = fit(run, train_loader, val_loader, functools.partial(objective, weights=weights), args.epochs, args.accumulate,

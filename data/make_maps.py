@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 try:
     from data.prepare_dhf1k import at_least_one, density_map, encode_png, run_all, write_atomically
-    from dataloader import Place, all_places, check_folder, find_places, list_video, read_fixations, read_image
+    from dataloader import Place, all_places, check_folder, check_same_size, find_places, open_place, read_fixations, read_image
 except ModuleNotFoundError as error:
     sys.exit(f"make_maps.py: error: {error}. It uses the programs' own code: run it as `python -m data.make_maps`, in the root of this repository")
 
@@ -53,11 +53,12 @@ def write_maps(place: Place, make: Callable[[np.ndarray], np.ndarray], overwrite
     """Write the density maps of one video; returns how many.
 
     Raises:
-        ValueError: a fixation map cannot be read.
+        FileNotFoundError, ValueError: something is wrong with the video, or a fixation map cannot be read.
     """
-    video, _ = list_video(place)
+    video = open_place(place, need_annotation=False)
     wanted = {stem: path for stem, path in video.fixations.items() if overwrite or stem not in video.maps}
-    place.maps.mkdir(parents=True, exist_ok=True)
+    if wanted:
+        place.maps.mkdir(parents=True, exist_ok=True)
     for stem, path in wanted.items():
         before = video.maps.get(stem)
         target = place.maps / f"{before.stem if before else stem}.png"
@@ -69,15 +70,15 @@ def write_maps(place: Place, make: Callable[[np.ndarray], np.ndarray], overwrite
 
 def compare_maps(place: Place) -> dict[str, np.ndarray]:
     """How far one video's maps are from each Gaussian's: its name -> (frames, 2), each frame's largest and mean difference of 255."""
-    video, _ = list_video(place)
+    video = open_place(place, need_annotation=False)
     differences = {name: [] for name in GAUSSIANS}
     for index in video.annotated():
         stem = video.frames[index].stem
         fixations, published = read_fixations(video.fixations[stem]), read_image(video.maps[stem], "L").astype(int)
-        for make in set(GAUSSIANS.values()):
+        check_same_size(published, fixations, video, stem)
+        for name, make in GAUSSIANS.items():
             difference = np.abs(make(fixations) - published)
-            for name in (name for name, other in GAUSSIANS.items() if other is make):
-                differences[name].append((difference.max(), difference.mean()))
+            differences[name].append((difference.max(), difference.mean()))
     return {name: np.array(values).reshape(-1, 2) for name, values in differences.items()}
 
 
@@ -99,9 +100,12 @@ def main(args: argparse.Namespace) -> None:
     places = find_places(args.root, args.split) if args.split else all_places(args.root)
     if not places:
         raise FileNotFoundError(f"no videos in {args.root}: expected one of the trees in data/README.md")
-    call = partial(compare_maps) if args.compare else partial(write_maps, make=GAUSSIANS[args.gaussian], overwrite=args.overwrite)
+    if args.compare:
+        calls = [partial(compare_maps, place) for place in places]
+    else:
+        calls = [partial(write_maps, place, GAUSSIANS[args.gaussian], args.overwrite) for place in places]
     results = []
-    for result in tqdm(run_all([partial(call, place) for place in places], args.workers), total=len(places), unit="video", disable=None):
+    for result in tqdm(run_all(calls, args.workers), total=len(places), unit="video", disable=None):
         if isinstance(result, Exception):
             raise result
         results.append(result)

@@ -277,6 +277,47 @@ def test_every_tree_of_dhf1k_is_recognised_with_its_splits(tmp_path, name):
         find_videos(tmp_path, "test", numbers=numbers)
 
 
+@pytest.mark.parametrize("names", [("training", "testing"), ("train", "test")])
+def test_lists_have_either_usual_name(tmp_path, names):
+    write_layout(tmp_path, LAYOUTS["SalEMA"], {"": [1, 2]})
+    for number, name in enumerate(names, start=1):
+        (tmp_path / f"{name}.txt").write_text(f"{number}\n")
+    for split, number in (("train", "1"), ("training", "1"), ("test", "2"), ("testing", "2")):
+        assert [video.name for video in find_videos(tmp_path, split)] == [number]
+    assert [split["split"] for split in check_dataset(tmp_path)["splits"]] == sorted(names)
+
+
+def test_a_list_does_not_choose_between_two_videos_of_one_name(tmp_path):
+    write_layout(tmp_path, LAYOUTS["RecSal-Net"], {"train": [1], "val": [1, 2]})
+    (tmp_path / "mine.txt").write_text("0001\n")
+    with pytest.raises(ValueError, match="share their name"):
+        find_videos(tmp_path, "mine.txt")
+    (tmp_path / "mine.txt").write_text("0002\n")
+    assert len(find_videos(tmp_path, "mine.txt")) == 1
+
+
+def test_folders_that_are_no_splits_do_not_hide_those_that_are(tmp_path):
+    write_layout(tmp_path, LAYOUTS["RecSal-Net"], {"train": [1], "valid": [2]})
+    write(tmp_path / "docs" / "images" / "figure.png", np.zeros((4, 4), np.uint8))
+    (tmp_path / "train" / ".0007.partial" / "images").mkdir(parents=True)
+    (tmp_path / "train" / "0008.partial" / "images").mkdir(parents=True)   # still being prepared
+    assert [video.name for video in find_videos(tmp_path, "all")] == ["0001", "0002"]
+    assert [video.name for video in find_videos(tmp_path, "train") + find_videos(tmp_path, "val")] == ["0001", "0002"]
+
+
+def test_videos_1_and_01_of_one_folder_are_two(tmp_path):
+    for name in ("1", "01"):
+        make_video(tmp_path / "train" / name, [1, 2])
+    assert sorted(video.name for video in find_videos(tmp_path, "train")) == ["01", "1"]
+
+
+def test_of_two_folders_of_fixations_the_first_counts(tmp_path):
+    folder = make_video(tmp_path / "v", [1])
+    write_fixations(folder / "fixations" / "0001.png", [(5, 5)])
+    write_fixations(folder / "fixation" / "maps" / "0001.mat", [(4, 4)])
+    assert open_video(folder).fixations["0001"] == folder / "fixation" / "0001.png"
+
+
 def test_names_of_splits_are_dhf1ks_numbers_only_for_dhf1k(tmp_path):
     write_layout(tmp_path, LAYOUTS["SalEMA"], {"": [1, 2]})
     with pytest.raises(FileNotFoundError, match='no split "train"'):
@@ -445,6 +486,14 @@ def test_a_clip_of_any_video_ends_at_an_annotated_frame_and_repeats_the_first_in
     assert span <= last <= length or (length < span and last == length)
 
 
+def test_frames_to_predict_may_have_names_that_differ_in_zeros_only(tmp_path):
+    empty_files(tmp_path / "a", ["1.png", "2.png", "02.png", "img_1.png"])
+    assert {path.name for path in dataloader.list_frames(tmp_path / "a")} == {"1.png", "2.png", "02.png", "img_1.png"}
+    (tmp_path / "a" / "2.jpg").touch()
+    with pytest.raises(ValueError, match="two frames share a name"):
+        dataloader.list_frames(tmp_path / "a")
+
+
 # Checking a dataset
 
 DAMAGES = {                                                                # what happens to frame 0004 of 6 -> (kind, whether training would fail)
@@ -547,13 +596,45 @@ def test_names_that_other_programs_sort_differently_are_a_warning(tmp_path, caps
     assert code == 0 and "warning: order: train/a: " in out and "(8 to 13)" in out
 
 
+def test_the_dataset_that_is_checked_for_says_which_splits_are_needed(tmp_path, capsys):
+    write_layout(tmp_path, LAYOUTS["SalEMA"], {"": [1, 601]})
+    for path in tmp_path.glob("maps/*/*"):
+        write(path, np.arange(48, dtype=np.uint8).reshape(6, 8))
+    assert check(capsys, tmp_path)[0] == 0
+    assert check(capsys, tmp_path, "--dataset", "folder")[0] == 1
+
+
 def test_a_test_set_without_annotation_passes_beside_a_training_set_but_not_alone(tmp_path, capsys):
     make_checked_video(tmp_path / "train" / "0001")
     make_checked_video(tmp_path / "val" / "0601")
     make_video(tmp_path / "test" / "0701", [1, 2], annotated=[])
     assert check(capsys, tmp_path)[0] == 0
     code, out = check(capsys, tmp_path, "--split", "test")
-    assert code == 1 and out.endswith("training would fail, nothing is annotated\n")
+    assert code == 1 and "error: missing: test/0701: no annotation" in out and out.endswith("training would fail\n")
+    cut(tmp_path / "test" / "0701" / "images" / "0001.png")
+    code, out = check(capsys, tmp_path)
+    assert code == 0 and "error: unreadable: test/0701" in out             # testing would fail, training would not
+
+
+@pytest.mark.parametrize("damage", ["no annotation in train", "no frames in val", "an empty .mat"])
+def test_a_split_that_training_needs_must_be_whole(tmp_path, capsys, damage):
+    for split in ("train", "val"):
+        make_checked_video(tmp_path / split / "a")
+    if damage == "an empty .mat":
+        (tmp_path / "train" / "a" / "fixation" / "0004.png").unlink()
+        scipy.io.savemat(tmp_path / "train" / "a" / "fixation" / "0004.mat", {"I": np.zeros((0, 0))})
+    else:
+        shutil.rmtree(tmp_path / ("train/a/maps" if "annotation" in damage else "val/a/images"))
+    code, out = check(capsys, tmp_path)
+    assert code == 1 and not (trains(tmp_path) and trains(tmp_path, "val"))
+    assert f"{tmp_path}, train: " in out and f"{tmp_path}, val: " in out
+
+
+def test_a_set_in_which_nobody_looked_anywhere_is_a_warning(tmp_path, capsys):
+    for path in (make_checked_video(tmp_path / "train" / "a") / "fixation").iterdir():
+        write(path, np.zeros((6, 8), np.uint8))
+    code, out = check(capsys, tmp_path, "--split", "train")
+    assert code == 0 and "nothing to learn from" in out
 
 
 def test_a_split_that_training_needs_and_that_is_not_there_fails_the_check(tmp_path, capsys):
@@ -610,7 +691,7 @@ def test_a_tree_without_folders_of_splits_is_checked_in_the_datasets_parts(tmp_p
     write_layout(tmp_path, LAYOUTS["TASED-Net"], {"": [1, 601]})
     for frame in (1, 2):
         write(tmp_path / "video" / "0701" / f"{frame:04d}.png", np.zeros((6, 8, 3), np.uint8))
-    report = check_dataset(tmp_path, numbers=DATASETS["dhf1k"].numbers)
+    report = check_dataset(tmp_path, numbers=DATASETS["dhf1k"].numbers, needed=("train", "val"))
     assert [split["split"] for split in report["splits"]] == ["train", "val", "test"] and report["trainable"]
     assert [split["split"] for split in check_dataset(tmp_path)["splits"]] == ["all"]
 
@@ -631,7 +712,7 @@ def test_a_frame_that_nobody_looked_at_is_counted_and_no_problem(tmp_path):
     for kind in ("maps", "fixation"):
         write(folder / kind / "0004.png", np.zeros((6, 8), np.uint8))
     report = check_dataset(tmp_path)
-    assert report["splits"] == [{"split": "train", "videos": 1, "frames": 6, "annotated": 6, "without_fixation": 1, "shorter_than_32": 1}]
+    assert report["splits"] == [{"split": "train", "tree": dataloader.TREES[0].used_by, "videos": 1, "frames": 6, "annotated": 6, "without_fixation": 1, "shorter_than_32": 1}]
     assert not report["problems"] and report["trainable"]
 
 
@@ -770,9 +851,29 @@ def test_a_damaged_file_is_made_anew(tmp_path, damage):
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(tmp_path, monkeypatch):
     videos = noise_set(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=10))
-    with pytest.raises(OSError, match=r"GB are needed for prepared frames, 0.0 GB are free.*cache"):
+    with pytest.raises(OSError, match=r"MB are needed for prepared frames, 0 MB are free.*cache"):
         build(tmp_path / "cache", videos)
     assert not list(tmp_path.glob("cache/*/*"))
+
+
+def test_a_frame_that_vanished_stops_or_leaves_its_video_out(tmp_path):
+    videos = noise_set(tmp_path)
+    videos[1].frames[1].unlink()
+    with pytest.raises(ValueError, match="0002.png.*--skip-bad"):
+        build(tmp_path / "cache", videos)
+    cache = build(tmp_path / "cache", videos, skip_bad=True)
+    assert cache.holds(videos[0]) and not cache.holds(videos[1])
+
+
+def test_names_may_be_long_and_hold_signs_of_patterns(tmp_path):
+    (name := tmp_path / "train" / ("眼" * 60 + "[1] *")).parent.mkdir()
+    make_video(name, [1, 2])
+    videos = find_videos(tmp_path, "train")
+    for _ in range(2):
+        cache = build(tmp_path / "cache", videos)
+        assert torch.equal(cache.clip(videos[0], [1]), dataloader.decoded_clip(videos[0], [1], shrink))
+        write(videos[0].frames[0], np.zeros((6, 8, 3), np.uint8))
+    assert len(list(tmp_path.glob("cache/*/*.npy"))) == 1                  # the older one was found, and is gone
 
 
 def test_a_folder_that_cannot_be_made_is_said_with_its_flag(tmp_path):

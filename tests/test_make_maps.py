@@ -83,6 +83,28 @@ def test_maps_are_made_where_the_programs_find_them(tmp_path, suffix, workers, c
     assert "dhf1k: 3 frames, largest difference 0 " not in out
 
 
+def test_a_split_and_processes_are_as_asked(tmp_path, monkeypatch):
+    make_set(tmp_path)
+    (tmp_path / "training").rename(tmp_path / "testing")
+    make_set(tmp_path)
+    asked = []
+    monkeypatch.setattr(make_maps, "run_all", lambda calls, workers: asked.append((len(calls), workers)) or [0])
+    run(tmp_path, "--gaussian", "dhf1k", "--split", "testing", "--workers", "3")
+    run(tmp_path, "--gaussian", "dhf1k")
+    assert asked == [(1, 3), (2, 1)]
+
+
+def test_a_video_without_frames_and_maps_of_another_size_are_errors(tmp_path):
+    make_set(tmp_path)
+    (tmp_path / "training" / "Kick-001" / "maps").mkdir()
+    Image.new("L", (3, 2)).save(tmp_path / "training" / "Kick-001" / "maps" / "Kick_001_001.png")
+    with pytest.raises(ValueError, match="differ in size"):
+        run(tmp_path, "--compare")
+    (tmp_path / "training" / "Kick-002" / "fixation").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="no frames of video Kick-002"):
+        run(tmp_path, "--gaussian", "dhf1k")
+
+
 def test_maps_that_are_there_are_left_unless_they_are_to_be_overwritten(tmp_path):
     make_set(tmp_path)
     maps = tmp_path / "training" / "Kick-001" / "maps"

@@ -99,6 +99,25 @@ def test_a_datasets_name_says_where_it_is_and_what_is_scored(flags, expected, mo
         evaluation.main(evaluation.arguments().parse_args(list(flags)))
 
 
+def test_videos_of_dhf1k_are_divided_by_their_numbers_where_there_are_no_folders(tiny_set, weights_file, tmp_path, capsys):
+    for number, video in zip((600, 601), (tiny_set / "train").iterdir()):
+        shutil.copytree(video / "images", tmp_path / "set" / "frames" / str(number))
+        shutil.copytree(video, tmp_path / "set" / "annotation" / f"{number:04d}", ignore=shutil.ignore_patterns("images"))
+    run(tmp_path / "set", weights_file, tmp_path / "out")
+    assert f"{tmp_path / 'set'}, val: 1 videos" in capsys.readouterr().out
+
+
+def test_predictions_may_have_other_zeros_than_the_frames(tiny_set, tmp_path):
+    video = sorted((tiny_set / "val").iterdir())[0]
+    (maps := tmp_path / "maps" / video.name).mkdir(parents=True)
+    for path in (video / "maps").iterdir():
+        shutil.copy(path, maps / f"{int(path.stem)}.png")
+    shutil.copytree(video, tmp_path / "set" / "val" / video.name)
+    score_files(tmp_path / "set", tmp_path / "maps", tmp_path / "out")
+    folder, = (tmp_path / "out").iterdir()
+    assert json.loads((folder / "scores.json").read_text())["scores"]["maps"]["frame_average"]["cc"] == pytest.approx(1)
+
+
 def test_numbers_and_lists_choose_videos_and_name_the_run(tiny_set, weights_file, tmp_path):
     (tmp_path / "set").mkdir()
     for video in (tiny_set / "val").iterdir():

@@ -102,6 +102,39 @@ def test_a_network_that_differs_from_the_weights_to_start_from_is_an_error(tiny_
     assert json.loads((tmp_path / "RecSalNet.json").read_text())["configuration"]["num_recursions"] == 1
 
 
+def test_fine_tuning_resumes_without_the_weights_it_started_from(tiny_set, finished, tmp_path):
+    shutil.copy(finished / "RecSalNet.pth", tmp_path / "start.pth")
+    shutil.copy(finished / "RecSalNet.json", tmp_path / "start.json")
+    flags = ["--data", str(tiny_set), "--run-dir", str(tmp_path / "run"), "--workers", "0", "--device", "cpu", "--no-tensorboard", "--val-every", "0"]
+    train.main(train.arguments().parse_args([*flags, "--epochs", "1", "--weights", str(tmp_path / "start.pth")]))
+    (tmp_path / "start.pth").unlink()
+    assert train.main(train.arguments().parse_args([*flags, "--epochs", "2", "--resume"])) == 0
+    assert json.loads((tmp_path / "run" / "RecSalNet.json").read_text())["recipe"]["weights"] == str(tmp_path / "start.pth")
+
+
+def test_videos_of_dhf1k_are_divided_by_their_numbers_where_there_are_no_folders(tiny_set, tmp_path, capsys):
+    for number, video in zip((1, 2, 600, 601, 701), [*(tiny_set / "train").iterdir(), *(tiny_set / "val").iterdir()]):
+        shutil.copytree(video / "images", tmp_path / "set" / "frames" / str(number))
+        if number != 701:
+            shutil.copytree(video, tmp_path / "set" / "annotation" / f"{number:04d}", ignore=shutil.ignore_patterns("images"))
+    run(tmp_path / "set", tmp_path / "run", "--epochs", "1")
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'set'}, train: 3 videos" in out and f"{tmp_path / 'set'}, val: 1 videos" in out
+
+
+def test_nothing_is_prepared_before_everything_else_is_in_order(tiny_set, tmp_path):
+    for flags in (("--resume",), ("--encoder-weights", str(tmp_path / "absent.pth"))):
+        with pytest.raises(FileNotFoundError):
+            run(tiny_set, tmp_path / "run", "--cache", str(tmp_path / "cache"), *flags)
+    assert not list(tmp_path.glob("cache/*/*"))
+
+
+def test_bad_videos_are_skipped_with_prepared_frames_too(tiny_set, tmp_path):
+    data = broken_copy(tiny_set, tmp_path)
+    run(data, tmp_path / "b", "--skip-bad", "--epochs", "1", "--cache", str(tmp_path / "cache"))
+    assert log_of(tmp_path / "b")[0]["skipped"] == 1 and len(list(tmp_path.glob("cache/*/*.npy"))) == 4
+
+
 def test_several_datasets_are_trained_on_together(tiny_set, ucf_set, tmp_path, capsys):
     run(tiny_set, tmp_path, "--epochs", "1", "--dataset", "dhf1k", "ucf-sports", "--data", str(ucf_set))
     stored = torch.load(tmp_path / "last.pt", weights_only=True)["recipe"]
