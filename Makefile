@@ -15,8 +15,9 @@ demo: .venv/installed
 	$(BIN)/python test.py --data data/sample --weights saved_models/demo/RecSalNet.pth --centre-baseline --run demo --overwrite
 	@echo 'Look at results/demo: scores.md, best_and_worst.png, and the maps in RecSalNet. The frames are in data/sample/val.'
 
+# Two tests at a time, with one thread each.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 # The measures against pysaliency's, which comes as source and needs a C compiler.
 crosscheck: .venv/installed
@@ -32,10 +33,14 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.evaluation --device $(DEVICE)
 	$(BIN)/python -m benchmarks.clips
 
-# What takes long: bfloat16 beside float32 on the demo's scores (after make demo; CI does that one too), and an hour of video.
+# What takes long: bfloat16 beside float32 on the demo's scores (after make demo; CI does that one too), an hour of video, runs that are
+# killed again and again, damaged files by the thousand, memory over many steps and frames.
 soak: .venv/installed
 	PYTHONPATH=. $(BIN)/python tests/long/bfloat16_scores.py
 	PYTHONPATH=. $(BIN)/python tests/long/hour_of_video.py
+	PYTHONPATH=.:data $(BIN)/python tests/long/kill.py
+	PYTHONPATH=. $(BIN)/python tests/long/fuzz.py
+	PYTHONPATH=.:data $(BIN)/python tests/long/memory.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

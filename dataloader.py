@@ -20,7 +20,6 @@ import os
 import re
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ import scipy.io
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 from tqdm import tqdm
 
 import utils
@@ -41,6 +40,7 @@ import utils
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".asf", ".flv", ".3gp", ".ogv",
                   ".vob", ".mxf", ".gif"}                                  # what counts as a video in a folder; named, any file may be one
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+MAX_PIXELS = 2 ** 26                                                       # of a frame or a map: 8192 x 8192
 MAT_VARIABLES = ("I", "eyeMap")                                            # which holds the fixations: DHF1K's, DIEM's
 TREE = "expected tree: ROOT/SPLIT/VIDEO/{images,maps,fixation}/NAME.png, or another of those in data/README.md"
 
@@ -557,13 +557,20 @@ def read_image(path: Path, mode: str) -> np.ndarray:
     """Decode an image to mode "RGB", (H, W, 3), or "L", (H, W), uint8; an unreadable one is a ValueError with its path."""
     try:
         with Image.open(path) as image:
+            check_size(path, *image.size)
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"its pixels are of mode {image.mode}, expected 8 bits a channel: save it so")
             return np.array(image.convert(mode))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"image {path} is gone: it was there when its folder was listed") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow raises many kinds on a damaged file; all mean the same here
         raise ValueError(f"cannot read image {path} ({path.stat().st_size} bytes): {error}") from error
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Refuse a picture that is larger than any frame, before memory is taken for it."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{path} claims {height} x {width} pixels (H x W), more than the {MAX_PIXELS} that any frame or map may have")
 
 
 def read_frame(path: Path) -> np.ndarray:
@@ -586,15 +593,17 @@ def read_fixation_values(path: Path) -> np.ndarray:
     if path.suffix.lower() != ".mat":
         return read_image(path, "L")
     try:
-        variables = scipy.io.loadmat(path)
+        shapes = {name: shape for name, shape, _ in scipy.io.whosmat(path)}
+        name = next((name for name in MAT_VARIABLES if name in shapes), None)
+        if name is not None:
+            check_size(path, 1, math.prod(map(int, shapes[name])))
+            values = scipy.io.loadmat(path, variable_names=[name])[name]
     except FileNotFoundError as error:
         raise FileNotFoundError(f"fixation map {path} is gone: it was there when its folder was listed") from error
     except Exception as error:  # scipy raises many kinds on a damaged file; all mean the same here
         raise ValueError(f"cannot read fixation map {path}: {error}; restore the file") from error
-    name = next((name for name in MAT_VARIABLES if name in variables), None)
     if name is None:
         raise ValueError(f"{path} has no variable {' or '.join(MAT_VARIABLES)}, which hold the fixation map in the .mat files of DHF1K and DIEM")
-    values = variables[name]
     if not isinstance(values, np.ndarray) or values.ndim != 2 or not values.size or values.dtype.kind not in "buif":
         raise ValueError(f"variable {name} of {path} must be a fixation map (H, W), "
                          f"got {getattr(values, 'dtype', type(values))} of shape {np.shape(values)}")
@@ -711,7 +720,14 @@ def open_container(path: str | Path) -> "av.container.InputContainer":
         held = ", ".join(stream.type for stream in container.streams) or "none"
         container.close()
         raise ValueError(f"{path} holds no pictures (streams: {held}): expected a video")
-    container.streams.best("video").thread_type = "AUTO"                   # the best: not a song's cover
+    best = container.streams.best("video")                                 # not a song's cover
+    best.thread_type = "AUTO"
+    try:
+        check_size(Path(path), best.codec_context.width, best.codec_context.height)
+        best.codec_context.options = {"max_pixels": str(MAX_PIXELS)}       # which may change on the way
+    except ValueError:
+        container.close()
+        raise
     return container
 
 
@@ -851,6 +867,7 @@ class ClipDataset(Dataset):
                  cache: "FrameCache | None" = None) -> None:
         self.videos, self.prepare, self.size, self.seed, self.cache = videos, prepare, size, seed, cache
         self.clip_len, self.frame_stride, self.flip, self.skip_bad = clip_len, frame_stride, flip, skip_bad
+        self.reading: Reading | None = None                                # of the loader's processes, if it has any
         self.span = (clip_len - 1) * frame_stride + 1                      # frames of the video that a clip covers
         # (video, index of a possible last frame): all of a video's in training, one an item in validation.
         self.items = [(video, ends) for video in videos for ends in self.last_frames(video, every)]
@@ -886,12 +903,21 @@ class ClipDataset(Dataset):
         except (OSError, ValueError) as error:
             return {"skipped": str(error)}
 
+    def read(self, reader: Callable[[Path], np.ndarray], path: Path) -> np.ndarray:
+        """What `reader` makes of a file, whose name stands in `reading` meanwhile: it may be what kills a loader process."""
+        if self.reading is not None:
+            self.reading.note(path)
+        return reader(path)
+
     def sample(self, video: Video, last: int, mirrored: bool) -> dict:
         """The clip that ends at frame `last` (an index), with that frame's maps."""
         indices = [max(0, last - back * self.frame_stride) for back in reversed(range(self.clip_len))]
-        clip = self.cache.clip(video, indices) if self.cache and self.cache.holds(video) else decoded_clip(video, indices, self.prepare)
+        if self.cache and self.cache.holds(video):
+            clip = self.cache.clip(video, indices)
+        else:
+            clip = decoded_clip(video, indices, lambda path: self.prepare(self.read(read_frame, path)))
         stem = video.frames[last].stem
-        density, fixations = read_density(video.maps[stem]), read_fixations(video.fixations[stem])
+        density, fixations = self.read(read_density, video.maps[stem]), self.read(read_fixations, video.fixations[stem])
         check_same_size(density, fixations, video, stem)
         if self.size is not None:
             density, fixations = resize_density(density, self.size), move_fixations(fixations, self.size)
@@ -901,9 +927,9 @@ class ClipDataset(Dataset):
         return {**tensors, "video": video.name, "frame": stem}
 
 
-def decoded_clip(video: Video, indices: list[int], prepare: Callable[[np.ndarray], Tensor]) -> Tensor:
-    """The clip of these frames, (3, len(indices), h, w) uint8; each is decoded once."""
-    prepared = {i: prepare(read_frame(video.frames[i])) for i in sorted(set(indices))}
+def decoded_clip(video: Video, indices: list[int], read: Callable[[Path], Tensor]) -> Tensor:
+    """The clip of these frames, (3, len(indices), h, w) uint8; each is read, and brought to size, once."""
+    prepared = {i: read(video.frames[i]) for i in sorted(set(indices))}
     return torch.stack([prepared[i] for i in indices], dim=1)
 
 
@@ -914,36 +940,83 @@ def check_same_size(density: np.ndarray, fixations: np.ndarray, video: Video, st
                          f"{density.shape[0]} x {density.shape[1]}, {video.fixations[stem]} is {fixations.shape[0]} x {fixations.shape[1]} (H x W)")
 
 
-class EpochSampler(Sampler):
-    """Yields (epoch, index): shuffled by (seed, epoch) in training, in order in validation.
+class EpochBatches(Sampler):
+    """Yields batches, lists of (epoch, index): shuffled by (seed, epoch) in training, in order in validation.
 
-    Set `epoch` before each pass, and `start` to the number of items that an interrupted pass had already used.
+    Several processes take `batch_size` items each of every batch: together they see each item once, in as many batches. Of a
+    last batch that is too small for all, some get fewer, or an empty list.
+    Set `epoch` before each pass, and `start` to the number of batches that an interrupted pass had already used.
     """
 
-    def __init__(self, length: int, shuffle: bool, seed: int = 0) -> None:
-        self.length, self.shuffle, self.seed = length, shuffle, seed
+    def __init__(self, length: int, batch_size: int, shuffle: bool, seed: int = 0, process: int = 0, processes: int = 1) -> None:
+        self.length, self.shuffle, self.seed, self.process, self.processes = length, shuffle, seed, process, processes
+        self.together = batch_size * processes
         self.epoch = self.start = 0
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length) if self.shuffle else range(self.length)
-        yield from ((self.epoch, int(index)) for index in order[self.start:])
+        for first in range(self.start * self.together, self.length, self.together):
+            yield [(self.epoch, int(index)) for index in order[first:first + self.together][self.process::self.processes]]
 
     def __len__(self) -> int:
-        return self.length - self.start
+        return -(-self.length // self.together) - self.start
 
 
 def clip_loader(dataset: ClipDataset, batch_size: int, workers: int, shuffle: bool) -> DataLoader:
-    """A loader of batches; its sampler is an `EpochSampler`."""
-    sampler = EpochSampler(len(dataset), shuffle, dataset.seed)
-    return DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, collate_fn=collate, pin_memory=torch.cuda.is_available(),
+    """A loader of this process's share of each batch; its batch sampler is an `EpochBatches`."""
+    batches = EpochBatches(len(dataset), batch_size, shuffle, dataset.seed, utils.process_number(), utils.num_processes())
+    dataset.reading = Reading(workers) if workers else None
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=torch.cuda.is_available(),
                       persistent_workers=workers > 0, prefetch_factor=4 if workers else None, worker_init_fn=start_worker,
                       generator=torch.Generator())                         # else each pass would draw from training's random numbers
 
 
 def start_worker(worker: int) -> None:
-    """Loader processes share the cores, so OpenCV gets one thread in each; and Ctrl-C is the main process's to handle."""
+    """Loader processes share the cores, so OpenCV gets one thread in each; and how a run stops is the main process's to say."""
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    get_worker_info().dataset.reading.begin()
+
+
+class Reading:
+    """What each loader process reads at the moment, in memory that outlives it.
+
+    Args:
+        workers: their number.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.processes = torch.zeros(workers, dtype=torch.int64).share_memory_()
+        self.paths = torch.zeros(workers, 4096, dtype=torch.uint8).share_memory_()
+
+    def begin(self) -> None:
+        """Called in a loader process when it starts."""
+        self.processes[get_worker_info().id] = os.getpid()
+
+    def note(self, path: Path) -> None:
+        """Called in a loader process before it reads a file."""
+        name = os.fsencode(path)[:4095] + b"\0"
+        self.paths[get_worker_info().id, :len(name)] = torch.frombuffer(bytearray(name), dtype=torch.uint8)
+
+    def of(self, process: int) -> str:
+        """The file that a loader process read last; empty if it read none."""
+        return next((os.fsdecode(bytes(path.tolist()).partition(b"\0")[0]) for number, path in zip(self.processes.tolist(), self.paths)
+                     if number == process), "")
+
+
+@contextlib.contextmanager
+def naming_deaths(*loaders: DataLoader) -> Iterator[None]:
+    """Turn the RuntimeError about a loader process that died, which may come at any moment, into a ChildProcessError with its file."""
+    try:
+        yield
+    except RuntimeError as error:
+        died = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", str(error))
+        if not died:
+            raise
+        read = [loader.dataset.reading.of(int(process)) for loader in loaders if loader.dataset.reading for process in died[1].split(",")]
+        raise ChildProcessError(f"a loader process died while it read {' and '.join(filter(None, read)) or 'its first file'}: {error}. "
+                                "Is that file damaged, or did memory run out (fewer --workers)?") from error
 
 
 def readable(loader: DataLoader) -> Iterator[dict]:
@@ -1007,7 +1080,7 @@ class FrameCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(error.errno, f"the folder for prepared frames (--cache) cannot be made: {error.strerror}", str(self.folder)) from error
-        self.remove_leftovers()
+        utils.remove_leftovers(self.folder, ["*"], older_than=3600)        # of an hour ago: others may be preparing
         missing = []
         for folder, video in {video.frames[0].parent: video for video in videos}.items():
             with leaving_out(video, skip_bad):
@@ -1072,13 +1145,6 @@ class FrameCache:
             os.fsync(out.fileno())                                         # a name must not outlive its content when the power fails
         for older in set(self.folder.glob(f"{glob.escape(self.prefix(video))}*.npy")) - {file}:
             older.unlink(missing_ok=True)
-
-    def remove_leftovers(self) -> None:
-        """Remove what killed programs left half written: nothing has been added to it for an hour."""
-        for path in self.folder.glob(".*.part"):
-            with contextlib.suppress(OSError):                             # removed by another, or not ours to remove
-                if time.time() - path.stat().st_mtime > 3600:
-                    path.unlink()
 
 
 @contextlib.contextmanager

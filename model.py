@@ -191,13 +191,29 @@ class RecSalNet(nn.Module):
             raise ValueError(f"{path} does not hold RecSal-Net: expected entries such as conv1.weight and backbone.patch_embed.proj.weight, "
                              f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
         config = {**configuration, **infer_configuration(entries), **({"frame_size": frame_size} if frame_size else {}), **changes}
-        try:
-            model = cls(**config)
-        except TypeError as error:
-            raise ValueError(f"the configuration that belongs to {path} does not fit {cls.__name__}: {error}; it is {config}") from error
+        model = cls.built_for(config, entries, str(path))
         utils.load_entries(model, entries, str(path))
         model.is_described = bool(configuration)
         return model.eval()
+
+
+    @classmethod
+    def built_for(cls, config: dict, entries: dict[str, Tensor], source: str) -> "RecSalNet":
+        """Build the network of a configuration that came with a file; before it takes memory, its shapes are compared with the file's.
+
+        Raises:
+            ValueError: this is no configuration of the network, or the file's entries do not fit it.
+        """
+        try:
+            with torch.device("meta"):                                         # shapes only
+                utils.check_entries(cls(**config), entries, source)
+            model = cls(**config)
+        except (TypeError, AttributeError, ZeroDivisionError, OverflowError) as error:
+            raise ValueError(f"the configuration that belongs to {source} does not fit {cls.__name__}: {error}; it is {config}") from error
+        for name, constant in model.state_dict().items():                      # the windows' indices: others would point nowhere
+            if not constant.is_floating_point() and not torch.equal(constant, entries[name]):
+                raise ValueError(f"{name} of {source} is not what it is in every {cls.__name__}: the file is damaged")
+        return model
 
 
 class RecursiveBlock(nn.Module):
@@ -333,12 +349,12 @@ def check_configuration(num_recursions: int, frame_size: tuple[int, int], frame_
         raise ValueError(f"width must be a multiple of 8, for the decoders halve it three times, got {width}")
     if not 0 <= drop_path < 1:
         raise ValueError(f"drop_path must be a probability, 0 or more and below 1, got {drop_path}")
-    if num_recursions < 0:
-        raise ValueError(f"num_recursions must be 0 or more, got {num_recursions}")
-    if frame_stride < 1:
-        raise ValueError(f"frame_stride must be 1 or more, got {frame_stride}")
-    if len(frame_size) != 2 or any(n < 32 or n % 32 for n in frame_size):
-        raise ValueError(f"frame_size must be (H, W), both multiples of 32, got {tuple(frame_size)}")
+    if not 0 <= num_recursions <= 100 or num_recursions != int(num_recursions):
+        raise ValueError(f"num_recursions must be a whole number from 0 to 100, got {num_recursions}")
+    if not 1 <= frame_stride <= 1000 or frame_stride != int(frame_stride):
+        raise ValueError(f"frame_stride must be a whole number from 1 to 1000, got {frame_stride}")
+    if len(frame_size) != 2 or any(not 32 <= n <= 8192 or n % 32 or n != int(n) for n in frame_size):
+        raise ValueError(f"frame_size must be (H, W), up to 8192 and both multiples of 32, got {tuple(frame_size)}")
     if any(embed_dim * 2 ** i % heads for i, heads in enumerate(num_heads)):
         raise ValueError(f"every stage's channels, embed_dim {embed_dim} times 1, 2, 4, 8, must divide by its num_heads {tuple(num_heads)}")
 

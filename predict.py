@@ -11,7 +11,6 @@ import glob
 import importlib.util
 import inspect
 import itertools
-import json
 import math
 import os
 import warnings
@@ -903,11 +902,12 @@ def read_description(out: Path, name: str) -> dict | None:
     """What an earlier run wrote about a video's outputs; None if there is no such file, or another program's."""
     path = description(out, name)
     try:
-        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        stored = utils.read_json(path) if path.exists() else {}
     except ValueError:
         return None
-    ours = isinstance(stored, dict) and isinstance(stored.get("settings"), dict) and isinstance(stored.get("kinds"), list) and "frames" in stored
-    return stored if ours else None
+    kinds = stored.get("kinds")
+    ours = isinstance(stored.get("settings"), dict) and isinstance(kinds, list) and all(isinstance(k, str) and k in OUTPUTS for k in kinds)
+    return stored if ours and isinstance(stored.get("frames", ...), (dict, type(None))) else None  # None: it was interrupted
 
 
 def files_of(out: Path, name: str, kind: str) -> list[Path]:

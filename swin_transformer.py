@@ -37,7 +37,8 @@ class SwinTransformer3D(nn.Module):
         super().__init__()
         self.dims = [embed_dim * 2 ** i for i in range(len(depths))]
         self.patch_embed = PatchEmbed(embed_dim, patch_norm)
-        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        last = max(1, sum(depths) - 1)
+        rates = iter(drop_path * block / last for block in range(sum(depths)))
         self.layers = nn.ModuleList(
             Stage(dim, heads, window, list(itertools.islice(rates, depth)), merge=dim != self.dims[-1])
             for dim, depth, heads in zip(self.dims, depths, num_heads)

@@ -3,6 +3,7 @@
     python test.py
     python test.py --data data/sample --weights saved_models/demo/RecSalNet.pth --centre-baseline
     python test.py --data data/DHF1K --predictions some_methods_maps        # a folder of maps, no model
+    torchrun --nproc-per-node 4 test.py                                     # on 4 GPUs, the same table
 """
 import argparse
 import collections
@@ -329,7 +330,8 @@ class Network:
         frames, wanted = in_threads(read_frame, video.frames), set(indices)
         maps = saliency_maps(self.model, frames, **self.options)
         with Later() as later:
-            for index, saliency in enumerate(tqdm(maps, desc=video.name, total=len(video.frames), unit="frame", leave=False, disable=None)):
+            bar = tqdm(maps, desc=video.name, total=len(video.frames), unit="frame", leave=False, disable=utils.hide_bar())
+            for index, saliency in enumerate(bar):
                 later(write_map, folder / video.name / f"{video.frames[index].stem}.png", saliency)
                 if index in wanted:
                     yield stretch(saliency) if protocol == "dhf1k" else saliency
@@ -553,7 +555,7 @@ def arguments() -> argparse.ArgumentParser:
 def score_videos(videos: list[Video], chosen: dict[str, list[int]], maps_of: Callable[[Video], Iterator[Tensor]], scorer: Scorer, method: str,
                  skipped: list[str] | None, own_maps: Path | None) -> Iterator[tuple[Video, list[dict]]]:
     """Each video with its rows; one that cannot be read to its end is left out, own maps and all, where `skipped` is a list."""
-    for video in tqdm(videos, desc="videos", unit="video", disable=None):
+    for video in tqdm(videos, desc="videos", unit="video", disable=utils.hide_bar()):
         try:
             with contextlib.closing(maps_of(video)) as maps:               # closed before its files are removed
                 rows = scorer(video, chosen[video.name], maps, method)
@@ -565,6 +567,24 @@ def score_videos(videos: list[Video], chosen: dict[str, list[int]], maps_of: Cal
             skipped.append(f"video {video.name}: {error}")
             if own_maps:
                 remove_maps(own_maps / video.name, video)
+
+
+def put_together(finished: list[tuple[Video, list[dict]]], videos: list[Video], scorer: Scorer,
+                 skipped: list[str] | None) -> list[tuple[Video, list[dict]]]:
+    """What all processes scored, in the order of the dataset: the same rows as one process gives.
+
+    What the scorer and `skipped` of this process have counted becomes what all have.
+    """
+    own = {"rows": {video.name: rows for video, rows in finished}, "drawn": scorer.drawn, "unreadable": scorer.others.unreadable,
+           "resized": scorer.resized, "constant": scorer.constant, "skipped": skipped or []}
+    parts = utils.gathered(own)
+    rows = {name: rows for part in parts for name, rows in part["rows"].items()}
+    scorer.drawn = {video.name: drawn for video in videos for part in parts if (drawn := part["drawn"].get(video.name)) is not None}
+    scorer.others.unreadable = set().union(*(part["unreadable"] for part in parts))
+    scorer.resized, scorer.constant = (sum(part[name] for part in parts) for name in ("resized", "constant"))
+    if skipped is not None:                                                # those of the listing are the same in all
+        skipped[:] = dict.fromkeys(reason for part in parts for reason in part["skipped"])
+    return [(video, rows[video.name]) for video in videos if video.name in rows]
 
 
 def remove_maps(folder: Path, video: Video) -> None:
@@ -629,13 +649,18 @@ def main(args: argparse.Namespace) -> None:
     part = Path(split).stem if split.endswith(".txt") else split.replace("/", "_")
     folder = args.out / (args.run or f"{data.resolve().name}_{part}_{method}_{protocol}")
     own_maps = None if args.predictions else folder / method
-    if not args.overwrite:
+    if not args.overwrite and utils.is_first():
         utils.refuse_to_replace([folder / "scores.json", *filter(None, [own_maps])], "--overwrite allows it, --run NAME keeps both")
 
+    utils.wait_for_all()                                                   # nobody writes before the first process has looked
     others = OtherFixations(videos, args.seed, args.skip_bad)
     scorer = Scorer(others, protocol, device, args.centre_baseline, batch_size=1 if device.type == "cpu" else 16)
     maps_of = lambda video: source.maps(video, chosen[video.name], protocol, own_maps)
-    finished = list(score_videos(videos, chosen, maps_of, scorer, method, skipped, own_maps))
+    share = videos[utils.process_number()::utils.num_processes()]
+    finished = list(score_videos(share, chosen, maps_of, scorer, method, skipped, own_maps))
+    finished = put_together(finished, videos, scorer, skipped)
+    if not utils.is_first():
+        return
     if own_maps:
         print(f"maps of {sum(len(video.frames) for video, _ in finished)} frames of {len(finished)} videos in {own_maps}")
     rows = [row for _, rows_of_one in finished for row in rows_of_one]
@@ -667,7 +692,9 @@ def nothing_to_score(folder: Path, finished: list, skipped: list[str], predicted
 if __name__ == "__main__":
     parser = arguments()
     try:
-        main(parser.parse_args())
+        given = parser.parse_args()
+        with utils.process_group(given.device):
+            main(given)
     except (OSError, ValueError, torch.cuda.OutOfMemoryError) as error:
         parser.exit(2, f"test.py: error: {error}\n")
     except KeyboardInterrupt:

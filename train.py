@@ -4,16 +4,21 @@
     python train.py --resume
     python train.py --dataset ucf-sports --weights saved_models/RecSalNet.pth         # fine-tuning
     python train.py --dataset dhf1k hollywood2 ucf-sports --cache cache               # on several datasets
+    torchrun --nproc-per-node 4 train.py --batch-size 2                               # on 4 GPUs: steps of 8 clips
 """
 import argparse
+import contextlib
 import functools
 import itertools
+import json
 import math
 import os
 import pickle
 import re
+import shlex
 import shutil
 import signal
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,13 +28,26 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from torchvision.models.video import Swin3D_S_Weights
 from tqdm import tqdm
 
 import utils
-from dataloader import DATASETS, SAME_SPLIT, ClipDataset, FrameCache, Video, clip_loader, dataset_folder, find_videos, inventory, readable
+from dataloader import (
+    DATASETS,
+    SAME_SPLIT,
+    ClipDataset,
+    FrameCache,
+    Video,
+    clip_loader,
+    dataset_folder,
+    find_videos,
+    inventory,
+    naming_deaths,
+    readable,
+)
 from loss import LABELS, TERMS, cc, kldiv, nss, objective, similarity
 from model import RecSalNet
 from predict import (
@@ -48,7 +66,7 @@ from swin_transformer import SwinTransformer3D, load_encoder
 KINETICS = Path("saved_models/swin_small_patch244_window877_kinetics400_1k.pth")
 VALIDATION = {"cc": cc, "kl": kldiv, "nss": nss, "sim": similarity}       # the AUCs are test.py's
 NETWORK = ("num_recursions", "frame_size", "frame_stride", "width", "embed_dim", "depths", "num_heads", "patch_norm", "drop_path")
-STOPPED = 130                                                              # exit code of an interrupted run
+STOPPED, TERMINATED = 130, 143                                             # exit codes of a run stopped by Ctrl-C, by SIGTERM
 
 
 # One epoch, one validation
@@ -57,14 +75,16 @@ def train_one_epoch(model: nn.Module, loader: DataLoader, compute_terms: Callabl
                     accumulate: int, progress: dict, stop: "StopRequest") -> bool:
     """Train on what is left of an epoch, stopping between optimiser steps when asked to.
 
+    Several processes make each step together, on the mean over all their clips; one that has none takes part all the same.
+
     Args:
-        model: on its device; set to train mode here.
+        model: on its device, in `DistributedDataParallel` where there are several processes; set to train mode here.
         loader: of batches; its sampler starts where `progress` says.
         compute_terms: saliency (B, H, W), density, fixations -> terms with "loss".
         optimizer: over the model's parameters.
         precision: "float32" or "bfloat16" (autocast), of the forward pass.
         accumulate: batches whose gradients are averaged to one step.
-        progress: of `new_progress`, updated in place after each optimiser step.
+        progress: of `new_progress`, this process's, updated in place after each optimiser step.
         stop: says whether the user asked to stop.
 
     Returns:
@@ -76,28 +96,63 @@ def train_one_epoch(model: nn.Module, loader: DataLoader, compute_terms: Callabl
     """
     model.train()
     started = time.perf_counter()
-    bar = tqdm(total=len(loader), desc=f"epoch {loader.sampler.epoch + 1}", unit="batch", leave=False, disable=None)
+    epoch = loader.batch_sampler.epoch + 1
+    bar = tqdm(total=len(loader), desc=f"epoch {epoch}", unit="batch", leave=False, disable=utils.hide_bar())
     for group in groups(readable(loader), accumulate, progress):
         used = [batch for batch in group if "clip" in batch]
+        clips, = utils.added_up([sum(len(batch["clip"]) for batch in used)])
         optimizer.zero_grad(set_to_none=True)
-        for batch in used:
-            terms = forward_terms(model, batch, compute_terms, precision)
-            (terms["loss"] / len(used)).backward()
-            add_terms(progress["sums"], terms, len(batch["clip"]))
-            progress["clips"] += len(batch["clip"])
-        if used:
+        if clips:
+            backward(model, used, clips, compute_terms, precision, progress)
             optimizer.step()
         note_skipped(progress, group)
         progress["batches"] += len(group)
         bar.update(len(group))
-        if stop.requested:
+        if any(utils.added_up([stop.requested])):                          # asked of one process, met by all after the same step
+            stop.requested = True
             break
     bar.close()
     progress["seconds"] += time.perf_counter() - started
-    finished = progress["batches"] >= progress["length"]
-    if finished and not progress["sums"]:
-        raise ValueError(f"all {progress['skipped']} clips of epoch {loader.sampler.epoch + 1} were skipped: nothing to train on")
+    finished, (trained, skipped) = progress["batches"] >= progress["length"], utils.added_up([progress["clips"], progress["skipped"]])
+    if finished and not trained:
+        raise ValueError(f"all {skipped:.0f} clips of epoch {epoch} were skipped: nothing to train on")
     return finished
+
+
+def backward(model: nn.Module, batches: list[dict], clips: float, compute_terms: Callable[..., dict], precision: str, progress: dict) -> None:
+    """Gradients of the mean loss over the clips of a step, of which other processes may have some.
+
+    Args:
+        model: as in `train_one_epoch`; the gradients are in its parameters, the same in all processes.
+        batches: this process's, with clips; may be empty.
+        clips: how many there are in all processes.
+        compute_terms, precision, progress: as in `train_one_epoch`.
+    """
+    for batch in batches[:-1]:
+        with model.no_sync() if utils.num_processes() > 1 else contextlib.nullcontext():  # gradients travel once a step
+            loss_share(model, batch, clips, compute_terms, precision, progress).backward()
+    last = loss_share(model, batches[-1], clips, compute_terms, precision, progress) if batches else nothing_of(model)
+    last.backward()
+
+
+def loss_share(model: nn.Module, batch: dict, clips: float, compute_terms: Callable[..., dict], precision: str, progress: dict) -> Tensor:
+    """What a batch adds to the mean loss over `clips`; its terms are added to the progress."""
+    terms, count = forward_terms(model, batch, compute_terms, precision), len(batch["clip"])
+    add_terms(progress["sums"], terms, count)
+    progress["clips"] += count
+    return terms["loss"] * (count * utils.num_processes() / clips)         # processes' gradients are averaged, not added
+
+
+def nothing_of(model: nn.Module) -> Tensor:
+    """A loss without a gradient, for a process that has no clip of a step: the others wait for it."""
+    network = plain(model)
+    clip = torch.zeros(1, 3, network.clip_len, *network.config["frame_size"], dtype=torch.uint8, device=next(network.parameters()).device)
+    return model(network.normalise(clip)).sum() * 0
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The network without what several processes wrap around it."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def groups(batches: Iterator[dict], size: int, progress: dict) -> Iterator[list[dict]]:
@@ -116,7 +171,7 @@ def forward_terms(model: nn.Module, batch: dict, compute_terms: Callable[..., di
     device = next(model.parameters()).device
     clip, density = (batch[name].to(device, non_blocking=True) for name in ("clip", "density"))
     with precision_context(precision, device):
-        saliency = model(model.normalise(clip))
+        saliency = model(plain(model).normalise(clip))
     terms = compute_terms(saliency.float(), density, batch["fixations"])   # fixations are listed on the CPU
     if not torch.isfinite(terms["loss"]):
         values = {name: float(torch.as_tensor(value).detach()) for name, value in terms.items()}
@@ -131,7 +186,7 @@ def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, 
 
     Returns:
         {"cc", "kl", "nss", "sim"}: means over the clips where each is defined, NaN where none is; {"clips", "skipped"}:
-        how many were measured, and how many could not be read.
+        how many were measured, and how many could not be read. The same in all processes, each of which measures its share.
 
     Raises:
         ValueError: a clip cannot be read, or none could.
@@ -139,7 +194,7 @@ def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, 
     model.eval()
     device = next(model.parameters()).device
     values, progress = {name: [] for name in VALIDATION}, new_progress(len(loader))
-    for batch in tqdm(readable(loader), desc="validation", total=len(loader), unit="clip", leave=False, disable=None):
+    for batch in tqdm(readable(loader), desc="validation", total=len(loader), unit="clip", leave=False, disable=utils.hide_bar()):
         note_skipped(progress, [batch])
         if "clip" not in batch:
             continue
@@ -149,10 +204,19 @@ def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, 
         saliency = model.finish(output, density.shape[1:])
         for name, measure in VALIDATION.items():
             values[name].append(measure(saliency, fixations if measure is nss else density))
-    if not values["cc"]:
-        raise ValueError(f"all {progress['skipped']} validation clips were skipped: no measure to choose weights by")
-    return {**{name: torch.cat(column).nanmean().item() for name, column in values.items()},
-            "clips": len(values["cc"]), "skipped": progress["skipped"]}
+    return mean_values({name: [float(value) for value in torch.cat(column)] if column else [] for name, column in values.items()},
+                       progress["skipped"])
+
+
+def mean_values(values: dict[str, list[float]], skipped: int) -> dict[str, float]:
+    """`validate`'s result from this process's values: sums and counts of all processes make the means."""
+    defined = {name: [value for value in column if not math.isnan(value)] for name, column in values.items()}
+    counts = utils.added_up([len(values["cc"]), skipped, *map(len, defined.values())])
+    sums = utils.added_up([math.fsum(column) for column in defined.values()])
+    if not counts[0]:
+        raise ValueError(f"all {counts[1]:.0f} validation clips were skipped: no measure to choose weights by")
+    means = {name: total / count if count else math.nan for name, total, count in zip(defined, sums, counts[2:])}
+    return {**means, "clips": int(counts[0]), "skipped": int(counts[1])}
 
 
 # Sums of terms over an epoch
@@ -172,6 +236,13 @@ def mean_terms(sums: dict[str, float]) -> dict[str, float]:
     return {name: sums[name] / count if count else float("nan") for name, count in counted.items()}
 
 
+def combined(progress: dict) -> dict:
+    """The progress of all processes together: clips and sums added up, time as the first one's."""
+    parts = utils.gathered(progress)
+    sums = {name: sum(part["sums"].get(name, 0) for part in parts) for name in {name: None for part in parts for name in part["sums"]}}
+    return {**parts[0], "sums": sums, **{name: sum(part[name] for part in parts) for name in ("clips", "skipped")}}
+
+
 def note_skipped(progress: dict, batches: list[dict]) -> None:
     """Count and show the clips that --skip-bad left out."""
     for message in (message for batch in batches for message in batch["skipped"]):
@@ -185,22 +256,23 @@ def new_progress(length: int) -> dict:
 
 
 class StopRequest:
-    """Turns the first Ctrl-C into a request that is met after the running step; the second one interrupts at once."""
+    """Turns Ctrl-C, and the SIGTERM of schedulers, into a request that is met after the running step; a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested, self.terminated = False, False
 
     def __enter__(self) -> "StopRequest":
-        self.previous = signal.signal(signal.SIGINT, self.handle)
+        self.previous = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def handle(self, *unused) -> None:
-        self.requested = True
-        signal.signal(signal.SIGINT, self.previous)
-        tqdm.write("stopping after this step; Ctrl-C again to stop at once")
+    def handle(self, number: int, *unused) -> None:
+        self.requested, self.terminated = True, number == signal.SIGTERM
+        signal.signal(signal.SIGINT, self.previous[signal.SIGINT])
+        tqdm.write("stopping after this step" + ("" if self.terminated else "; Ctrl-C again to stop at once"))
 
     def __exit__(self, *unused) -> None:
-        signal.signal(signal.SIGINT, self.previous)
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
 
 
 # Setting up
@@ -237,7 +309,7 @@ def download_encoder() -> tuple[dict[str, Tensor], str]:
 def make_model(weights: str | None, stored: dict | None, network: dict) -> nn.Module:
     """The network to train: a new one, that of a weight file, or that of a run to resume; `network` are arguments that the user gave."""
     if stored:
-        return RecSalNet(**{**stored["configuration"], **network})
+        return RecSalNet.built_for({**stored["configuration"], **network}, stored["model"], "last.pt")
     return RecSalNet.from_pretrained(weights, **network) if weights else RecSalNet(**network)
 
 
@@ -357,11 +429,13 @@ class Run:
         self.weights, self.last = run_files(folder, type(model))
 
     def save(self) -> None:
-        """Write everything that continuing needs to last.pt."""
-        utils.save_checkpoint({
-            "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(), "random": utils.random_state(), "recipe": self.recipe,
-            "configuration": self.model.config, "epoch": self.epoch, "best_cc": self.best_cc, "progress": self.progress,
-        }, self.last)
+        """Write everything that continuing needs to last.pt; all processes call this, and the first one writes."""
+        progress, random = self.progress and combined(self.progress), utils.gathered(utils.random_state())
+        if utils.is_first():
+            utils.save_checkpoint({
+                "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(), "random": random, "recipe": self.recipe,
+                "configuration": self.model.config, "epoch": self.epoch, "best_cc": self.best_cc, "progress": progress,
+            }, self.last)
 
     def restore(self, stored: dict) -> None:
         """Continue from what `read_last` read."""
@@ -369,11 +443,18 @@ class Run:
         self.recipe = stored["recipe"]
         utils.load_entries(self.model, stored["model"], str(self.last))
         self.optimizer.load_state_dict(stored["optimizer"])
-        utils.set_random_state(stored["random"])
+        random = stored["random"]
+        utils.set_random_state(random[utils.process_number()] if isinstance(random, list) else random)  # of one process, formerly
         self.epoch, self.best_cc, self.progress = stored["epoch"], stored["best_cc"], stored["progress"]
+        if utils.is_first():
+            trim_log(self.folder / "log.jsonl", self.epoch)
+        if self.progress and not utils.is_first():                         # sums are all in the first one's
+            self.progress = {**new_progress(self.progress["length"]), "batches": self.progress["batches"]}
 
     def keep_weights(self, scores: dict | None) -> None:
-        """Write the present weights as the run's result, and beside them what they are."""
+        """Write the present weights as the run's result, and beside them what they are; of several processes, the first one does."""
+        if not utils.is_first():
+            return
         apart = self.model.clip_len * self.model.frame_stride
         utils.save_checkpoint(dict(self.model.state_dict()), self.weights)
         utils.write_json(self.weights.with_suffix(".json"), {
@@ -410,9 +491,17 @@ def run_files(folder: Path, model_class: type) -> tuple[Path, Path]:
 def clear_run(folder: Path) -> None:
     """Remove what an earlier run would mix into a new one: its log, its curves, and the state to resume. Its best
     weights stay until the first better ones replace them."""
-    for name in ("last.pt", "log.jsonl"):
+    for name in ("last.pt", "log.jsonl", "run.json"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+
+
+def trim_log(path: Path, epoch: int) -> None:
+    """Remove from a log what a killed run had written after its last.pt: epochs that are trained again, and half a line."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= epoch]
+    if kept != lines:
+        utils.write_text(path, "".join(kept))
 
 
 def fingerprint(videos: list[Video]) -> str:
@@ -424,22 +513,24 @@ def fingerprint(videos: list[Video]) -> str:
 def check_recipe(stored: dict, given: dict) -> None:
     """Raise a ValueError that names every value in which the two differ; what a run started from no longer matters."""
     changed = [f"{name} was {stored.get(name)}, is {value}" for name, value in given.items()
-               if stored.get(name) != value and name not in ("weights", "encoder_weights")]
+               if name in stored and stored[name] != value and name not in ("weights", "encoder_weights")]
     if changed:
         raise ValueError(f"--resume continues a run exactly, but {'; '.join(changed)}. "
                          "Give the same options, or start another run in another --run-dir")
 
 
 def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, compute_terms: Callable[..., dict], epochs: int, accumulate: int,
-        val_every: int, precision: str, writer) -> bool:
+        val_every: int, precision: str, writer, stop: StopRequest) -> bool:
     """Train until `epochs` epochs are finished; returns False where the user stopped it before."""
-    sampler = train_loader.sampler
-    with StopRequest() as stop:
+    batches = train_loader.batch_sampler
+    model = DistributedDataParallel(run.model) if utils.num_processes() > 1 else run.model
+    with stop, naming_deaths(train_loader, *filter(None, [val_loader])):
         while run.epoch < epochs and not stop.requested:
             started = time.time()
-            run.progress = run.progress or new_progress(-(-sampler.length // train_loader.batch_size))
-            sampler.epoch, sampler.start = run.epoch, run.progress["batches"] * train_loader.batch_size
-            if not train_one_epoch(run.model, train_loader, compute_terms, run.optimizer, precision, accumulate, run.progress, stop):
+            batches.epoch, batches.start = run.epoch, 0
+            run.progress = run.progress or new_progress(len(batches))
+            batches.start = run.progress["batches"]
+            if not train_one_epoch(model, train_loader, compute_terms, run.optimizer, precision, accumulate, run.progress, stop):
                 run.save()                                                 # in the middle of the epoch
                 break
             finish_epoch(run, val_loader, run.epoch + 1 == epochs or (run.epoch + 1) % (val_every or 1) == 0, precision, started, writer)
@@ -448,14 +539,15 @@ def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, compu
 
 def finish_epoch(run: Run, val_loader: DataLoader | None, validation_due: bool, precision: str, started: float, writer) -> None:
     """Validate where it is due, keep the best weights, log, and write last.pt."""
-    progress, run.progress = run.progress, None
+    progress, run.progress = combined(run.progress), None
     run.epoch += 1
     scores = validate(run.model, val_loader, precision) if val_loader is not None and validation_due else None
     if scores is not None:
         run.consider(scores)
     elif val_loader is None:
         run.keep_weights(None)
-    log_epoch(run, progress, scores, time.time() - started, writer)
+    if utils.is_first():
+        log_epoch(run, progress, scores, time.time() - started, writer)
     run.save()
 
 
@@ -490,7 +582,7 @@ def epoch_line(run: Run, terms: dict, left_out: dict, skipped: int, scores: dict
 
 def open_tensorboard(folder: Path, wanted: bool):
     """A TensorBoard writer, or None where it is not wanted or not installed."""
-    if not wanted:
+    if not wanted or not utils.is_first():
         return None
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -582,10 +674,11 @@ def network_arguments(group) -> None:
 
 def training_arguments(group, recipe: dict) -> None:
     group.add_argument("--epochs", type=at_least(1), default=recipe["epochs"],
-                       help=f"epochs, each one clip of every video (default: {recipe['epochs']})")
-    group.add_argument("--lr", type=positive, default=recipe["lr"], help=f"learning rate of Adam (default: {recipe['lr']})")
+                       help=f"epochs, each one clip of every video, shared out where there are several processes (default: {recipe['epochs']})")
+    group.add_argument("--lr", type=positive, default=recipe["lr"],
+                       help=f"learning rate of Adam, the same however many processes there are (default: {recipe['lr']})")
     group.add_argument("--batch-size", type=at_least(1), default=recipe["batch_size"],
-                       help=f"clips in a forward pass (default: {recipe['batch_size']})")
+                       help=f"clips in a forward pass, of each process where there are several (default: {recipe['batch_size']})")
     group.add_argument("--accumulate", type=at_least(1), default=1,
                        help="batches whose gradients are averaged to one step (default: 1)")
     group.add_argument("--activation-checkpointing", action=argparse.BooleanOptionalAction, default=False,
@@ -597,6 +690,8 @@ def training_arguments(group, recipe: dict) -> None:
                        help="epochs from one validation to the next; the last is always validated; 0: none, keep the last weights "
                             f"(default: {recipe['val_every']})")
     group.add_argument("--seed", type=at_least(0), default=0, help="of initial weights, clips and stochastic depth (default: 0)")
+    group.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=False,
+                       help="only operations that give the same bits in every run; on a CPU training does so anyway (default: off)")
 
 
 def run_arguments(group) -> None:
@@ -616,9 +711,30 @@ def default_run_dir(datasets: list[str]) -> Path:
     return Path("saved_models") if datasets == ["dhf1k"] else Path("saved_models", "+".join(datasets))
 
 
+def launcher() -> str:
+    """What started this process: the same again when torchrun restarts its processes after a failure, else something new."""
+    several_machines = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
+    return f"torchrun {os.environ.get('TORCHELASTIC_RUN_ID')}" if several_machines else f"process {os.getppid()}"
+
+
+def is_restart_of(record: Path) -> bool:
+    """Whether torchrun has started the processes of the run that a run.json describes anew, because one of them failed."""
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and record.is_file()
+    return utils.gathered(restarted and utils.read_json(record).get("launches", [{}])[-1].get("launcher") == launcher())[0]
+
+
+def record_launch(run: Run, device: torch.device) -> None:
+    """Add to run.json, from which the run could be repeated, how it was started this time."""
+    path = run.folder / "run.json"
+    earlier = utils.read_json(path).get("launches", []) if path.is_file() else []
+    launch = {"date": utils.now(), "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "launcher": launcher(), "epoch": run.epoch,
+              "revision": utils.revision(), "versions": utils.versions(), "hardware": utils.hardware(device)}
+    utils.write_json(path, {"data": run.data, "recipe": run.recipe, "launches": [*earlier, launch]})
+
+
 def main(args: argparse.Namespace) -> int:
     """Train; returns the exit code."""
-    utils.seed_everything(args.seed)
+    utils.seed_everything(args.seed, args.deterministic)
     keep_freed_memory()
     device = select_device(args.device)
     precision = args.precision or default_precision(device)
@@ -627,11 +743,14 @@ def main(args: argparse.Namespace) -> int:
     run_dir = args.run_dir or default_run_dir(datasets)
     if args.hold_out and not args.val_every:
         raise ValueError("--hold-out takes videos to validate on, and --val-every 0 says not to validate: leave out one of them")
-    if not args.resume and not args.overwrite:
+    restarted = is_restart_of(run_dir / "run.json")
+    last = run_files(run_dir, RecSalNet)[1]
+    resume = args.resume or (restarted and last.is_file())
+    if not resume and not args.overwrite and not restarted and utils.is_first():
         utils.refuse_to_replace(run_files(run_dir, RecSalNet),
                                 "continue with --resume, start anew with --overwrite, or choose another --run-dir")
 
-    stored = read_last(run_files(run_dir, RecSalNet)[1]) if args.resume else None
+    stored = read_last(last) if resume else None
     model = make_model(args.weights, stored, {name: getattr(args, name) for name in NETWORK if getattr(args, name) is not None})
     sources = choose_sources(datasets, args.data, args.train_split, args.val_split, validated=args.val_every > 0 and not args.hold_out)
     train_videos, val_videos = training_videos(sources, args.skip_bad, args.hold_out, args.seed)
@@ -643,13 +762,14 @@ def main(args: argparse.Namespace) -> int:
     run_dir.mkdir(parents=True, exist_ok=True)                             # a folder that cannot be written is said now
     if args.weights and not stored:
         introduce(model, args.weights)
-    elif not stored:
+    elif not stored and utils.is_first():                                  # the others get the first one's weights
         print(f"encoder weights: {initialise_encoder(model.encoder, args.encoder_weights)}")
     model.activation_checkpointing = args.activation_checkpointing
     model.to(device)
-    recipe = {**model.config, "objective": weights, "precision": precision, "train": fingerprint(train_videos), "val": fingerprint(val_videos),
-              **{name: getattr(args, name) for name in ("weights", "encoder_weights", "seed", "lr", "batch_size", "accumulate", "flip", "val_every",
-                                                        "compile")}}
+    recipe = {**model.config, "processes": utils.num_processes(), "objective": weights, "precision": precision,
+              "train": fingerprint(train_videos), "val": fingerprint(val_videos),
+              **{name: getattr(args, name) for name in ("weights", "encoder_weights", "seed", "lr", "batch_size", "accumulate", "flip",
+                                                        "val_every", "compile", "deterministic")}}
     if args.compile:
         compile_network(model)
     optimizer = torch.optim.Adam(model.parameter_groups(args.lr), fused=device.type != "mps")
@@ -657,17 +777,23 @@ def main(args: argparse.Namespace) -> int:
     if stored:
         run.restore(stored)
         print(f"resuming after epoch {run.epoch}" + (f" and {run.progress['batches']} batches" if run.progress else ""))
-    if args.overwrite:
+    elif utils.is_first():
         clear_run(run_dir)
-    if cache:                                                              # after everything that could have been refused
-        cache.build(train_videos + val_videos, max(1, args.workers), args.skip_bad)
+    stop = StopRequest()
+    if utils.is_first():
+        utils.remove_leftovers(run_dir, ["last.pt", f"{type(model).__name__}.*", "*.json*"])
+        record_launch(run, device)
+    for turn in (True, False) if cache else ():                            # the first process of each machine writes, the others find it there
+        if utils.is_first_here() == turn:
+            cache.build(train_videos + val_videos, max(1, args.workers), args.skip_bad)
+        utils.wait_for_all()
     print(f"training {type(model).__name__} ({sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters) "
           f"at {model.config['frame_size'][0]} x {model.config['frame_size'][1]} on {device.type} in {precision}")
     finished = fit(run, train_loader, val_loader, functools.partial(objective, weights=weights), args.epochs, args.accumulate,
-                   args.val_every, precision, open_tensorboard(run_dir, args.tensorboard))
+                   args.val_every, precision, open_tensorboard(run_dir, args.tensorboard), stop)
     if not finished:
         print(f"stopped in epoch {run.epoch + 1}; the same command with --resume continues")
-        return STOPPED
+        return TERMINATED if stop.terminated else STOPPED
     print(f"finished {run.epoch} epochs: {run.weights}" + (f", validation CC {run.best_cc:.4f}" if run.best_cc is not None else ""))
     return 0
 
@@ -675,7 +801,10 @@ def main(args: argparse.Namespace) -> int:
 if __name__ == "__main__":
     parser = arguments()
     try:
-        parser.exit(main(parser.parse_args()))
+        given = parser.parse_args()
+        with utils.process_group(given.device):
+            code = main(given)
+        parser.exit(code)
     except (OSError, ValueError, torch.cuda.OutOfMemoryError) as error:
         parser.exit(2, f"train.py: error: {error}\n")
     except FloatingPointError as error:

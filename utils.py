@@ -1,10 +1,13 @@
-"""What the scripts share and no other room holds: run folder and log, atomic files, weight files, seeding."""
+"""What the scripts share and no other room holds: run folder and log, atomic files, weight files, seeding, process group."""
 import contextlib
+import datetime
+import errno
 import hashlib
 import json
 import math
 import os
 import pickle
+import platform
 import random
 import re
 import shutil
@@ -20,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -54,6 +58,9 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
         raise ValueError(f"{path} holds no state dict: expected names and tensors, got {describe(content)}")
     if all(name.startswith("module.") for name in content):
         content = {name.removeprefix("module."): t for name, t in content.items()}
+    inflated = [name for name, t in content.items() if t.numel() * t.element_size() > t.untyped_storage().nbytes() or t.is_sparse]
+    if inflated:
+        raise ValueError(f"{path}: {inflated[0]} claims more values than the file holds: it is no weight file that train.py, or its authors, wrote")
     return dict(content), configuration
 
 
@@ -111,6 +118,7 @@ def read_checkpoint(path: str | Path):
         held = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"no weight file {path}: it {held}. No weights come with this repository: train.py makes some, "
                                 "`make demo` makes saved_models/demo/RecSalNet.pth, and saved_models/README.md says what the programs can read")
+    check_archive(path)
     try:
         return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
@@ -120,6 +128,17 @@ def read_checkpoint(path: str | Path):
                          "Was it interrupted while it was written or downloaded, or is it another kind of file?") from error
 
 
+def check_archive(path: Path) -> None:
+    """Refuse a ZIP archive, as `torch.save` writes, that would unpack to more than it is: PyTorch compresses nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        return                                                             # another format, or for PyTorch to complain about
+    if unpacked > path.stat().st_size:
+        raise ValueError(f"{path} would unpack from {path.stat().st_size} to {unpacked} bytes: it is no file that PyTorch wrote")
+
+
 def stored_configuration(path: Path, content) -> dict:
     """The network's configuration from within a weight file; empty where it holds none."""
     if path.suffix == ".safetensors":
@@ -127,7 +146,7 @@ def stored_configuration(path: Path, content) -> dict:
             text = (file.metadata() or {}).get("configuration", "{}")
         try:
             return dict(json.loads(text))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"the metadata of {path} should hold the network's configuration as JSON, but it is {text[:80]!r}") from error
     stored = content.get("configuration") if isinstance(content, dict) else None
     return dict(stored) if isinstance(stored, dict) else {}
@@ -148,7 +167,13 @@ def describe(content) -> str:
 
 
 def load_entries(module: nn.Module, entries: dict[str, Tensor], source: str) -> None:
-    """Load a state dict strictly.
+    """Load a state dict strictly; raises as `check_entries` does."""
+    check_entries(module, entries, source)
+    module.load_state_dict(entries)
+
+
+def check_entries(module: nn.Module, entries: dict[str, Tensor], source: str) -> None:
+    """Compare a state dict with what a module expects.
 
     Raises:
         ValueError: entries are missing, left over or of another shape: the message names them.
@@ -163,7 +188,6 @@ def load_entries(module: nn.Module, entries: dict[str, Tensor], source: str) -> 
     lines = [f"{len(names)} {kind}: {', '.join(names[:LISTED])}{', ..' if len(names) > LISTED else ''}" for kind, names in problems.items() if names]
     if lines:
         raise ValueError(f"the weights of {source} do not fit {type(module).__name__}: " + "; ".join(lines))
-    module.load_state_dict(entries)
 
 
 def read_configuration(path: Path) -> dict:
@@ -171,7 +195,7 @@ def read_configuration(path: Path) -> dict:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text())["configuration"])
+        return dict(read_json(path)["configuration"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} should describe the weights beside it and hold a \"configuration\", but cannot be read: {error!r}. "
                          "Delete it to use the paper's configuration") from error
@@ -195,10 +219,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path, names: Iterable[str], older_than: float = 0) -> None:
+    """Remove what killed programs left half written in a folder.
+
+    Args:
+        folder: of `atomic_path`'s files.
+        names: theirs, or patterns.
+        older_than: seconds for which nothing may have been added; for folders that other programs may be writing to.
+    """
+    for path in (path for name in names for path in folder.glob(f".{name}.*.part")):
+        with contextlib.suppress(OSError):                                 # removed by another, or not ours to remove
+            if time.time() - path.stat().st_mtime >= older_than:
+                path.unlink()
+
+
 def save_checkpoint(content: dict, path: Path) -> None:
-    """Write tensors and plain types with `torch.save`, atomically."""
+    """Write tensors and plain types with `torch.save`, atomically; an OSError where the disk is full."""
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:                                      # of a full disk PyTorch says "unexpected pos"
+            free = shutil.disk_usage(path.parent).free
+            raise OSError(errno.EIO, f"could not be written ({free / 1e6:.0f} MB are free there; what was there before is kept): {error}",
+                          str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -219,6 +262,17 @@ def json_text(content, indent: str = "") -> str:
     inner = indent + "  "
     lines = [f"{inner}{json.dumps(str(name))}: {json_text(value, inner)}" for name, value in content.items()]
     return "{\n" + ",\n".join(lines) + "\n" + indent + "}"
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file that holds an object; a ValueError where it does not."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} should hold an object, but holds a {type(content).__name__}")
+    return content
 
 
 def without_nan(content):
@@ -273,13 +327,31 @@ def revision() -> str | None:
     return run.stdout.strip() or None
 
 
+def hardware(device: torch.device) -> dict:
+    """What computes: processor, cores, threads, the device's name, and how many processes there are."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "machine": platform.machine(), "cpu": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(), "processes": num_processes()}
+
+
 # Seeding
 
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and PyTorch on every device."""
+def seed_everything(seed: int, deterministic: bool = False) -> None:
+    """Seed Python, NumPy and PyTorch on every device.
+
+    Args:
+        seed: the same in all processes; each gets numbers of its own from it.
+        deterministic: whether PyTorch takes operations that give the same bits in every run, also where they are slower;
+            it warns of those that have no such form.
+    """
+    seed += process_number()
     random.seed(seed)
     np.random.seed(seed % 2 ** 32)
     torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")        # cuBLAS reads it when it starts
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
 
 
 def random_state() -> dict:
@@ -292,3 +364,82 @@ def set_random_state(state: dict) -> None:
     torch.set_rng_state(state["cpu"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+# Several processes, as torchrun starts them
+
+@contextlib.contextmanager
+def process_group(device: str) -> Iterator[None]:
+    """Meet the other processes that torchrun started, for the duration of a block; alone, nothing happens.
+
+    Each process computes on the GPU of its number on its machine, unless `device` is another kind ("auto" and "cuda" are not).
+    Only the first one prints; errors are everybody's.
+    """
+    on_gpus = device in ("auto", "cuda") and torch.cuda.is_available()
+    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys():
+        yield
+        return
+    if on_gpus:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # Where torchrun starts the processes anew, they must not find the addresses of those that died.
+    store, number, count = next(iter(dist.rendezvous("env://")))
+    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    # Objects and counts go between the processors, gradients between the GPUs. One process may wait long for another's last video.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", store=store, rank=number, world_size=count,
+                            timeout=datetime.timedelta(days=1))
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.nullcontext() if is_first() else contextlib.redirect_stdout(nowhere):
+            yield
+    except RuntimeError as error:
+        if not re.search("gloo|nccl", str(error), re.IGNORECASE):
+            raise
+        raise ConnectionError(f"another process of this run has ended, and says why itself ({str(error).splitlines()[0]})") from error
+    finally:
+        dist.destroy_process_group()
+
+
+def process_number() -> int:
+    """From 0; 0 alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def num_processes() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes what all share."""
+    return process_number() == 0
+
+
+def is_first_here() -> bool:
+    """Whether this process is the first one on its machine."""
+    return not dist.is_initialized() or os.environ["LOCAL_RANK"] == "0"
+
+
+def hide_bar() -> bool | None:
+    """tqdm's `disable`: only the first process shows a bar, on a terminal."""
+    return None if is_first() else True
+
+
+def gathered(value) -> list:
+    """What each process gives, in order of their numbers; every process must call this."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * num_processes()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def added_up(values: list[float]) -> list[float]:
+    """The sums of each process's numbers, in float64."""
+    if not dist.is_initialized():
+        return values
+    sums = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(sums)
+    return sums.tolist()
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    gathered(None)

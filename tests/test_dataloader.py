@@ -4,6 +4,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -25,7 +26,7 @@ import dataloader
 from dataloader import (
     DATASETS,
     ClipDataset,
-    EpochSampler,
+    EpochBatches,
     FrameCache,
     check_dataset,
     clip_loader,
@@ -202,6 +203,21 @@ def test_a_mat_file_without_a_fixation_map_is_an_error(tmp_path, content, said):
     scipy.io.savemat(tmp_path / "a.mat", content)
     with pytest.raises(ValueError, match=said):
         read_fixations(tmp_path / "a.mat")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.mat", "a.avi"])
+def test_a_picture_that_claims_to_be_huge_is_refused_before_memory_is_taken(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(dataloader, "MAX_PIXELS", 48 * 64 - 1)
+    path = tmp_path / name
+    if name == "a.mat":
+        scipy.io.savemat(path, {"I": np.zeros((48, 64), np.uint8)})
+    elif name == "a.avi":
+        write_video(path, grey_frames(2), codec="mpeg4")
+    else:
+        write(path, np.zeros((48, 64), np.uint8))
+    read = {"a.mat": read_fixations, "a.png": read_density, "a.avi": lambda path: list(read_video(path))}[name]
+    with pytest.raises(ValueError, match=r"claims .* pixels .H x W., more than the 3071"):
+        read(path)
 
 
 def test_a_damaged_mat_file_is_an_error(tmp_path):
@@ -728,6 +744,10 @@ def shrink(frame):
     return torch.from_numpy(cv2.resize(frame, (4, 3), interpolation=cv2.INTER_AREA)).permute(2, 0, 1)
 
 
+def clip_of(video, indices, prepare=shrink):
+    return dataloader.decoded_clip(video, indices, lambda path: prepare(read_frame(path)))
+
+
 def noise_set(root):
     generator = np.random.default_rng(0)
     for name, length in (("a", 9), ("b", 3)):
@@ -794,7 +814,7 @@ def test_prepared_frames_are_made_anew_where_the_source_has_changed(tmp_path, mo
     cache = build(tmp_path / "cache", videos)
     assert {path.parents[1].name for path in decoded} == {"b"}
     indices = list(range(len(videos[1].frames)))
-    assert torch.equal(cache.clip(videos[1], indices), dataloader.decoded_clip(videos[1], indices, shrink))
+    assert torch.equal(cache.clip(videos[1], indices), clip_of(videos[1], indices))
     assert len(list(tmp_path.glob("cache/*/*.npy"))) == 2                  # what is no longer true is gone
 
 
@@ -806,7 +826,7 @@ def test_prepared_frames_of_another_network_or_place_are_not_taken(tmp_path):
     halves = lambda frame: shrink(frame) // 2                              # the same size, another content
     caches = [build(tmp_path / "cache", videos), build(tmp_path / "cache", others), build(tmp_path / "cache", videos, halves)]
     for cache, shown, prepare in zip(caches, (videos, others, videos), (shrink, shrink, halves)):
-        assert torch.equal(cache.clip(shown[0], [0, 1]), dataloader.decoded_clip(shown[0], [0, 1], prepare))
+        assert torch.equal(cache.clip(shown[0], [0, 1]), clip_of(shown[0], [0, 1], prepare))
 
 
 def test_an_interruption_leaves_whole_files_only_and_the_next_call_goes_on(tmp_path, monkeypatch):
@@ -845,7 +865,7 @@ def test_a_damaged_file_is_made_anew(tmp_path, damage):
     content = file.read_bytes()
     file.write_bytes(content[:-1] if damage == "shortened" else b"other" + content[5:])
     cache = build(tmp_path / "cache", videos)
-    assert torch.equal(cache.clip(videos[0], [8]), dataloader.decoded_clip(videos[0], [8], shrink))
+    assert torch.equal(cache.clip(videos[0], [8]), clip_of(videos[0], [8]))
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(tmp_path, monkeypatch):
@@ -871,7 +891,7 @@ def test_names_may_be_long_and_hold_signs_of_patterns(tmp_path):
     videos = find_videos(tmp_path, "train")
     for _ in range(2):
         cache = build(tmp_path / "cache", videos)
-        assert torch.equal(cache.clip(videos[0], [1]), dataloader.decoded_clip(videos[0], [1], shrink))
+        assert torch.equal(cache.clip(videos[0], [1]), clip_of(videos[0], [1]))
         write(videos[0].frames[0], np.zeros((6, 8, 3), np.uint8))
     assert len(list(tmp_path.glob("cache/*/*.npy"))) == 1                  # the older one was found, and is gone
 
@@ -1125,20 +1145,48 @@ def test_flip_mirrors_clip_and_annotation_together_and_is_off_by_default(tmp_pat
 # Order and batches
 
 def test_the_sampler_shuffles_by_epoch_and_can_start_in_the_middle():
-    sampler = EpochSampler(10, shuffle=True, seed=3)
+    sampler = EpochBatches(10, 1, shuffle=True, seed=3)
     first = list(sampler)
-    assert sorted(index for _, index in first) == list(range(10))
+    assert sorted(index for (_, index), in first) == list(range(10))
     sampler.start = 4
     assert list(sampler) == first[4:] and len(sampler) == 6
     sampler.epoch, sampler.start = 1, 0
-    assert [index for _, index in sampler] != [index for _, index in first]
-    assert list(EpochSampler(3, shuffle=False)) == [(0, 0), (0, 1), (0, 2)]
+    assert [index for (_, index), in sampler] != [index for (_, index), in first]
+    assert list(EpochBatches(3, 2, shuffle=False)) == [[(0, 0), (0, 1)], [(0, 2)]]
+
+
+@pytest.mark.parametrize("length, batch_size, processes", [(10, 1, 2), (11, 2, 2), (5, 2, 4), (3, 2, 3)])
+def test_processes_share_each_batch_of_the_epoch(length, batch_size, processes):
+    whole = EpochBatches(length, batch_size * processes, shuffle=True, seed=1)
+    shares = [EpochBatches(length, batch_size, shuffle=True, seed=1, process=n, processes=processes) for n in range(processes)]
+    whole.epoch, whole.start = 4, 1
+    for share in shares:
+        share.epoch, share.start = 4, 1
+        assert len(share) == len(whole) and all(len(batch) <= batch_size for batch in share)
+    for together, *parts in zip(whole, *shares):
+        assert sorted(together) == sorted(item for part in parts for item in part)
 
 
 def test_worker_processes_give_the_same_batches_as_none(tiny_set):
     def batches(workers):
         return [(b["video"], b["frame"], b["clip"].sum().item()) for b in clip_loader(dataset(tiny_set, clip_len=4), 2, workers, shuffle=True)]
     assert batches(0) == batches(1)
+
+
+def dies(frame):
+    """Kills the process that brings frame 3 to size, as a decoder that crashes would."""
+    if frame[0, 0, 0] == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return shrink(frame)
+
+
+def test_the_death_of_a_loader_process_is_reported_with_the_file_it_read(tmp_path):
+    make_video(tmp_path / "train" / "ünder way", range(1, 6))
+    loader = clip_loader(ClipDataset(find_videos(tmp_path, "train"), dies, clip_len=4, every=4), 1, 1, shuffle=False)
+    with pytest.raises(ChildProcessError, match=r"died while it read .*ünder way/images/0003.png: DataLoader worker "), dataloader.naming_deaths(loader):
+        list(readable(loader))
+    with pytest.raises(RuntimeError, match="^something else$"), dataloader.naming_deaths(loader):
+        raise RuntimeError("something else")
 
 
 def test_a_loader_draws_nothing_from_trainings_random_numbers(tiny_set):

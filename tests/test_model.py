@@ -251,3 +251,20 @@ def test_maps_are_finished_in_float32_whatever_the_network_computed_in(tiny_mode
 def test_a_frame_too_small_to_blur_is_a_value_error(tiny_model):
     with pytest.raises(ValueError, match="at least 6 pixels.*got 4 x 50"):
         tiny_model.finish(torch.zeros(1, 32, 64), (4, 50))
+
+
+def test_weights_whose_indices_point_elsewhere_are_refused(tmp_path, tiny_model):
+    entries = tiny_model.state_dict()
+    name = next(name for name in entries if name.endswith("relative_position_index"))
+    entries[name] = entries[name] + 10 ** 6
+    torch.save(entries, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=f"{name} of .*a.pth is not what it is in every RecSalNet"):
+        RecSalNet.from_pretrained(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("changed", [{"num_recursions": 10 ** 9}, {"frame_size": [10 ** 6 * 32, 64]}, {"frame_stride": 10 ** 9}, {"num_recursions": 1.5}, {"frame_size": "large"}, {"frame_size": None}])
+def test_a_configuration_beside_the_weights_that_asks_for_too_much_is_refused(tmp_path, tiny_model, changed):
+    torch.save(tiny_model.state_dict(), tmp_path / "a.pth")
+    (tmp_path / "a.json").write_text(json.dumps({"configuration": {**tiny_model.config, **changed}}))
+    with pytest.raises(ValueError, match=next(iter(changed))):
+        RecSalNet.from_pretrained(tmp_path / "a.pth")

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TESTS, grey_frames, write_video
+from long import fuzz
 from PIL import Image
 from torch import nn
 
@@ -868,3 +869,27 @@ def test_an_overlay_plays_in_a_browser(tmp_path, weights_file, clip):
         shown.kill()
         shown.wait()
         server.shutdown()
+
+
+# Files from strangers
+
+def test_a_few_dozen_damaged_files_of_every_kind_are_refused_with_a_message(tmp_path):
+    """tests/long/fuzz.py feeds thousands."""
+    (whole := tmp_path / "whole").mkdir()
+    fuzz.make_files(whole)
+    outcomes = [fuzz.run_case(number, seed=1, whole=whole, folder=tmp_path) for number in range(48)]
+    assert {kind for kind, _ in outcomes} == set(fuzz.KINDS) and {outcome for _, outcome in outcomes} == {"read", "refused"}
+
+
+def test_the_fuzzer_tells_what_is_wrong(tmp_path, monkeypatch):
+    (whole := tmp_path / "whole").mkdir()
+    fuzz.make_files(whole)
+
+    def misbehave(*unused):
+        (tmp_path / "0" / "out").mkdir()
+        (tmp_path / "0" / "out" / "a.npz").touch()
+        raise ValueError("refused too late")
+    monkeypatch.setattr(fuzz, "run_predict", misbehave)
+    assert "a.npz" in fuzz.run_case(0, 1, whole, tmp_path)[1]
+    monkeypatch.setattr(fuzz, "run_predict", lambda *unused: {}["a"])
+    assert fuzz.run_case(8, 1, whole, tmp_path)[1].startswith("KeyError")

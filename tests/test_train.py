@@ -489,6 +489,100 @@ def test_ctrl_c_leaves_a_resumable_state_and_exit_code_130(tiny_set, tmp_path):
     assert ended.returncode == 0 and f"finished {epochs + 1} epochs" in ended.stdout
 
 
+def start(tiny_set, run_dir, *extra):
+    command = [sys.executable, TESTS.parent / "train.py", *flags_for(tiny_set, run_dir, "--workers", "1", *extra)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def wait_for(process, happened):
+    """Waits until something has happened; fails if the run ends before."""
+    waited = time.monotonic() + 120
+    while not happened() and time.monotonic() < waited and process.poll() is None:
+        time.sleep(0.0005)
+    assert happened() and process.poll() is None, process.communicate()
+
+
+def test_a_run_killed_twice_once_while_it_writes_ends_as_if_nothing_had_happened(tiny_set, tmp_path):
+    epochs = ("--epochs", "16", "--val-every", "1")
+    run(tiny_set, tmp_path / "straight", *epochs)
+    killed = tmp_path / "killed"
+    writing = lambda: list(killed.glob(".*.part"))
+    for flags, moment in (((), lambda: len(log_of(killed)) > 1 if (killed / "log.jsonl").exists() else False), (("--resume",), writing)):
+        process = start(tiny_set, killed, *epochs, *flags)
+        wait_for(process, moment)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        for name in ("last.pt", "RecSalNet.pth"):
+            torch.load(killed / name, weights_only=True)
+        json.loads((killed / "RecSalNet.json").read_text())
+    run(tiny_set, killed, *epochs, "--resume")
+    assert same(weights_of(killed), weights_of(tmp_path / "straight"))
+    assert same(*(torch.load(folder / "RecSalNet.pth", weights_only=True) for folder in (killed, tmp_path / "straight")))
+    assert [line["epoch"] for line in log_of(killed)] == list(range(1, 17)) and not writing()
+    assert len(json.loads((killed / "run.json").read_text())["launches"]) == 3
+
+
+def test_sigterm_as_schedulers_send_it_leaves_a_resumable_state_and_exit_code_143(tiny_set, tmp_path):
+    process = start(tiny_set, tmp_path, "--epochs", "1000", "--val-every", "1000")
+    wait_for(process, (tmp_path / "log.jsonl").exists)
+    for _ in range(2):                                                     # to every process of the job, and again through its launcher
+        os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == train.TERMINATED == 143 and "--resume continues" in output and "Traceback" not in output, output
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["epoch"] == len(log_of(tmp_path))
+
+
+def test_a_full_disk_stops_a_run_with_the_files_name_and_keeps_what_was_there(tiny_set, tmp_path):
+    resource = pytest.importorskip("resource")
+    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0")
+    before, limits = weights_of(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))        # no file may be larger than this: writing ends half way
+    try:
+        with pytest.raises(OSError, match=r"could not be written .*what was there before is kept.*RecSalNet.pth"):
+            run(tiny_set, tmp_path, "--epochs", "2", "--val-every", "0", "--resume")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert same(weights_of(tmp_path), before) and not list(tmp_path.glob(".*.part"))
+    run(tiny_set, tmp_path, "--epochs", "2", "--val-every", "0", "--resume")
+
+
+def test_a_run_folder_that_cannot_be_written_is_said_before_training(tiny_set, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file/run"):
+        run(tiny_set, tmp_path / "file" / "run")
+
+
+def test_a_log_line_cut_off_or_ahead_of_the_checkpoint_is_removed_on_resuming(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n{"epo')
+    train.trim_log(tmp_path / "log.jsonl", 2)
+    assert [line["epoch"] for line in log_of(tmp_path)] == [1, 2]
+
+
+def test_the_run_folder_says_what_made_it(finished):
+    recorded = json.loads((finished / "run.json").read_text())
+    launch, = recorded["launches"]
+    assert {"command", "revision", "versions", "hardware", "date"} <= launch.keys() and launch["hardware"]["processes"] == 1 and launch["epoch"] == 0
+    assert recorded["recipe"]["seed"] == 0 and recorded["recipe"]["train"].startswith("3 videos") and "crc" in recorded["recipe"]["train"]
+
+
+def test_deterministic_training_asks_pytorch_for_it(tiny_set, tmp_path):
+    try:
+        run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0", "--deterministic")
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert json.loads((tmp_path / "run.json").read_text())["recipe"]["deterministic"] is True
+
+
+def test_a_state_of_a_run_with_a_network_that_its_weights_do_not_fit_is_refused(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0")
+    stored = torch.load(tmp_path / "last.pt", weights_only=True)
+    torch.save({**stored, "configuration": {**stored["configuration"], "width": 8 * 10 ** 6}}, tmp_path / "last.pt")
+    flags = ["--data", str(tiny_set), "--run-dir", str(tmp_path), "--device", "cpu", "--resume"]
+    with pytest.raises(ValueError, match="last.pt do not fit RecSalNet: .*of another shape"):
+        train.main(train.arguments().parse_args(flags))
+
+
 def test_validation_is_at_the_annotations_full_resolution(tiny_set, monkeypatch):
     model, sizes = RecSalNet(frame_size=(32, 64), width=16, embed_dim=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)), []
     finish = model.finish

@@ -1,9 +1,11 @@
+import ast
 import errno
 import hashlib
 import io
 import json
 import math
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,61 @@ def test_a_download_that_fails_leaves_nothing_and_names_the_address(web, tmp_pat
 def test_another_kind_of_address_is_refused(url):
     with pytest.raises(ValueError, match="expected https://HOST/NAME"):
         utils.local_file(url)
+
+
+# Files from strangers
+
+class Malicious:
+    def __init__(self, victim):
+        self.victim = victim
+
+    def __reduce__(self):
+        return (Path.touch, (self.victim,))
+
+
+@pytest.mark.parametrize("wrap", [lambda evil: evil, lambda evil: {"state_dict": {"weight": evil}}])
+@pytest.mark.parametrize("as_archive", [True, False])
+def test_a_pickle_that_would_run_something_is_refused_unrun(tmp_path, wrap, as_archive):
+    torch.save(wrap(Malicious(tmp_path / "touched")), tmp_path / "a.pth", _use_new_zipfile_serialization=as_archive)
+    with pytest.raises(ValueError, match="a.pth .* cannot be read as a PyTorch weight file of tensors and plain types"):
+        utils.read_weights(tmp_path / "a.pth")
+    assert not (tmp_path / "touched").exists()
+    torch.load(tmp_path / "a.pth", weights_only=False)                     # it would have
+    assert (tmp_path / "touched").exists()
+
+
+def test_an_archive_that_unpacks_to_more_than_it_is_is_refused(tmp_path):
+    torch.save({"weight": torch.zeros(1000_000)}, tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth") as whole, zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name in whole.namelist():
+            bomb.writestr(name, whole.read(name))
+    assert (tmp_path / "bomb.pth").stat().st_size < 10_000
+    with pytest.raises(ValueError, match=r"bomb.pth would unpack from \d+ to 4\d+ bytes"):
+        utils.read_weights(tmp_path / "bomb.pth")
+
+
+def test_a_tensor_that_claims_more_values_than_the_file_holds_is_refused(tmp_path):
+    torch.save({"weight": torch.zeros(1).expand(10 ** 9)}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="weight claims more values than the file holds"):
+        utils.read_weights(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("content, said", [("[" * 100_000, "cannot be read"), ("[1]", "should hold an object"), ("{", "cannot be read")])
+def test_json_that_is_no_object_is_refused(tmp_path, content, said):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ValueError, match=f"a.json.*{said}"):
+        utils.read_json(tmp_path / "a.json")
+
+
+def test_no_program_evaluates_text_or_starts_a_shell():
+    root = Path(utils.__file__).parent
+    sources = [*root.glob("*.py"), *root.glob("data/*.py")]
+    calls = [(path.name, node.lineno) for path in sources for node in ast.walk(ast.parse(path.read_text()))
+             if isinstance(node, ast.Call) and (getattr(node.func, "id", None) in ("eval", "exec", "compile", "__import__")
+                                                or getattr(node.func, "attr", None) in ("system", "popen")
+                                                or any(keyword.arg == "shell" for keyword in node.keywords)
+                                                or any(keyword.arg == "weights_only" and getattr(keyword.value, "value", None) is not True for keyword in node.keywords))]
+    assert len(sources) > 10 and not calls
 
 
 # Files that are whole or not there

@@ -1,0 +1,215 @@
+"""Feed damaged and malicious files to the programs' own entry points, in one warm process: exit code 1 if one does more than say what is wrong.
+
+    PYTHONPATH=. .venv/bin/python tests/long/fuzz.py                         # 2400 files: 6 minutes on 2 CPU cores
+    PYTHONPATH=. .venv/bin/python tests/long/fuzz.py --only 1234             # one of them again
+
+Whole files of every kind (PNG, JPEG, MAT, AVI, MP4, weights, the JSON beside weights, the JSON of a prediction) are changed at random
+places. A file may turn out to be readable. Else a ValueError or OSError must say so, within 30 seconds, and no output may be left
+under its final name. If the process itself dies, the file is named and the next one goes to a new process.
+"""
+import argparse
+import contextlib
+import faulthandler
+import io
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import scipy.io
+import torch
+from PIL import Image
+
+import predict
+from dataloader import ClipDataset, check_dataset, find_videos
+from model import RecSalNet
+
+NETWORK = {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
+KINDS = ("png", "jpg", "mat", "avi", "mp4", "pth", "json", "description")
+SIZES = (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x00", b"\x80\x00\x00\x00", b"\x00\x01\x00\x00")
+WORDS = (b"1e999", b"-1", b"99999999999999999999", b"null", b"[[[[[[[[]]]]]]]]", b"\"../../escaped\"", b"{}", b"true", b"NaN", b"\"\"")
+
+
+def make_files(folder: Path) -> None:
+    """One whole file of every kind, and what they need around them."""
+    generator, shape = np.random.default_rng(0), (48, 64)
+    video = folder / "set" / "train" / "v"
+    for kind in ("images", "maps", "fixation"):
+        (video / kind).mkdir(parents=True)
+    for number in range(1, 4):
+        Image.fromarray(generator.integers(0, 256, (*shape, 3), np.uint8)).save(video / "images" / f"{number}.png")
+        Image.fromarray(generator.integers(0, 256, shape, np.uint8)).save(video / "maps" / f"{number}.png")
+        scipy.io.savemat(video / "fixation" / f"{number}.mat", {"I": (generator.random(shape) < 0.01).astype(np.uint8)}, do_compression=number == 2)
+    shutil.copy(video / "images" / "2.png", folder / "whole.png")
+    Image.open(folder / "whole.png").save(folder / "whole.jpg")
+    shutil.copy(video / "fixation" / "2.mat", folder / "whole.mat")
+    for suffix, codec in (("avi", "mpeg4"), ("mp4", "libx264")):
+        with av.open(str(folder / f"whole.{suffix}"), "w") as container:
+            stream = container.add_stream(codec, rate=25)
+            stream.height, stream.width, stream.pix_fmt = *shape, "yuv420p"
+            for _ in range(4):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(generator.integers(0, 256, (*shape, 3), np.uint8), format="rgb24")))
+            container.mux(stream.encode(None))
+    torch.manual_seed(0)
+    model = RecSalNet(**NETWORK)
+    torch.save(model.state_dict(), folder / "whole.pth")
+    (folder / "whole.json").write_text(json.dumps({"configuration": model.config}))
+    run_predict(folder / "set" / "train" / "v" / "images", folder / "out", folder / "whole.pth", "--save", "png", "npz")
+    shutil.copy(folder / "out" / "images.json", folder / "whole.description")
+
+
+def mutate(content: bytes, moments: random.Random, text: bool) -> bytes:
+    """Change a few places, or cut something off or out."""
+    content = bytearray(content)
+    for _ in range(moments.choice((1, 1, 2, 5, 20))):
+        place, length = moments.randrange(len(content) + 1), moments.choice((1, 2, 8, 64, 1000))
+        change = moments.choice(("overwrite", "size", "cut off", "cut out", "repeat", "insert"))
+        if change == "overwrite":
+            content[place:place + length] = moments.randbytes(min(length, len(content) - place))
+        elif change == "size":
+            content[place:place + 4] = moments.choice(WORDS if text else SIZES)
+        elif change == "cut off" and moments.random() < 0.3:
+            del content[place:]
+        elif change == "cut out":
+            del content[place:place + length]
+        elif change == "repeat":
+            content[place:place] = content[place:place + length] * moments.choice((1, 3))
+        else:
+            content[place:place] = moments.choice(WORDS if text else SIZES)
+    return bytes(content)
+
+
+def replace_value(content: bytes, moments: random.Random) -> bytes:
+    """Put something else in the place of a value of a JSON file."""
+    text = content.decode()
+    places = [i for i, sign in enumerate(text) if sign in ":[,"]
+    place = moments.choice(places) + 1
+    end = min((i for i in (text.find(sign, place) for sign in ",]}") if i >= 0), default=len(text))
+    return (text[:place] + moments.choice(WORDS).decode() + text[end:]).encode()
+
+
+def run_predict(source: Path, out: Path, weights: Path, *flags: str) -> None:
+    predict.main(predict.arguments().parse_args([str(source), "--out", str(out), "--weights", str(weights), "--device", "cpu", *flags]))
+
+
+def read_set(root: Path) -> None:
+    """What check and training read."""
+    check_dataset(root)
+    for video in find_videos(root, "train"):
+        ClipDataset([video], lambda frame: torch.zeros(3, 2, 2, dtype=torch.uint8), clip_len=3)[0, 0]
+
+
+def prepare_case(kind: str, content: bytes, whole: Path, case: Path) -> tuple[Callable[[], None], Path]:
+    """What to call for a damaged file, and the folder of its outputs."""
+    out, weights = case / "out", whole / "whole.pth"
+    if kind in ("png", "jpg", "mat"):
+        video = shutil.copytree(whole / "set", case / "set") / "train" / "v"
+        part = "fixation" if kind == "mat" else "images"
+        (video / part / "2.png").unlink(missing_ok=True)
+        (video / part / f"2.{kind}").write_bytes(content)
+        call = (lambda: read_set(case / "set")) if kind == "mat" else lambda: run_predict(video / "images", out, weights, "--save", "npz")
+        return call, out
+    if kind == "description":
+        shutil.copytree(whole / "out", out)
+        (out / "images.json").write_bytes(content)
+        return lambda: run_predict(whole / "set" / "train" / "v" / "images", out, weights, "--save", "png", "npz", "--overwrite"), out
+    path = case / f"case.{kind}"
+    path.write_bytes(content)
+    if kind in ("avi", "mp4"):
+        return lambda: run_predict(path, out, weights, "--save", "npz", "sheet"), out
+    if kind == "json":
+        shutil.copy(weights, case / "case.pth")
+    return lambda: run_predict(whole / "set" / "train" / "v" / "images", out, case / "case.pth", "--save", "npz"), out
+
+
+def run_case(number: int, seed: int, whole: Path, folder: Path) -> tuple[str, str]:
+    """Feed one file; returns its kind, and what came of it: "read", "refused", or what is wrong with that."""
+    moments, kind = random.Random(f"{seed} {number}"), KINDS[number % len(KINDS)]
+    source, text = (whole / f"whole.{kind}").read_bytes(), kind in ("json", "description")
+    content = replace_value(source, moments) if text and moments.random() < 0.6 else mutate(source, moments, text)
+    case = folder / str(number)
+    case.mkdir()
+    call, out = prepare_case(kind, content, whole, case)
+    bystander = folder / "escaped"
+    bystander.write_text("of no concern")
+    faulthandler.dump_traceback_later(30, exit=True)                       # a hang becomes a death
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            call()
+        outcome = "read"
+    except (ValueError, OSError) as error:
+        left = [path for path in out.rglob("*") if path.is_file()] if kind != "description" else list(out.rglob(".*.part"))
+        outcome = f"left {left} after {error}" if left else "refused" if str(error) else f"{type(error).__name__} without a word"
+    except BaseException as error:
+        outcome = f"{type(error).__name__}: {error}"
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    if bystander.read_text() != "of no concern":
+        outcome = "it changed another's file"
+    if outcome in ("read", "refused"):
+        shutil.rmtree(case)
+    return kind, outcome
+
+
+def work(numbers: range, seed: int, whole: Path, folder: Path, log: Path, until: float) -> None:
+    """Feed files one after the other, noting each before it is read and what came of it."""
+    for number in numbers:
+        if time.time() > until:
+            return
+        with log.open("a") as notes:
+            notes.write(f"{number} ")
+        kind, outcome = run_case(number, seed, whole, folder)
+        with log.open("a") as notes:
+            notes.write(json.dumps([kind, outcome]) + "\n")
+
+
+def main(args: argparse.Namespace) -> None:
+    folder = Path(tempfile.mkdtemp())
+    whole, log = folder / "whole", folder / "log"
+    whole.mkdir()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        make_files(whole)
+    number, outcomes, until = 0, {}, time.time() + 60 * args.minutes
+    numbers = range(args.files) if args.only is None else range(args.only, args.only + 1)
+    while number < len(numbers) and time.time() < until:
+        log.write_text("")
+        command = [sys.executable, __file__, "--worker", str(numbers[number]), str(numbers[-1] + 1), str(args.seed), str(folder), str(until)]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        for line in log.read_text().splitlines():
+            case, _, outcome = line.partition(" ")
+            outcomes[int(case)] = json.loads(outcome) if outcome else [KINDS[int(case) % len(KINDS)], f"the process died ({ended.returncode})"]
+            number += 1
+        if ended.returncode:
+            print(ended.stderr[-3000:])
+    kinds = Counter(kind for kind, _ in outcomes.values())
+    findings = {case: (kind, outcome) for case, (kind, outcome) in outcomes.items() if outcome not in ("read", "refused")}
+    for case, (kind, outcome) in findings.items():
+        print(f"file {case} ({kind}), in {folder / str(case)}: {outcome}")
+    read = sum(outcome == "read" for _, outcome in outcomes.values())
+    print(f"{len(outcomes)} files ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}): {read} readable, "
+          f"{len(outcomes) - read - len(findings)} refused with a message, {len(findings)} findings")
+    if not findings:
+        shutil.rmtree(folder)
+    sys.exit(1 if findings or (args.only is None and len(outcomes) < args.files) else 0)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        first, stop, seed, folder, until = sys.argv[2:]
+        work(range(int(first), int(stop)), int(seed), Path(folder) / "whole", Path(folder), Path(folder) / "log", float(until))
+    else:
+        parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("--files", type=predict.at_least(1), default=2400, help="(default: 2400)")
+        parser.add_argument("--minutes", type=float, default=20, help="after which it gives up (default: 20)")
+        parser.add_argument("--seed", type=int, default=0, help="of the changes (default: 0)")
+        parser.add_argument("--only", type=int, help="the number of one file (default: all)")
+        main(parser.parse_args())

@@ -1,0 +1,175 @@
+"""Two processes on one machine, with gloo: started once, each runs `work` below; the tests look at what they left."""
+import functools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TESTS, TINY, TINY_FLAGS
+from torch.nn.parallel import DistributedDataParallel
+
+import test as evaluation
+import train
+import utils
+from loss import objective
+from model import RecSalNet
+
+WEIGHTS = {"kl": 1.0, "cc": 1.0, "nss": 0.1}
+CASES = {                                                                  # the samples of each process's batches
+    "one clip each": [[[0]], [[1]]],
+    "one process has none": [[[0]], []],
+    "batches of different sizes, one process has one fewer": [[[0, 1], [2]], [[3]]],
+}
+VALUES = {"cc": [[0.1, float("nan"), 0.3], [0.7]], "kl": [[1e9, 1.0, 1e-9], [1.0 / 3]], "nss": [[float("nan")] * 3, [float("nan")]]}
+
+
+def make_network(seed):
+    torch.manual_seed(seed)
+    return RecSalNet(**{**TINY, "drop_path": 0.0}).train()
+
+
+def make_batch(samples):
+    """The samples of these numbers; number 3 has no fixation, so that its terms are left out."""
+    each = []
+    for number in samples:
+        generator = torch.Generator().manual_seed(number)
+        fixations = torch.rand(32, 64, generator=generator) < (0.01 if number != 3 else 0)
+        each.append({"clip": torch.randint(0, 256, (3, 32, 32, 64), generator=generator, dtype=torch.uint8),
+                     "density": torch.rand(32, 64, generator=generator) * (number != 3), "fixations": fixations})
+    return {**{name: torch.stack([sample[name] for sample in each]) for name in each[0]}, "video": ["v"] * len(samples), "frame": ["1"] * len(samples)}
+
+
+def gradients(model, batches, clips):
+    model.zero_grad()
+    train.backward(model, [make_batch(samples) for samples in batches], clips, functools.partial(objective, weights=WEIGHTS), "float32", train.new_progress(1))
+    return {name: p.grad for name, p in train.plain(model).named_parameters() if p.grad is not None}
+
+
+def work(folder):
+    with utils.process_group("cpu"):
+        number = utils.process_number()
+        model = DistributedDataParallel(make_network(seed=number))         # all get the first one's weights
+        found = {}
+        for name, shares in CASES.items():
+            clips, = utils.added_up([sum(map(len, shares[number]))])
+            found[name] = {key: grad.clone() for key, grad in gradients(model, shares[number], clips).items()}
+        means = train.mean_values({name: shares[number] for name, shares in VALUES.items()}, skipped=number)
+        progress = train.combined({**train.new_progress(2), "clips": number + 1, "sums": {"loss": 0.5} if number else {}})
+        order = utils.gathered(number)
+        print("only the first one prints")
+        torch.save({"gradients": found, "means": means, "progress": progress, "order": order}, folder / f"{number}.pt")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port, "PYTHONPATH": f"{TESTS.parent}:{TESTS}:{TESTS.parent / 'data'}",
+              "OMP_NUM_THREADS": "1"}
+    processes = [subprocess.Popen([sys.executable, __file__, str(folder)], env={**common, "RANK": number, "LOCAL_RANK": number}, stdout=subprocess.PIPE, text=True)
+                 for number in ("0", "1")]
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    return {"said": said, **{number: torch.load(folder / f"{number}.pt", weights_only=True) for number in (0, 1)}}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_average_the_gradients_of_one_with_all_clips_in_a_batch(results, name):
+    together = [number for share in CASES[name] for batch in share for number in batch]
+    expected = gradients(make_network(seed=0), [together], len(together))
+    largest = max(grad.abs().max() for grad in expected.values())
+    for number in (0, 1):
+        found = results[number]["gradients"][name]
+        assert found.keys() == expected.keys()
+        assert max((found[key] - expected[key]).abs().max() for key in expected) < 1e-5 * largest
+        assert all(torch.equal(grad, results[0]["gradients"][name][key]) for key, grad in found.items())
+
+
+def test_measures_are_summed_and_counted_over_processes_not_averaged_twice(results):
+    for number in (0, 1):
+        means = results[number]["means"]
+        assert means["cc"] == pytest.approx((0.1 + 0.3 + 0.7) / 3, rel=1e-9)
+        assert means["kl"] == pytest.approx((1e9 + 1 + 1e-9 + 1 / 3) / 4, rel=1e-9)
+        assert means["nss"] != means["nss"] and means["clips"] == 4 and means["skipped"] == 1
+
+
+def test_progress_is_added_up_and_processes_are_heard_in_order(results):
+    for number in (0, 1):
+        assert results[number]["progress"]["clips"] == 3 and results[number]["progress"]["sums"] == {"loss": 0.5}
+        assert results[number]["order"] == [0, 1]
+    assert results["said"] == ["only the first one prints\n", ""]
+
+
+def test_alone_there_is_nobody_to_wait_for():
+    with utils.process_group("cpu"):
+        assert (utils.process_number(), utils.num_processes(), utils.gathered("a"), utils.added_up([1.5])) == (0, 1, ["a"], [1.5])
+
+
+def torchrun(*arguments, **options):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, **options)
+
+
+def test_torchrun_scores_the_same_table_as_one_process(tiny_set, tmp_path):
+    torch.manual_seed(0)
+    torch.save(RecSalNet(**TINY).state_dict(), tmp_path / "RecSalNet.pth")
+    (tmp_path / "RecSalNet.json").write_text(json.dumps({"configuration": RecSalNet(**TINY).config}))
+    flags = ["--data", tiny_set, "--weights", tmp_path / "RecSalNet.pth", "--device", "cpu", "--centre-baseline"]
+    two = torchrun(TESTS.parent / "test.py", *flags, "--out", tmp_path / "two")
+    output, _ = two.communicate(timeout=120)
+    assert two.returncode == 0 and output.count("| RecSalNet | average over frames |") == 1, output
+    evaluation.main(evaluation.arguments().parse_args([*map(str, flags), "--out", str(tmp_path / "one")]))
+    folders = [tmp_path / name / "tiny_val_RecSalNet_float" for name in ("one", "two")]
+    scores = [json.loads((folder / "scores.json").read_text()) for folder in folders]
+    for method in ("RecSalNet", "centre Gaussian"):
+        for average in ("frame_average", "video_average"):
+            assert scores[0]["scores"][method][average] == pytest.approx(scores[1]["scores"][method][average], rel=1e-9)
+    assert scores[0]["other_frames"] == scores[1]["other_frames"] and scores[0]["notes"] == scores[1]["notes"]
+    files = [sorted(path.relative_to(folder) for path in folder.rglob("*.png") if path.parent != folder) for folder in folders]
+    assert files[0] == files[1] and all((folders[0] / path).read_bytes() == (folders[1] / path).read_bytes() for path in files[0])
+    assert (folders[0] / "per_frame.csv").read_text() == (folders[1] / "per_frame.csv").read_text()
+
+
+def epochs_of(run_dir):
+    return [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()] if (run_dir / "log.jsonl").is_file() else []
+
+
+def test_torchrun_trains_as_one_process_does_and_resumes_by_itself_when_a_process_dies(tiny_set, tmp_path):
+    flags = [*TINY_FLAGS, "--drop-path", "0", "--data", str(tiny_set), "--epochs", "12", "--val-every", "4", "--lr", "1e-5"]  # Adam makes steps of lr of rounding too
+    several = torchrun("--max-restarts", "1", TESTS.parent / "train.py", *flags, "--run-dir", tmp_path / "two", "--batch-size", "1")
+    waited = time.monotonic() + 100
+    while not epochs_of(tmp_path / "two") and several.poll() is None and time.monotonic() < waited:
+        time.sleep(0.05)
+    children = [int(path.name) for path in Path("/proc").glob("[0-9]*") if parent_of(path) == several.pid]
+    os.kill(max(children), signal.SIGKILL)
+    output, _ = several.communicate(timeout=120)
+    assert "train.py: error: another process of this run has ended" in output and "Traceback" not in output
+    assert several.returncode == 0 and "resuming after epoch" in output and "finished 12 epochs" in output, output
+    assert train.main(train.arguments().parse_args([*flags, "--run-dir", str(tmp_path / "one"), "--batch-size", "2"])) == 0
+    one, two = (epochs_of(tmp_path / name) for name in ("one", "two"))
+    assert [line["epoch"] for line in one] == [line["epoch"] for line in two] == list(range(1, 13))
+    for a, b in zip(one, two):
+        assert all(b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-3) for name in a if name in ("loss", "kl", "cc", "nss", "val_cc", "val_kl"))
+        assert a["nss_left_out"] == b["nss_left_out"]
+    launches = json.loads((tmp_path / "two" / "run.json").read_text())["launches"]
+    assert len(launches) == 2 and launches[1]["epoch"] >= 1 and launches[0]["hardware"]["processes"] == 2
+
+
+def parent_of(process):
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    work(Path(sys.argv[1]))
