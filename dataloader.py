@@ -721,8 +721,10 @@ def open_container(path: str | Path) -> "av.container.InputContainer":
         container.close()
         raise ValueError(f"{path} holds no pictures (streams: {held}): expected a video")
     best = container.streams.best("video")                                 # not a song's cover
-    best.thread_type = "AUTO"
     try:
+        if best.codec_context is None:
+            raise ValueError(f"no frame could be decoded from {path}: its pictures are of a kind that FFmpeg does not know")
+        best.thread_type = "AUTO"
         check_size(Path(path), best.codec_context.width, best.codec_context.height)
         best.codec_context.options = {"max_pixels": str(MAX_PIXELS)}       # which may change on the way
     except ValueError:

@@ -205,6 +205,13 @@ def test_a_mat_file_without_a_fixation_map_is_an_error(tmp_path, content, said):
         read_fixations(tmp_path / "a.mat")
 
 
+def test_a_video_of_an_unknown_codec_is_an_error(tmp_path):
+    path = write_video(tmp_path / "a.avi", grey_frames(4), codec="mpeg4")
+    path.write_bytes(path.read_bytes().replace(b"FMP4", b"ZZZZ").replace(b"fmp4", b"zzzz"))
+    with pytest.raises(ValueError, match="no frame could be decoded from .*a.avi: its pictures are of a kind"):
+        list(read_video(path))
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.mat", "a.avi"])
 def test_a_picture_that_claims_to_be_huge_is_refused_before_memory_is_taken(tmp_path, monkeypatch, name):
     monkeypatch.setattr(dataloader, "MAX_PIXELS", 48 * 64 - 1)
