@@ -523,9 +523,11 @@ def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, compu
         val_every: int, precision: str, writer, stop: StopRequest) -> bool:
     """Train until `epochs` epochs are finished; returns False where the user stopped it before."""
     batches = train_loader.batch_sampler
-    model = DistributedDataParallel(run.model) if utils.num_processes() > 1 else run.model
+    model = run.model
+    if utils.num_processes() > 1:                                          # without recursions (K = 0), their block gets no gradient
+        model = DistributedDataParallel(model, find_unused_parameters=model.num_recursions == 0)
     with stop, naming_deaths(train_loader, *filter(None, [val_loader])):
-        while run.epoch < epochs and not stop.requested:
+        while run.epoch < epochs and not any(utils.added_up([stop.requested])):  # all stop after the same epoch
             started = time.time()
             batches.epoch, batches.start = run.epoch, 0
             run.progress = run.progress or new_progress(len(batches))
