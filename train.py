@@ -246,7 +246,7 @@ def combined(progress: dict) -> dict:
 def note_skipped(progress: dict, batches: list[dict]) -> None:
     """Count and show the clips that --skip-bad left out."""
     for message in (message for batch in batches for message in batch["skipped"]):
-        tqdm.write(f"skipped: {message}")
+        tqdm.write(f"skipped: {message}", file=sys.stdout if utils.is_first() else sys.stderr)  # the others' stdout is shut
         progress["skipped"] += 1
 
 
@@ -442,9 +442,8 @@ class Run:
         check_recipe(stored["recipe"], self.recipe)
         self.recipe = stored["recipe"]
         utils.load_entries(self.model, stored["model"], str(self.last))
-        self.optimizer.load_state_dict(stored["optimizer"])
-        random = stored["random"]
-        utils.set_random_state(random[utils.process_number()] if isinstance(random, list) else random)  # of one process, formerly
+        load_optimizer(self.optimizer, stored["optimizer"], self.last)
+        utils.set_random_state(stored["random"][utils.process_number()])
         self.epoch, self.best_cc, self.progress = stored["epoch"], stored["best_cc"], stored["progress"]
         if utils.is_first():
             trim_log(self.folder / "log.jsonl", self.epoch)
@@ -472,14 +471,35 @@ class Run:
             self.keep_weights(scores)
 
 
+def load_optimizer(optimizer: Optimizer, stored: dict, source: Path) -> None:
+    """Load an optimiser's state; a ValueError where it is not that of these parameters (fused ones would write beside them)."""
+    try:
+        optimizer.load_state_dict(stored)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"the optimiser's state in {source} cannot be read: {error!r}") from error
+    wrong = [name for p, state in optimizer.state.items() for name, value in state.items()
+             if not isinstance(value, Tensor) or value.shape not in ((), p.shape) or value.is_sparse or not value.is_floating_point()]
+    if wrong:
+        raise ValueError(f"the optimiser's state in {source} does not fit the network: {len(wrong)} entries, the first {wrong[0]}")
+
+
 def read_last(path: Path) -> dict:
-    """The content of a last.pt."""
+    """The content of a last.pt, of one that an earlier version wrote too."""
     if not path.is_file():
         raise FileNotFoundError(f"nothing to resume: {path} does not exist; start the run without --resume")
     stored = utils.read_checkpoint(path)
     needed = {"model", "optimizer", "random", "recipe", "configuration", "epoch", "best_cc", "progress"}
     if not isinstance(stored, dict) or not needed <= stored.keys():
         raise ValueError(f"{path} is no last.pt of train.py: expected {sorted(needed)}, got {utils.describe(stored)}")
+    stored = {**stored, "random": stored["random"] if isinstance(stored["random"], list) else [stored["random"]]}
+    kinds = {"model": dict, "optimizer": dict, "recipe": dict, "configuration": dict, "epoch": int, "best_cc": (float, type(None)),
+             "progress": (dict, type(None))}
+    wrong = [name for name, kind in kinds.items() if not isinstance(stored[name], kind)]
+    if wrong or not all(isinstance(state, dict) and isinstance(state.get("cpu"), Tensor) for state in stored["random"]):
+        raise ValueError(f"{path} is damaged: {', '.join(wrong) or 'random'} is not what train.py writes")
+    stored["recipe"] = {"processes": 1, **stored["recipe"]}
+    if len(stored["random"]) != stored["recipe"]["processes"]:
+        raise ValueError(f"{path} is damaged: it holds {len(stored['random'])} random states of {stored['recipe']['processes']} processes")
     return stored
 
 
@@ -499,7 +519,10 @@ def clear_run(folder: Path) -> None:
 def trim_log(path: Path, epoch: int) -> None:
     """Remove from a log what a killed run had written after its last.pt: epochs that are trained again, and half a line."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= epoch]
+    try:
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= epoch]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, move it away: a line is no record of an epoch ({error!r})") from error
     if kept != lines:
         utils.write_text(path, "".join(kept))
 
@@ -513,7 +536,7 @@ def fingerprint(videos: list[Video]) -> str:
 def check_recipe(stored: dict, given: dict) -> None:
     """Raise a ValueError that names every value in which the two differ; what a run started from no longer matters."""
     changed = [f"{name} was {stored.get(name)}, is {value}" for name, value in given.items()
-               if name in stored and stored[name] != value and name not in ("weights", "encoder_weights")]
+               if name in stored and stored[name] != value and name not in ("weights", "encoder_weights")]  # missing: of an earlier version
     if changed:
         raise ValueError(f"--resume continues a run exactly, but {'; '.join(changed)}. "
                          "Give the same options, or start another run in another --run-dir")
@@ -713,22 +736,38 @@ def default_run_dir(datasets: list[str]) -> Path:
     return Path("saved_models") if datasets == ["dhf1k"] else Path("saved_models", "+".join(datasets))
 
 
-def launcher() -> str:
-    """What started this process: the same again when torchrun restarts its processes after a failure, else something new."""
-    several_machines = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
-    return f"torchrun {os.environ.get('TORCHELASTIC_RUN_ID')}" if several_machines else f"process {os.getppid()}"
+def launcher() -> str | None:
+    """What started this process: the same again where torchrun restarts its processes after a failure; None where that cannot be told.
+
+    A process number alone would not do: torchrun has the same one in every container.
+    """
+    try:
+        started = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19]
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.getppid()} {started}"
+    except (OSError, IndexError):
+        return None
+
+
+def read_launches(record: Path) -> list[dict]:
+    """The launches of a run.json; none where there is no such file, or it is damaged: it is a record, and no reason not to train."""
+    try:
+        launches = utils.read_json(record).get("launches") if record.is_file() else None
+    except ValueError as error:
+        print(f"begun anew: {error}")
+        launches = None
+    return [launch for launch in launches if isinstance(launch, dict)] if isinstance(launches, list) else []
 
 
 def is_restart_of(record: Path) -> bool:
     """Whether torchrun has started the processes of the run that a run.json describes anew, because one of them failed."""
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and record.is_file()
-    return utils.gathered(restarted and utils.read_json(record).get("launches", [{}])[-1].get("launcher") == launcher())[0]
+    launches = read_launches(record) if utils.is_first() and "TORCHELASTIC_RESTART_COUNT" in os.environ else []
+    return utils.gathered(bool(launches) and launcher() is not None and launches[-1].get("launcher") == launcher())[0]
 
 
 def record_launch(run: Run, device: torch.device) -> None:
     """Add to run.json, from which the run could be repeated, how it was started this time."""
     path = run.folder / "run.json"
-    earlier = utils.read_json(path).get("launches", []) if path.is_file() else []
+    earlier = read_launches(path)
     launch = {"date": utils.now(), "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "launcher": launcher(), "epoch": run.epoch,
               "revision": utils.revision(), "versions": utils.versions(), "hardware": utils.hardware(device)}
     utils.write_json(path, {"data": run.data, "recipe": run.recipe, "launches": [*earlier, launch]})
@@ -747,7 +786,7 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError("--hold-out takes videos to validate on, and --val-every 0 says not to validate: leave out one of them")
     restarted = is_restart_of(run_dir / "run.json")
     last = run_files(run_dir, RecSalNet)[1]
-    resume = args.resume or (restarted and last.is_file())
+    resume = args.resume or utils.gathered(restarted and last.is_file())[0]
     if not resume and not args.overwrite and not restarted and utils.is_first():
         utils.refuse_to_replace(run_files(run_dir, RecSalNet),
                                 "continue with --resume, start anew with --overwrite, or choose another --run-dir")

@@ -296,8 +296,11 @@ def refuse_to_replace(paths: Iterable[Path], remedy: str) -> None:
 def append_log(path: Path, record: dict) -> None:
     """Append one line of JSON, with the time, to a log."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as log:
-        log.write(json.dumps({"time": now(), **without_nan(record)}, allow_nan=False) + "\n")
+    try:
+        with path.open("a", encoding="utf-8") as log:
+            log.write(json.dumps({"time": now(), **without_nan(record)}, allow_nan=False) + "\n")
+    except OSError as error:                                               # a full disk does not say where
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def now() -> str:

@@ -583,6 +583,64 @@ def test_a_state_of_a_run_with_a_network_that_its_weights_do_not_fit_is_refused(
         train.main(train.arguments().parse_args(flags))
 
 
+@pytest.mark.parametrize("changed, said", [
+    ({"optimizer": {}}, "optimiser's state in .*last.pt cannot be read"), ({"random": []}, "holds 0 random states of 1 processes"), ({"random": "a"}, "random is not what"),
+    ({"configuration": [1]}, "configuration is not what"), ({"progress": "x"}, "progress is not what"), ({"recipe": None}, "recipe is not what"), ({"epoch": "3"}, "epoch is not what"),
+    ({"depths": [10 ** 7, 1, 1, 1]}, "depths of the configuration"), ({"exp_avg": torch.zeros(3)}, "optimiser's state in .*last.pt does not fit the network: 1 entries, the first exp_avg"),
+])
+def test_a_damaged_state_of_a_run_is_refused(tiny_set, tmp_path, changed, said):
+    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0")
+    stored = torch.load(tmp_path / "last.pt", weights_only=True)
+    if "depths" in changed:
+        changed = {"configuration": {**stored["configuration"], **changed}}
+    if "exp_avg" in changed:
+        stored["optimizer"]["state"][0].update(changed)
+        changed = {}
+    torch.save({**stored, **changed}, tmp_path / "last.pt")
+    flags = ["--data", str(tiny_set), "--run-dir", str(tmp_path), "--workers", "0", "--device", "cpu", "--no-tensorboard", "--lr", "1e-3", "--epochs", "2", "--val-every", "0", "--resume"]
+    with pytest.raises(ValueError, match=said):
+        train.main(train.arguments().parse_args(flags))
+
+
+def test_a_state_that_the_version_before_several_processes_wrote_resumes_with_one(tiny_set, tmp_path, finished):
+    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "2")
+    stored = torch.load(tmp_path / "last.pt", weights_only=True)
+    older = {name: value for name, value in stored["recipe"].items() if name not in ("processes", "deterministic")}
+    torch.save({**stored, "random": stored["random"][0], "recipe": older}, tmp_path / "last.pt")
+    run(tiny_set, tmp_path, "--epochs", "3", "--val-every", "2", "--resume")
+    assert same(weights_of(tmp_path), weights_of(finished))
+
+
+@pytest.mark.parametrize("content", ["{", '{"launches": 5}', '{"launches": []}', "[]"])
+def test_a_damaged_record_of_launches_does_not_stop_a_run(tiny_set, tmp_path, content):
+    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0")
+    (tmp_path / "run.json").write_text(content)
+    run(tiny_set, tmp_path, "--epochs", "2", "--val-every", "0", "--resume")
+    assert len(json.loads((tmp_path / "run.json").read_text())["launches"]) == 1
+
+
+def test_a_damaged_log_is_said_with_its_name(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"epo\n')
+    with pytest.raises(ValueError, match="log.jsonl is damaged, move it away"):
+        train.trim_log(tmp_path / "log.jsonl", 1)
+
+
+def test_a_run_that_another_launch_began_is_neither_resumed_nor_replaced_by_a_restart(tiny_set, tmp_path, monkeypatch):
+    """Only what this very torchrun began is; a refused launch stays refused when torchrun tries again."""
+    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0")
+    before = (tmp_path / "RecSalNet.pth").read_bytes()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    ours = train.launcher()
+    monkeypatch.setattr(train, "launcher", lambda: "another")
+    for _ in range(2):
+        with pytest.raises(FileExistsError, match="would be replaced"):
+            run(tiny_set, tmp_path, "--epochs", "2", "--val-every", "0")
+    assert (tmp_path / "RecSalNet.pth").read_bytes() == before
+    monkeypatch.setattr(train, "launcher", lambda: ours)
+    run(tiny_set, tmp_path, "--epochs", "2", "--val-every", "0")           # the same one goes on by itself
+    assert [line["epoch"] for line in log_of(tmp_path)] == [1, 2]
+
+
 def test_validation_is_at_the_annotations_full_resolution(tiny_set, monkeypatch):
     model, sizes = RecSalNet(frame_size=(32, 64), width=16, embed_dim=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)), []
     finish = model.finish
