@@ -71,6 +71,7 @@ DATASETS = {
     "diem": Known(Path("data/DIEM"), "train", "test", "test"),
     "folder": Known(None, "train", "val", "val"),                          # anybody's, in any of the trees
 }
+DATASET_FOLDERS = ", ".join(f"{name} {known.folder}" for name, known in DATASETS.items() if known.folder)  # for --help
 SAME_SPLIT = ({"train", "training"}, {"val", "valid", "validation"}, {"test", "testing"})
 LISTS = ("{}.txt", "fold_lists/DIEM_list_{}_fps.txt")                      # below a dataset's folder: the names of a split's videos
 
@@ -1185,8 +1186,8 @@ def check_dataset(root: Path, split: str | None = None, numbers: dict[str, range
         FileNotFoundError: there is no such folder, or no such split.
     """
     check_folder(root)
-    splits, problems = [], [] if split else [unusable(root, name, numbers) for name in needed]
-    problems, vital = [problem for problem in problems if problem], set(needed)
+    splits, vital = [], set(needed)
+    problems = [(name, problem) for name in (() if split else needed) for problem in unusable(root, name, numbers)]
     for name in [split] if split else splits_of(root, numbers or {}):
         try:
             places, unknown = find_places(root, name, numbers), []
@@ -1195,26 +1196,25 @@ def check_dataset(root: Path, split: str | None = None, numbers: dict[str, range
                 raise
             places, unknown = [], [Problem("missing" if isinstance(error, OSError) else "extra", True, "", (root,), str(error))]
         counts, found = check_split(places, is_needed := bool(split) or name == "all" or not needed or bool(set(usual_names(name)) & set(needed)))
-        found += unknown
         vital |= {name} if is_needed else set()
         splits.append({"split": name, "tree": places[0].tree.used_by if places else None, **counts})
-        problems += [{"split": name, "kind": p.kind, "fatal": p.fatal, "video": p.video, "files": list(map(str, p.files)), "message": p.message}
-                     for p in found]
-    trainable = not any(problem["fatal"] for problem in problems if problem["split"] in vital)
-    return {"path": str(root), "splits": splits, "problems": problems, "trainable": trainable}
+        problems += [(name, problem) for problem in [*found, *unknown]]
+    described = [{"split": name, "kind": p.kind, "fatal": p.fatal, "video": p.video, "files": list(map(str, p.files)), "message": p.message}
+                 for name, p in problems]
+    return {"path": str(root), "splits": splits, "problems": described, "trainable": not any(p.fatal for name, p in problems if name in vital)}
 
 
-def unusable(root: Path, split: str, numbers: dict[str, range] | None) -> dict | None:
-    """The problem that a split which training needs is not there; None where it is, or nothing is."""
+def unusable(root: Path, split: str, numbers: dict[str, range] | None) -> list[Problem]:
+    """The problem that a split which training needs is not there; none where it is, or nothing is."""
     try:
         if all_places(root):
             find_places(root, split, numbers)
     except FileNotFoundError as error:
         message = f"{error}. Training asks for it, unless --train-split or --val-split names another, or --hold-out takes training videos for it"
-        return {"split": split, "kind": "missing", "fatal": True, "video": "", "files": [str(root)], "message": message}
+        return [Problem("missing", True, "", (root,), message)]
     except (OSError, ValueError):
-        return None                                                        # reported where the files are read
-    return None
+        return []                                                          # reported where the files are read
+    return []
 
 
 def splits_of(root: Path, numbers: dict[str, range]) -> list[str]:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 import utils
 from dataloader import (
+    DATASET_FOLDERS,
     DATASETS,
     IMAGE_SUFFIXES,
     TREE,
@@ -516,10 +517,9 @@ def draw_examples(examples: list[tuple[str, dict]], videos: list[Video], maps: P
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("data")
-    folders = ", ".join(f"{name} {known.folder}" for name, known in DATASETS.items() if known.folder)
     data.add_argument("--dataset", choices=list(DATASETS), default="dhf1k",
                       help="whose split names are known; folder: your own (default: dhf1k)")
-    data.add_argument("--data", type=Path, metavar="FOLDER", help=f"where it lies, in any tree of data/README.md (default: {folders})")
+    data.add_argument("--data", type=Path, metavar="FOLDER", help=f"where it lies, in any tree of data/README.md (default: {DATASET_FOLDERS})")
     data.add_argument("--split", help="what to score: a folder below --data, a list of names (.txt), numbers such as 601-700, or all "
                                       "(default: val; hollywood2 and ucf-sports: testing; diem: test)")
     data.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,

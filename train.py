@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 import utils
 from dataloader import (
+    DATASET_FOLDERS,
     DATASETS,
     SAME_SPLIT,
     ClipDataset,
@@ -651,11 +652,10 @@ def arguments() -> argparse.ArgumentParser:
 
 def data_arguments(group) -> None:
     onoff = argparse.BooleanOptionalAction
-    folders = ", ".join(f"{name} {known.folder}" for name, known in DATASETS.items() if known.folder)
     group.add_argument("--dataset", choices=list(DATASETS), nargs="+", action="extend",
                        help="what to train on, one or several, whose split names are known; folder: your own (default: dhf1k)")
     group.add_argument("--data", type=Path, nargs="+", action="extend", metavar="FOLDER",
-                       help=f"where each lies, in any tree of data/README.md (default: {folders})")
+                       help=f"where each lies, in any tree of data/README.md (default: {DATASET_FOLDERS})")
     group.add_argument("--train-split", metavar="SPLIT",
                        help="what to train on: a folder below --data, a list of names (.txt), numbers such as 1-600, or all "
                             "(default: train; hollywood2 and ucf-sports: training)")
@@ -765,12 +765,26 @@ def is_restart_of(record: Path) -> bool:
 
 
 def record_launch(run: Run, device: torch.device) -> None:
-    """Add to run.json, from which the run could be repeated, how it was started this time."""
+    """Add to run.json, from which the run could be repeated, how it was started this time; of several processes, the first one does.
+
+    What a killed launch left half written is removed.
+    """
+    if not utils.is_first():
+        return
+    utils.remove_leftovers(run.folder, ["last.pt", f"{type(run.model).__name__}.*", "*.json*"])
     path = run.folder / "run.json"
     earlier = read_launches(path)
     launch = {"date": utils.now(), "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "launcher": launcher(), "epoch": run.epoch,
               "revision": utils.revision(), "versions": utils.versions(), "hardware": utils.hardware(device)}
     utils.write_json(path, {"data": run.data, "recipe": run.recipe, "launches": [*earlier, launch]})
+
+
+def prepare_frames(cache: FrameCache, videos: list[Video], workers: int, skip_bad: bool) -> None:
+    """Fill the cache: the first process of each machine writes, the others then find it there."""
+    for turn in (True, False):
+        if utils.is_first_here() == turn:
+            cache.build(videos, max(1, workers), skip_bad)
+        utils.wait_for_all()
 
 
 def main(args: argparse.Namespace) -> int:
@@ -820,14 +834,10 @@ def main(args: argparse.Namespace) -> int:
         print(f"resuming after epoch {run.epoch}" + (f" and {run.progress['batches']} batches" if run.progress else ""))
     elif utils.is_first():
         clear_run(run_dir)
+    record_launch(run, device)
+    if cache:                                                              # after everything that could have been refused
+        prepare_frames(cache, train_videos + val_videos, args.workers, args.skip_bad)
     stop = StopRequest()
-    if utils.is_first():
-        utils.remove_leftovers(run_dir, ["last.pt", f"{type(model).__name__}.*", "*.json*"])
-        record_launch(run, device)
-    for turn in (True, False) if cache else ():                            # the first process of each machine writes, the others find it there
-        if utils.is_first_here() == turn:
-            cache.build(train_videos + val_videos, max(1, args.workers), args.skip_bad)
-        utils.wait_for_all()
     print(f"training {type(model).__name__} ({sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters) "
           f"at {model.config['frame_size'][0]} x {model.config['frame_size'][1]} on {device.type} in {precision}")
     finished = fit(run, train_loader, val_loader, functools.partial(objective, weights=weights), args.epochs, args.accumulate,

@@ -494,6 +494,19 @@ def start(tiny_set, run_dir, *extra):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
+KILLED_WHILE_WRITING = """
+import os, runpy, signal, sys
+replace, written = os.replace, []
+def replace_or_die(source, target):
+    written.append(os.path.basename(target))
+    if written.count("last.pt") == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace, sys.argv = replace_or_die, sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def wait_for(process, happened):
     """Waits until something has happened; fails if the run ends before."""
     waited = time.monotonic() + 120
@@ -507,11 +520,17 @@ def test_a_run_killed_twice_once_while_it_writes_ends_as_if_nothing_had_happened
     run(tiny_set, tmp_path / "straight", *epochs)
     killed = tmp_path / "killed"
     writing = lambda: list(killed.glob(".*.part"))
-    for flags, moment in (((), lambda: len(log_of(killed)) > 1 if (killed / "log.jsonl").exists() else False), (("--resume",), writing)):
-        process = start(tiny_set, killed, *epochs, *flags)
-        wait_for(process, moment)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    for number in (1, 2):
+        if number == 1:                                                    # at any moment after its first epoch
+            process = start(tiny_set, killed, *epochs)
+            wait_for(process, (killed / "last.pt").exists)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        else:                                                              # when its second last.pt is written, and not yet renamed
+            flags = flags_for(tiny_set, killed, "--workers", "1", *epochs, "--resume")
+            ended = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, TESTS.parent / "train.py", *flags], capture_output=True,
+                                   env={**os.environ, "PYTHONPATH": str(TESTS.parent)})
+            assert ended.returncode == -signal.SIGKILL and writing(), ended.stderr
         for name in ("last.pt", "RecSalNet.pth"):
             torch.load(killed / name, weights_only=True)
         json.loads((killed / "RecSalNet.json").read_text())
