@@ -132,7 +132,7 @@ def backward(model: nn.Module, batches: list[dict], clips: float, compute_terms:
     for batch in batches[:-1]:
         with model.no_sync() if utils.num_processes() > 1 else contextlib.nullcontext():  # gradients travel once a step
             loss_share(model, batch, clips, compute_terms, precision, progress).backward()
-    last = loss_share(model, batches[-1], clips, compute_terms, precision, progress) if batches else nothing_of(model)
+    last = loss_share(model, batches[-1], clips, compute_terms, precision, progress) if batches else nothing_of(model, precision)
     last.backward()
 
 
@@ -144,11 +144,12 @@ def loss_share(model: nn.Module, batch: dict, clips: float, compute_terms: Calla
     return terms["loss"] * (count * utils.num_processes() / clips)         # processes' gradients are averaged, not added
 
 
-def nothing_of(model: nn.Module) -> Tensor:
+def nothing_of(model: nn.Module, precision: str) -> Tensor:
     """A loss without a gradient, for a process that has no clip of a step: the others wait for it."""
-    network = plain(model)
-    clip = torch.zeros(1, 3, network.clip_len, *network.config["frame_size"], dtype=torch.uint8, device=next(network.parameters()).device)
-    return model(network.normalise(clip)).sum() * 0
+    network, device = plain(model), next(model.parameters()).device
+    clip = torch.zeros(1, 3, network.clip_len, *network.config["frame_size"], dtype=torch.uint8, device=device)
+    with precision_context(precision, device):
+        return model(network.normalise(clip)).sum() * 0
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -256,11 +257,15 @@ def new_progress(length: int) -> dict:
     return {"batches": 0, "length": length, "clips": 0, "skipped": 0, "sums": {}, "seconds": 0.0, "waited": 0.0}
 
 
+class Stopped(Exception):
+    """The user asked to stop while nothing had to be finished first."""
+
+
 class StopRequest:
     """Turns Ctrl-C, and the SIGTERM of schedulers, into a request that is met after the running step; a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
-        self.requested, self.terminated = False, False
+        self.requested, self.terminated, self.interruptible = False, False, False
 
     def __enter__(self) -> "StopRequest":
         self.previous = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -269,7 +274,20 @@ class StopRequest:
     def handle(self, number: int, *unused) -> None:
         self.requested, self.terminated = True, number == signal.SIGTERM
         signal.signal(signal.SIGINT, self.previous[signal.SIGINT])
+        if self.interruptible:
+            raise Stopped
         tqdm.write("stopping after this step" + ("" if self.terminated else "; Ctrl-C again to stop at once"))
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What can be interrupted: within, and at its beginning, a request raises `Stopped`."""
+        self.interruptible = True
+        try:
+            if self.requested:
+                raise Stopped
+            yield
+        finally:
+            self.interruptible = False
 
     def __exit__(self, *unused) -> None:
         for number, handler in self.previous.items():
@@ -529,9 +547,15 @@ def trim_log(path: Path, epoch: int) -> None:
 
 
 def fingerprint(videos: list[Video]) -> str:
-    """Tells one set of videos from another by names and frame counts."""
-    listed = "\n".join(f"{video.name} {len(video.frames)} {len(video.annotated())}" for video in videos)
+    """Tells one set of videos from another by names, frame counts, and the sizes of the first and last frame's files."""
+    listed = "\n".join(f"{video.name} {len(video.frames)} {len(video.annotated())} {sizes(video)}" for video in videos)
     return f"{len(videos)} videos, {sum(len(v.frames) for v in videos)} frames, crc {zlib.crc32(listed.encode()):08x}"
+
+
+def sizes(video: Video) -> list[int]:
+    """Bytes of the files of a video's first and last frame: reading them all would take as long as an epoch."""
+    kinds = (video.frames, list(video.maps.values()), list(video.fixations.values()))
+    return [path.stat().st_size for paths in kinds if paths for path in (paths[0], paths[-1])]
 
 
 def check_recipe(stored: dict, given: dict) -> None:
@@ -550,7 +574,7 @@ def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, compu
     model = run.model
     if utils.num_processes() > 1:                                          # without recursions (K = 0), their block gets no gradient
         model = DistributedDataParallel(model, find_unused_parameters=model.num_recursions == 0)
-    with stop, naming_deaths(train_loader, *filter(None, [val_loader])):
+    with contextlib.suppress(Stopped), stop, naming_deaths(train_loader, *filter(None, [val_loader])):
         while run.epoch < epochs and not any(utils.added_up([stop.requested])):  # all stop after the same epoch
             started = time.time()
             batches.epoch, batches.start = run.epoch, 0
@@ -559,21 +583,30 @@ def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, compu
             if not train_one_epoch(model, train_loader, compute_terms, run.optimizer, precision, accumulate, run.progress, stop):
                 run.save()                                                 # in the middle of the epoch
                 break
-            finish_epoch(run, val_loader, run.epoch + 1 == epochs or (run.epoch + 1) % (val_every or 1) == 0, precision, started, writer)
+            validation_due = val_loader is not None and (run.epoch + 1 == epochs or (run.epoch + 1) % (val_every or 1) == 0)
+            scores = validate_for(run, val_loader, precision, stop) if validation_due else None
+            finish_epoch(run, scores, val_loader is not None, time.time() - started, writer)
     return run.epoch >= epochs
 
 
-def finish_epoch(run: Run, val_loader: DataLoader | None, validation_due: bool, precision: str, started: float, writer) -> None:
-    """Validate where it is due, keep the best weights, log, and write last.pt."""
+def validate_for(run: Run, loader: DataLoader, precision: str, stop: StopRequest) -> dict:
+    """`validate`, which takes long, and is interrupted by a request to stop: the trained epoch is in last.pt before."""
+    run.save()
+    stop.requested = any(utils.added_up([stop.requested]))
+    with stop.at_once():
+        return validate(run.model, loader, precision)
+
+
+def finish_epoch(run: Run, scores: dict | None, validated: bool, seconds: float, writer) -> None:
+    """Keep the best weights, or the last ones of a run that is not `validated`, log, and write last.pt."""
     progress, run.progress = combined(run.progress), None
     run.epoch += 1
-    scores = validate(run.model, val_loader, precision) if val_loader is not None and validation_due else None
     if scores is not None:
         run.consider(scores)
-    elif val_loader is None:
+    elif not validated:
         run.keep_weights(None)
     if utils.is_first():
-        log_epoch(run, progress, scores, time.time() - started, writer)
+        log_epoch(run, progress, scores, seconds, writer)
     run.save()
 
 
@@ -748,6 +781,11 @@ def launcher() -> str | None:
         return None
 
 
+def launchers() -> list[str]:
+    """What started the processes of this run: one for each machine, as far as it can be told."""
+    return sorted({name for name in utils.gathered(launcher()) if name})
+
+
 def read_launches(record: Path) -> list[dict]:
     """The launches of a run.json; none where there is no such file, or it is damaged: it is a record, and no reason not to train."""
     try:
@@ -759,9 +797,14 @@ def read_launches(record: Path) -> list[dict]:
 
 
 def is_restart_of(record: Path) -> bool:
-    """Whether torchrun has started the processes of the run that a run.json describes anew, because one of them failed."""
-    launches = read_launches(record) if utils.is_first() and "TORCHELASTIC_RESTART_COUNT" in os.environ else []
-    return utils.gathered(bool(launches) and launcher() is not None and launches[-1].get("launcher") == launcher())[0]
+    """Whether torchrun has started the processes of the run that a run.json describes anew, because one of them failed.
+
+    It has where one of the launchers is the same: another machine may have the first process now.
+    """
+    present = launchers() if "TORCHELASTIC_RESTART_COUNT" in os.environ else []
+    launches = read_launches(record) if utils.is_first() and present else []
+    before = launches[-1].get("launchers") if launches else None
+    return utils.gathered(isinstance(before, list) and not set(present).isdisjoint(map(str, before)))[0]
 
 
 def record_launch(run: Run, device: torch.device) -> None:
@@ -769,12 +812,14 @@ def record_launch(run: Run, device: torch.device) -> None:
 
     What a killed launch left half written is removed.
     """
+    started_by = launchers()
     if not utils.is_first():
         return
     utils.remove_leftovers(run.folder, ["last.pt", f"{type(run.model).__name__}.*", "*.json*"])
     path = run.folder / "run.json"
     earlier = read_launches(path)
-    launch = {"date": utils.now(), "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "launcher": launcher(), "epoch": run.epoch,
+    launch = {"date": utils.now(), "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "folder": os.getcwd(), "launchers": started_by,
+              "epoch": run.epoch,
               "revision": utils.revision(), "versions": utils.versions(), "hardware": utils.hardware(device)}
     utils.write_json(path, {"data": run.data, "recipe": run.recipe, "launches": [*earlier, launch]})
 

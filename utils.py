@@ -3,6 +3,7 @@ import contextlib
 import datetime
 import errno
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -18,7 +19,6 @@ import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Iterable, Iterator
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+MEETING = datetime.timedelta(minutes=30)                                   # for all processes to be there, and for an exchange between them
 LISTED = 5                                                                 # names an error message spells out
 
 
@@ -314,9 +315,10 @@ def sha256(path: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions that a number may depend on."""
-    packages = ("torch", "torchvision", "timm", "numpy", "Pillow")
-    return {"python": sys.version.split()[0], **{name: metadata.version(name) for name in packages}}
+    """Versions that a number may depend on; CUDA's and cuDNN's are those that PyTorch was built with, None where it was built without."""
+    modules = ("torch", "torchvision", "timm", "numpy", "scipy", "PIL", "cv2", "av")  # not packages: OpenCV's has several names
+    return {"python": sys.version.split()[0], **{name: importlib.import_module(name).__version__ for name in modules},
+            "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
 
 
 def revision() -> str | None:
@@ -333,8 +335,15 @@ def revision() -> str | None:
 def hardware(device: torch.device) -> dict:
     """What computes: processor, cores, threads, the device's name, and how many processes there are."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"device": name, "machine": platform.machine(), "cpu": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(), "processes": num_processes()}
+    return {"device": name, "processor": processor(), "instructions": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+            "cores": os.cpu_count(), "threads": torch.get_num_threads(), "processes": num_processes()}
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    listed = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*:\s*(.+)", listed.read_text()) if listed.is_file() else None
+    return named[1] if named else platform.processor()
 
 
 # Seeding
@@ -347,7 +356,8 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
         deterministic: whether PyTorch takes operations that give the same bits in every run, also where they are slower;
             it warns of those that have no such form.
     """
-    seed += process_number()
+    if process_number():                                                   # of no other seed's processes
+        seed = int(np.random.SeedSequence([seed, process_number()]).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed % 2 ** 32)
     torch.manual_seed(seed)
@@ -384,12 +394,10 @@ def process_group(device: str) -> Iterator[None]:
         return
     if on_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # Where torchrun starts the processes anew, they must not find the addresses of those that died.
-    store, number, count = next(iter(dist.rendezvous("env://")))
-    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    # Objects and counts go between the processors, gradients between the GPUs. One process may wait long for another's last video.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", store=store, rank=number, world_size=count,
-                            timeout=datetime.timedelta(days=1))
+    shared, number, count = next(iter(dist.rendezvous("env://", timeout=MEETING)))
+    store = fresh_store(shared, number)
+    # Objects and counts go between the processors, gradients between the GPUs.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", store=store, rank=number, world_size=count, timeout=MEETING)
     try:
         with open(os.devnull, "w") as nowhere, contextlib.nullcontext() if is_first() else contextlib.redirect_stdout(nowhere):
             yield
@@ -399,6 +407,27 @@ def process_group(device: str) -> Iterator[None]:
         raise ConnectionError(f"another process of this run has ended, and says why itself ({str(error).splitlines()[0]})") from error
     finally:
         dist.destroy_process_group()
+
+
+def fresh_store(shared: dist.Store, number: int) -> dist.Store:
+    """A store that nobody has used before: torchrun's own still holds the addresses of processes that have died and were started anew.
+
+    The first process serves it, and says where through torchrun's, in which the others may first find where a dead one served its.
+    """
+    host, place = os.environ["MASTER_ADDR"], "store of the running processes"
+    if number == 0:
+        store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=MEETING)
+        shared.set(place, str(store.port))
+        return store
+    until = time.monotonic() + MEETING.total_seconds()
+    while True:
+        try:
+            store = dist.TCPStore(host, int(shared.get(place)), is_master=False, wait_for_workers=False, timeout=datetime.timedelta(seconds=2))
+            store.set_timeout(MEETING)
+            return store
+        except RuntimeError:                                               # nobody serves there (any more)
+            if time.monotonic() > until:
+                raise
 
 
 def process_number() -> int:
@@ -444,5 +473,8 @@ def added_up(values: list[float]) -> list[float]:
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here."""
-    gathered(None)
+    """Return when every process has come here, however long the last one takes."""
+    if dist.is_initialized():
+        patient = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
+        dist.barrier(patient)
+        dist.destroy_process_group(patient)

@@ -2,8 +2,6 @@
 import contextlib
 import ctypes
 import multiprocessing
-import os
-import platform
 import re
 import statistics
 import time
@@ -76,10 +74,9 @@ def matrix_rate(dtype: torch.dtype, device: torch.device, size: int | None = Non
 
 
 def machine(device: torch.device) -> str:
-    """What computed: the GPU's name, or the processor's kind."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    """What computed: the GPU's name, or the processor's."""
+    about = utils.hardware(device)
+    return about["device"] if device.type == "cuda" else "{processor}, {instructions}, {cores} cores, {threads} threads".format(**about)
 
 
 def write_rows(path: Path, rows: list[dict], settings: dict, device: torch.device) -> None:

@@ -523,7 +523,7 @@ def test_a_run_killed_twice_once_while_it_writes_ends_as_if_nothing_had_happened
     for number in (1, 2):
         if number == 1:                                                    # at any moment after its first epoch
             process = start(tiny_set, killed, *epochs)
-            wait_for(process, (killed / "last.pt").exists)
+            wait_for(process, (killed / "log.jsonl").exists)
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
         else:                                                              # when its second last.pt is written, and not yet renamed
@@ -549,6 +549,17 @@ def test_sigterm_as_schedulers_send_it_leaves_a_resumable_state_and_exit_code_14
     output, _ = process.communicate(timeout=60)
     assert process.returncode == train.TERMINATED == 143 and "--resume continues" in output and "Traceback" not in output, output
     assert torch.load(tmp_path / "last.pt", weights_only=True)["epoch"] == len(log_of(tmp_path))
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_validation_is_interrupted_at_once_and_done_again_on_resuming(tiny_set, tmp_path, finished, monkeypatch, number, code):
+    validate = train.validate
+    monkeypatch.setattr(train, "validate", lambda *arguments: (signal.raise_signal(number), validate(*arguments))[1])
+    assert run(tiny_set, tmp_path, "--epochs", "3", "--val-every", "2") == code
+    assert [line["epoch"] for line in log_of(tmp_path)] == [1] and not (tmp_path / "RecSalNet.pth").exists()
+    monkeypatch.undo()
+    assert run(tiny_set, tmp_path, "--epochs", "3", "--val-every", "2", "--resume") == 0
+    assert same(weights_of(tmp_path), weights_of(finished)) and [line["epoch"] for line in log_of(tmp_path)] == [1, 2, 3]
 
 
 def test_a_full_disk_stops_a_run_with_the_files_name_and_keeps_what_was_there(tiny_set, tmp_path):
