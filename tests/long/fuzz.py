@@ -1,11 +1,11 @@
 """Feed damaged and malicious files to the programs' own entry points, in one warm process: exit code 1 if one does more than say what is wrong.
 
-    PYTHONPATH=. .venv/bin/python tests/long/fuzz.py                         # 2400 files: 6 minutes on 2 CPU cores
+    PYTHONPATH=. .venv/bin/python tests/long/fuzz.py                         # 3300 files: 6 minutes on 2 CPU cores
     PYTHONPATH=. .venv/bin/python tests/long/fuzz.py --only 1234             # one of them again
 
-Whole files of every kind (PNG, JPEG, MAT, AVI, MP4, weights, the JSON beside weights, the JSON of a prediction) are changed at random
-places. A file may turn out to be readable. Else a ValueError or OSError must say so, within 30 seconds, and no output may be left
-under its final name. If the process itself dies, the file is named and the next one goes to a new process.
+Whole files of every kind (PNG, JPEG, MAT, AVI, MP4, weights, the JSON beside weights, the JSON of a prediction, a map to score, the
+state and the record of a run) are changed at random places. A file may turn out to be readable. Else an error that the program reports
+must say so, within 30 seconds, and no output may be left under its final name. If the process itself dies, the file is named and the next one goes to a new process.
 """
 import argparse
 import contextlib
@@ -29,11 +29,15 @@ import torch
 from PIL import Image
 
 import predict
+import test as evaluation
+import train
 from dataloader import ClipDataset, check_dataset, find_videos
 from model import RecSalNet
 
 NETWORK = {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
-KINDS = ("png", "jpg", "mat", "avi", "mp4", "pth", "json", "description")
+KINDS = ("png", "jpg", "mat", "avi", "mp4", "pth", "json", "description", "map", "last", "record")
+TEXT = ("json", "description", "record")
+VALUES = (None, -1, 10 ** 12, 1e308, float("nan"), True, "../../escaped", b"", [], {}, [[]], torch.zeros(0), torch.zeros(1, 2, 3), torch.tensor(-1))
 SIZES = (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x00", b"\x80\x00\x00\x00", b"\x00\x01\x00\x00")
 WORDS = (b"1e999", b"-1", b"99999999999999999999", b"null", b"[[[[[[[[]]]]]]]]", b"\"../../escaped\"", b"{}", b"true", b"NaN", b"\"\"")
 
@@ -64,6 +68,16 @@ def make_files(folder: Path) -> None:
     (folder / "whole.json").write_text(json.dumps({"configuration": model.config}))
     run_predict(folder / "set" / "train" / "v" / "images", folder / "out", folder / "whole.pth", "--save", "png", "npz")
     shutil.copy(folder / "out" / "images.json", folder / "whole.description")
+    shutil.copy(video / "maps" / "2.png", folder / "whole.map")
+    run_train(folder / "set", folder / "run", "--epochs", "1", "--encoder-weights", "none", *network_flags())
+    shutil.copy(folder / "run" / "last.pt", folder / "whole.last")
+    shutil.copy(folder / "run" / "run.json", folder / "whole.record")
+
+
+def network_flags() -> list[str]:
+    """NETWORK as train.py's arguments."""
+    return [text for name, value in NETWORK.items()
+            for text in (f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,)))]
 
 
 def mutate(content: bytes, moments: random.Random, text: bool) -> bytes:
@@ -96,6 +110,38 @@ def replace_value(content: bytes, moments: random.Random) -> bytes:
     return (text[:place] + moments.choice(WORDS).decode() + text[end:]).encode()
 
 
+def replace_entry(content: bytes, moments: random.Random) -> bytes:
+    """Put something else in the place of an entry, at any depth, of what `torch.save` wrote."""
+    stored = torch.load(io.BytesIO(content), weights_only=True)
+    holder = stored
+    while True:
+        key = moments.choice(list(holder)) if isinstance(holder, dict) else moments.randrange(len(holder))
+        if not isinstance(holder[key], (dict, list)) or not holder[key] or moments.random() < 0.3:
+            break
+        holder = holder[key]
+    holder[key] = moments.choice(VALUES)
+    changed = io.BytesIO()
+    torch.save(stored, changed)
+    return changed.getvalue()
+
+
+def damaged(kind: str, content: bytes, moments: random.Random) -> bytes:
+    """A whole file's content, changed: as bytes, or, of what has parts, in one of its parts."""
+    if moments.random() < 0.6 and kind in (*TEXT, "last"):
+        return replace_value(content, moments) if kind in TEXT else replace_entry(content, moments)
+    return mutate(content, moments, kind in TEXT)
+
+
+def run_train(data: Path, run_dir: Path, *flags: str) -> None:
+    code = train.main(train.arguments().parse_args(["--data", str(data), "--run-dir", str(run_dir), "--val-every", "0", "--workers", "0", "--device", "cpu",
+                                                    "--no-tensorboard", *flags]))
+    assert code == 0
+
+
+def run_test(data: Path, maps: Path, out: Path) -> None:
+    evaluation.main(evaluation.arguments().parse_args(["--data", str(data), "--split", "train", "--predictions", str(maps), "--out", str(out), "--device", "cpu"]))
+
+
 def run_predict(source: Path, out: Path, weights: Path, *flags: str) -> None:
     predict.main(predict.arguments().parse_args([str(source), "--out", str(out), "--weights", str(weights), "--device", "cpu", *flags]))
 
@@ -117,6 +163,14 @@ def prepare_case(kind: str, content: bytes, whole: Path, case: Path) -> tuple[Ca
         (video / part / f"2.{kind}").write_bytes(content)
         call = (lambda: read_set(case / "set")) if kind == "mat" else lambda: run_predict(video / "images", out, weights, "--save", "npz")
         return call, out
+    if kind == "map":
+        maps = shutil.copytree(whole / "set" / "train" / "v" / "maps", case / "method" / "v")
+        (maps / "2.png").write_bytes(content)
+        return lambda: run_test(whole / "set", case / "method", out), out
+    if kind in ("last", "record"):
+        shutil.copytree(whole / "run", out)
+        (out / {"last": "last.pt", "record": "run.json"}[kind]).write_bytes(content)
+        return lambda: run_train(whole / "set", out, "--epochs", "2", "--resume"), out
     if kind == "description":
         shutil.copytree(whole / "out", out)
         (out / "images.json").write_bytes(content)
@@ -133,8 +187,7 @@ def prepare_case(kind: str, content: bytes, whole: Path, case: Path) -> tuple[Ca
 def run_case(number: int, seed: int, whole: Path, folder: Path) -> tuple[str, str]:
     """Feed one file; returns its kind, and what came of it: "read", "refused", or what is wrong with that."""
     moments, kind = random.Random(f"{seed} {number}"), KINDS[number % len(KINDS)]
-    source, text = (whole / f"whole.{kind}").read_bytes(), kind in ("json", "description")
-    content = replace_value(source, moments) if text and moments.random() < 0.6 else mutate(source, moments, text)
+    content = damaged(kind, (whole / f"whole.{kind}").read_bytes(), moments)
     case = folder / str(number)
     case.mkdir()
     call, out = prepare_case(kind, content, whole, case)
@@ -146,8 +199,9 @@ def run_case(number: int, seed: int, whole: Path, folder: Path) -> tuple[str, st
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             call()
         outcome = "read"
-    except (ValueError, OSError) as error:
-        left = [path for path in out.rglob("*") if path.is_file()] if kind != "description" else list(out.rglob(".*.part"))
+    except (ValueError, OSError, FloatingPointError) as error:             # what the programs report in a line
+        had_files = kind in ("description", "last", "record")
+        left = list(out.rglob(".*.part")) if had_files else [path for path in out.rglob("*") if path.is_file()]
         outcome = f"left {left} after {error}" if left else "refused" if str(error) else f"{type(error).__name__} without a word"
     except BaseException as error:
         outcome = f"{type(error).__name__}: {error}"
@@ -208,7 +262,7 @@ if __name__ == "__main__":
         work(range(int(first), int(stop)), int(seed), Path(folder) / "whole", Path(folder), Path(folder) / "log", float(until))
     else:
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-        parser.add_argument("--files", type=predict.at_least(1), default=2400, help="(default: 2400)")
+        parser.add_argument("--files", type=predict.at_least(1), default=3300, help="(default: 3300)")
         parser.add_argument("--minutes", type=float, default=20, help="after which it gives up (default: 20)")
         parser.add_argument("--seed", type=int, default=0, help="of the changes (default: 0)")
         parser.add_argument("--only", type=int, help="the number of one file (default: all)")

@@ -2,8 +2,8 @@
 
     PYTHONPATH=.:data .venv/bin/python tests/long/kill.py                         # 24 kills: 5 minutes on 2 CPU cores
 
-A tiny network is trained once without interruption. The same run is then killed (SIGKILL) during steps, validations and, whenever a
-half-written file shows, during the writing of a checkpoint, and resumed each time. After each kill every file must be whole; in
+A tiny network is trained once without interruption. The same run is then killed (SIGKILL) while it starts, during steps, validations
+and, whenever a half-written file shows, during the writing of a checkpoint, and resumed each time. After each kill every file must be whole; in
 the end weights, best weights and log must be those of the uninterrupted run, bit for bit.
 """
 import argparse
@@ -59,7 +59,7 @@ def same(a: dict, b: dict) -> bool:
 
 
 def kill_once(process: subprocess.Popen, run_dir: Path, moments: random.Random, number: int) -> str:
-    """Kill a run; returns when: every third kill while a checkpoint is being written, the others at any time after it began to train."""
+    """Kill a run; returns when: of six kills two while a checkpoint is being written, one while it starts, the others while it trains."""
     writing = lambda: any(run_dir.glob(".*.part"))
     log = run_dir / "log.jsonl"
     lines = len(log.read_text().splitlines()) if log.is_file() else 0
@@ -68,6 +68,10 @@ def kill_once(process: subprocess.Popen, run_dir: Path, moments: random.Random, 
         wait_for(process, begun, 120)
         caught = wait_for(process, writing, 60)
         moment = "while a file was being written" if caught else "without seeing a file being written"
+    elif number % 6 == 1:
+        delay = moments.uniform(0, 5)
+        wait_for(process, lambda: False, delay)
+        moment = f"{delay:.2f} s after its start"
     else:
         delay = moments.uniform(0, 3)
         wait_for(process, begun, 120)
