@@ -1,0 +1,1 @@
+"""Networks of other papers, one file each, with the same contract as `model.RecSalNet`."""

@@ -1,0 +1,362 @@
+"""TASED-Net: the S3D encoder of 3-D convolutions, and a decoder that unpools to where the encoder's maxima were.
+
+Source: Min, Corso, "TASED-Net: Temporally-Aggregating Spatial Encoder-Decoder Network for Video Saliency Detection",
+ICCV 2019.
+"""
+import functools
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import utils
+from model import check_clip, without_autocast
+
+# Widths of the Mixed blocks: 3b and 3c, 4b to 4f, 5b and 5c of S3D. Attributes of modules are the authors' names in state dicts.
+MIXED_BLOCKS = {
+    "base2": [(64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64)],
+    "base3": [(192, 96, 208, 16, 48, 64), (160, 112, 224, 24, 64, 64), (128, 128, 256, 24, 64, 64), (112, 144, 288, 32, 64, 64),
+              (256, 160, 320, 32, 128, 128)],
+    "base4": [(256, 160, 320, 32, 128, 128), (384, 192, 384, 48, 128, 128)],
+}
+# Where each part begins in the one sequence, `base`, of S3D's own weight file; pooling layers between the parts count.
+PARTS_OF_S3D = {"base1": 0, "base2": 5, "base3": 8, "base4": 14}
+
+OVERLAPPING = {"kernel_size": (1, 3, 3), "stride": (1, 2, 2), "padding": (0, 1, 1)}  # poolings that halve height and width
+APART = {"kernel_size": (1, 2, 2), "stride": (1, 2, 2)}
+
+BLUR_SIGMA, BLUR_RADIUS = 7, 28                                            # scipy cuts its Gaussian off at 4 sigma
+
+
+class TASEDNet(nn.Module):
+    """A clip of 32 frames in, the saliency map of its last frame out.
+
+    The published network has 21.3 M parameters. State dicts carry the authors' names: their `TASED_updated.pt` loads
+    strictly here, and ours loads in their code.
+
+    Args:
+        frame_size: (H, W) that frames are resized to, multiples of 32; the authors' is 224 x 384.
+        frame_stride: frames of the video from one frame of a clip to the next.
+    """
+
+    temporal = "window"                                                    # each map needs a window of clip_len frames
+    clip_len = 32                                                          # fixed by the network: 32 -> 16 -> 8 -> 4 -> 2 -> 1
+    needs_flow = False
+    first_frames = "mirror"                                                # the first 31 maps come from windows turned around in time
+    recipe = {                                                             # the paper's
+        "lr": 0.1,                                                         # of the decoder, which starts from nothing
+        "encoder_lr_ratio": 0.01,                                          # the encoder knows Kinetics already; its rate stays constant
+        "milestones": (750, 950), "gamma": 0.1,                            # updates after which the decoder's rate is multiplied by gamma
+        "batch_size": 8, "accumulate": 5, "updates": 1000,                 # 40 clips an update, as many as memory takes at a time
+        "gradients": "summed",                                             # over the 5 batches, not averaged: `lr` belongs to the sum
+        "momentum": 0.9, "weight_decay": 2e-7,                             # of SGD
+        "objective": "kl over the batch",                                  # both sides normalised over all 8 maps, so busy maps weigh more
+        "flip": True,                                                      # half of the clips, left to right
+    }
+
+    def __init__(self, frame_size: tuple[int, int] = (224, 384), frame_stride: int = 1) -> None:
+        super().__init__()
+        check_configuration(frame_size, frame_stride)
+        self.config = {"frame_size": list(frame_size), "frame_stride": frame_stride}
+        self.is_described = True                                           # False: weights came without a configuration
+        self.frame_stride = frame_stride
+        self.prepare = functools.partial(prepare_frame, size=tuple(frame_size))  # light: travels to loader processes
+        self.base1 = nn.Sequential(
+            SeparableConv(3, 64, side=7, stride=2), nn.MaxPool3d(**OVERLAPPING), PointConv(64, 64), SeparableConv(64, 192, side=3),
+        )
+        self.base2 = mixed_blocks(192, MIXED_BLOCKS["base2"])
+        self.base3 = mixed_blocks(480, MIXED_BLOCKS["base3"])
+        self.base4 = mixed_blocks(832, MIXED_BLOCKS["base4"])
+        self.convtsp1 = nn.Sequential(*rectified(nn.Conv3d(1024, 1024, 1, bias=False)), *rectified(transposed(1024, 832)))
+        self.convtsp2 = nn.Sequential(*rectified(transposed(832, 480)))
+        self.convtsp3 = nn.Sequential(*rectified(transposed(480, 192)))
+        self.convtsp4 = readout()
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Predict the saliency map of the last frame of a clip.
+
+        Args:
+            clip: (B, 3, T, H, W), RGB, as `normalise` returns it; T = 32, H and W divisible by 32.
+
+        Returns:
+            Saliency map, (B, H, W), in (0, 1); `finish` makes of it what the authors save and score.
+
+        Raises:
+            ValueError: the clip has another shape.
+        """
+        check_clip(clip, self.clip_len)
+        fine = self.base1(clip)                                            # (B, 192, 16, H/4, W/4)
+        middle = self.base2(F.max_pool3d(fine, **OVERLAPPING))             # (B, 480, 16, H/8, W/8)
+        coarse = self.base3(F.max_pool3d(middle, 3, stride=2, padding=1))  # (B, 832, 8, H/16, W/16)
+        coarse, where = max_pool(coarse, 2, APART)                         # (B, 832, 4, H/32, W/32)
+        x = self.convtsp1(self.base4(coarse))                              # (B, 832, 4, H/32, W/32)
+        x = self.convtsp2(max_unpool(x, where, APART))                     # (B, 480, 4, H/16, W/16)
+        _, where = max_pool(middle, 4, OVERLAPPING)                        # only the maxima's places: (B, 480, 4, H/16, W/16)
+        x = self.convtsp3(max_unpool(x, where, OVERLAPPING))               # (B, 192, 4, H/8, W/8)
+        _, where = max_pool(fine, 4, OVERLAPPING)                          # (B, 192, 4, H/8, W/8)
+        x = self.convtsp4[:-2](max_unpool(x, where, OVERLAPPING))          # (B, 4, 1, H, W)
+        return self.read_out(x)[:, 0, 0]                                   # (B, H, W)
+
+    def read_out(self, x: Tensor) -> Tensor:
+        """The last convolution and the sigmoid, in their own precision, float32, whatever came before.
+
+        In bfloat16 the map would have 128 levels between two powers of 2, and `finish` cuts to others than these.
+        """
+        last = self.convtsp4[-2:]
+        with without_autocast(x.device):
+            return last(x.to(last[0].weight.dtype))                        # (B, 1, 1, H, W)
+
+    def bfloat16(self) -> "TASEDNet":
+        """Half the memory; the last convolution stays in float32. A maximum that moves by rounding is unpooled elsewhere."""
+        super().bfloat16()
+        self.convtsp4[-2:].float()
+        return self
+
+    def normalise(self, clip: Tensor) -> Tensor:
+        """Bring a clip of prepared frames to the network's range.
+
+        Args:
+            clip: (B, 3, T, h, w) uint8, RGB, on any device.
+
+        Returns:
+            The same as float32, in [-1, 1].
+        """
+        return (2 * clip.float() - 255) / 255
+
+    def finish(self, output: Tensor, size: tuple[int, int]) -> Tensor:
+        """Blur raw output and stretch it to its maximum, as the authors do, and bring it to the frame's own size.
+
+        The authors save maps at the network's size and leave resizing to whoever scores them.
+
+        Args:
+            output: (B, h, w), what `forward` returned.
+            size: (H, W) of the frame.
+
+        Returns:
+            (B, H, W) float32 in [0, 1]: cut to steps of 1/255, blurred with a Gaussian of sigma 7, divided by each map's
+            maximum (a map of zeros stays one), resized bilinearly.
+        """
+        with without_autocast(output.device):                              # or the blur would round to bfloat16
+            maps = blur((255 * output.float()).trunc() / 255)
+        peaks = maps.amax(dim=(1, 2), keepdim=True)
+        maps = maps / peaks.where(peaks > 0, 1)
+        if maps.shape[1:] == tuple(size):
+            return maps
+        return F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+
+    def quantise(self, saliency: Tensor) -> Tensor:
+        """A finished map, (H, W) float in [0, 1], as the authors' files hold it: uint8, 255 times as much, cut off."""
+        return (255 * saliency).to(torch.uint8)
+
+    def parameter_groups(self, lr: float) -> list[dict]:
+        """What SGD gets: the encoder, at a hundredth of `lr`, and the decoder.
+
+        Returns:
+            Two groups of the parameters that receive a gradient. "scheduled" tells whether the group's rate falls at the
+            recipe's milestones.
+        """
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        return [
+            {"params": [p for name, p in named if name.startswith("base")], "lr": lr * self.recipe["encoder_lr_ratio"], "scheduled": False},
+            {"params": [p for name, p in named if not name.startswith("base")], "lr": lr, "scheduled": True},
+        ]
+
+    def load_encoder(self, entries: dict[str, Tensor], source: str) -> list[str]:
+        """Fill the encoder with S3D's weights.
+
+        Args:
+            entries: names and tensors of `S3D_kinetics400.pt`, `base.0.conv_s.weight` and so on.
+            source: where they come from, for the error message.
+
+        Returns:
+            The names of the entries that have no place here: the classifier's, `fc.*`.
+
+        Raises:
+            ValueError: an entry of the encoder is missing, or of another shape; the message names it.
+        """
+        # Files of PyTorch before 0.4.1 have no counters, and with a constant momentum nothing depends on them.
+        names = {ours: name_in_s3d(ours) for ours in self.state_dict() if ours.startswith("base")}
+        missing = [theirs for theirs in names.values() if theirs not in entries and not theirs.endswith(".num_batches_tracked")]
+        if missing:
+            raise ValueError(f"{source} does not hold the whole S3D encoder: {len(missing)} of {len(names)} entries are missing, "
+                             f"the first {missing[0]}; it is {utils.describe(entries)}")
+        found = {ours: entries[theirs] for ours, theirs in names.items() if theirs in entries}
+        utils.load_entries(self, {**self.state_dict(), **found}, source)
+        used = set(names.values())
+        return [name for name in entries if name not in used]
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, frame_size: tuple[int, int] | None = None, **changes) -> "TASEDNet":
+        """Build the network and load a weight file of it.
+
+        Frame size and stride come from the `.json` beside the file, or from within a `last.pt`; else they are the paper's.
+
+        Args:
+            path: the authors' `TASED_updated.pt` or one written by train.py.
+            frame_size: (H, W) to resize frames to, instead of the one the network was trained at.
+            changes: other arguments of the network to replace.
+
+        Returns:
+            The network in eval mode, on the CPU.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no weight file, or an entry is missing, left over or of another shape; the message names it.
+        """
+        entries, configuration = utils.read_weights(path)
+        if any(name not in entries for name in ("base1.0.conv_s.weight", "convtsp4.13.weight")):
+            raise ValueError(f"{path} does not hold TASED-Net: expected entries such as base1.0.conv_s.weight and convtsp4.13.weight, "
+                             f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
+        config = {**configuration, **({"frame_size": frame_size} if frame_size else {}), **changes}
+        try:
+            model = cls(**config)
+        except TypeError as error:
+            raise ValueError(f"the configuration that belongs to {path} does not fit {cls.__name__}: {error}; it is {config}") from error
+        utils.load_entries(model, entries, str(path))
+        model.is_described = bool(configuration)
+        return model.eval()
+
+
+class PointConv(nn.Module):
+    """A convolution of 1 x 1 x 1, batch normalisation, ReLU."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(before, after, 1, bias=False)
+        self.bn = batch_norm(after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(x)), inplace=True)
+
+
+class SeparableConv(nn.Module):
+    """A convolution over space, one over time, each with batch normalisation and ReLU: `side` x `side` x `side` in two steps."""
+
+    def __init__(self, before: int, after: int, side: int, stride: int = 1) -> None:
+        super().__init__()
+        pad = side // 2
+        self.conv_s = nn.Conv3d(before, after, (1, side, side), stride=(1, stride, stride), padding=(0, pad, pad), bias=False)
+        self.bn_s = batch_norm(after)
+        self.conv_t = nn.Conv3d(after, after, (side, 1, 1), stride=(stride, 1, 1), padding=(pad, 0, 0), bias=False)
+        self.bn_t = batch_norm(after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn_s(self.conv_s(x)), inplace=True)
+        return F.relu(self.bn_t(self.conv_t(x)), inplace=True)
+
+
+class Mixed(nn.Module):
+    """Four views of (B, before, T, H, W), put side by side: (B, a + c + e + f, T, H, W)."""
+
+    def __init__(self, before: int, a: int, b: int, c: int, d: int, e: int, f: int) -> None:
+        super().__init__()
+        self.width = a + c + e + f
+        self.branch0 = nn.Sequential(PointConv(before, a))
+        self.branch1 = nn.Sequential(PointConv(before, b), SeparableConv(b, c, side=3))
+        self.branch2 = nn.Sequential(PointConv(before, d), SeparableConv(d, e, side=3))
+        self.branch3 = nn.Sequential(nn.MaxPool3d(3, stride=1, padding=1), PointConv(before, f))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.branch0(x), self.branch1(x), self.branch2(x), self.branch3(x)], dim=1)
+
+
+def mixed_blocks(before: int, table: list[tuple]) -> nn.Sequential:
+    """Mixed blocks one after the other, each taking in what the last gave out."""
+    blocks = []
+    for widths in table:
+        blocks.append(Mixed(before, *widths))
+        before = blocks[-1].width
+    return nn.Sequential(*blocks)
+
+
+def batch_norm(width: int) -> nn.BatchNorm3d:
+    """As S3D has it: its running averages reach back some thousand batches, for batches are small."""
+    return nn.BatchNorm3d(width, eps=1e-3, momentum=1e-3)
+
+
+def rectified(conv: nn.Module) -> list[nn.Module]:
+    """A convolution with batch normalisation and ReLU behind it."""
+    return [conv, batch_norm(conv.out_channels), nn.ReLU(inplace=True)]
+
+
+def transposed(before: int, after: int, stride: int = 1) -> nn.ConvTranspose3d:
+    """A transposed convolution over space, which makes height and width `stride` times as large, 1 or 2."""
+    side = stride + 2                                                      # what keeps sizes whole at padding 1
+    return nn.ConvTranspose3d(before, after, (1, side, side), stride=(1, stride, stride), padding=(0, 1, 1), bias=False)
+
+
+def over_time(width: int) -> nn.Conv3d:
+    """A convolution that makes one frame of two."""
+    return nn.Conv3d(width, width, (2, 1, 1), stride=(2, 1, 1), bias=False)
+
+
+def readout() -> nn.Sequential:
+    """(B, 192, 4, H/4, W/4) to one map, (B, 1, 1, H, W) in (0, 1): time 4 -> 2 -> 1, height and width times 2, twice."""
+    return nn.Sequential(
+        *rectified(transposed(192, 64, stride=2)), *rectified(over_time(64)),
+        *rectified(nn.ConvTranspose3d(64, 4, 1, bias=False)), *rectified(over_time(4)),
+        transposed(4, 4, stride=2), nn.Conv3d(4, 1, 1), nn.Sigmoid(),
+    )
+
+
+def max_pool(x: Tensor, frames: int, pooling: dict) -> tuple[Tensor, Tensor]:
+    """The maxima of (B, C, T, H, W) over every `frames` frames and then over space, and where in space they were, for `max_unpool`."""
+    x = F.max_pool3d(x, (frames, 1, 1))
+    return F.max_pool3d(x, **pooling, return_indices=True)
+
+
+def max_unpool(x: Tensor, where: Tensor, pooling: dict) -> Tensor:
+    """Put (B, C, T, H, W) where the maxima were in a map twice as high and wide, zeros elsewhere.
+
+    Overlapping windows can share a maximum: there the last one stays, which CUDA does not promise.
+    """
+    frames, height, width = x.shape[2:]
+    return F.max_unpool3d(x, where, **pooling, output_size=(frames, 2 * height, 2 * width))
+
+
+def blur(maps: Tensor) -> Tensor:
+    """Blur (B, H, W) as `scipy.ndimage.gaussian_filter` does with sigma 7, mirrored at the borders; axis by axis."""
+    places = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, device=maps.device, dtype=maps.dtype)
+    weights = torch.exp(-places ** 2 / (2 * BLUR_SIGMA ** 2))
+    weights = weights / weights.sum()
+    height, width = (mirrored(n, BLUR_RADIUS, maps.device) for n in maps.shape[1:])
+    maps = maps[:, None, height[:, None], width]                           # (B, 1, H + 56, W + 56)
+    return F.conv2d(F.conv2d(maps, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))[:, 0]
+
+
+def mirrored(length: int, margin: int, device: torch.device) -> Tensor:
+    """Indices that continue an axis at both ends, edges repeated, as often as needed: .. 1 0 0 1 .. n-1 n-1 n-2 .."""
+    index = torch.arange(-margin, length + margin, device=device) % (2 * length)
+    return torch.minimum(index, 2 * length - 1 - index)
+
+
+def prepare_frame(frame: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Bring a frame to the network's size.
+
+    Args:
+        frame: (H, W, 3) uint8, RGB.
+        size: (h, w) to resize to, bilinearly and without antialiasing, as OpenCV does by default.
+
+    Returns:
+        (3, h, w) uint8.
+    """
+    resized = cv2.resize(frame, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return torch.from_numpy(resized).permute(2, 0, 1)
+
+
+def check_configuration(frame_size: tuple[int, int], frame_stride: int) -> None:
+    """Refuse what the network cannot be built from; the message names the value."""
+    if not 1 <= frame_stride <= 1000 or frame_stride != int(frame_stride):
+        raise ValueError(f"frame_stride must be a whole number from 1 to 1000, got {frame_stride}")
+    # The encoder halves five times, and the decoder doubles as often: what does not divide by 32 would come out at another size.
+    if len(frame_size) != 2 or any(not 32 <= n <= 8192 or n % 32 or n != int(n) for n in frame_size):
+        raise ValueError(f"frame_size must be (H, W), up to 8192 and both multiples of 32, got {tuple(frame_size)}")
+
+
+def name_in_s3d(name: str) -> str:
+    """What S3D's own file calls an entry of the encoder: base2.1.branch0.. is base.6.branch0.."""
+    part, position, rest = name.split(".", 2)
+    return f"base.{PARTS_OF_S3D[part] + int(position)}.{rest}"
