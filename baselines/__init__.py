@@ -1,1 +1,9 @@
-"""Networks of other papers, one file each, with the same contract as `model.RecSalNet`."""
+"""Networks to compare with, one file a family, each with the contract of `model.RecSalNet`; `MODELS` has them all by name."""
+from baselines.salema import SalCLSTM30, SalCLSTM56, SalEMA, SalGAN
+from baselines.tased_net import TASEDNet
+from model import RecSalNet
+
+MODELS = {                                                                 # what --model takes
+    "recsalnet": RecSalNet, "tased_net": TASEDNet,
+    "salema": SalEMA, "salgan": SalGAN, "salclstm30": SalCLSTM30, "salclstm56": SalCLSTM56,
+}

@@ -1,0 +1,545 @@
+"""SalEMA and its siblings: SalGAN, a network for still pictures, given a memory that is carried from frame to frame.
+
+Source: Linardos, Mohedano, Nieto, O'Connor, Giro-i-Nieto, McGuinness, "Simple vs complex temporal recurrences for video
+saliency prediction", BMVC 2019; SalGAN: Pan et al., "SalGAN: Visual Saliency Prediction with Generative Adversarial
+Networks", arXiv 1701.01081, 2017.
+"""
+import functools
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import utils
+from model import without_autocast
+
+State = Tensor | tuple[Tensor, ...] | None                                 # what is carried from frame to frame; None before the first
+
+BGR_MEAN = (103.939, 116.779, 123.68)                                      # of ImageNet, in levels; no scaling follows
+STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # VGG-16's convolutions; the decoder mirrors them
+ENCODED, UPSAMPLED = 30, 56                                                # layers up to the encoder's end, and to the last upsampling
+# Epoch -> the first of `salgan`'s layers that learns: none, the decoder's finer half, all of it, two encoder stages, everything.
+THAWED_FROM = {1: 62, 2: 44, 3: ENCODED, 4: 17, 5: 0}
+PARTS = ("salgan.0.weight", "Gates.weight", "final_convs.0.weight")        # entries by which weight files are told apart
+
+
+class FrameByFrame(nn.Module):
+    """What the four networks share: one frame and the state in, a saliency map and the new state out.
+
+    A network adds `step`, `self.salgan` and, where it has any, layers of its own that do not come from SalGAN.
+
+    Args:
+        frame_size: (H, W) that frames are resized to, multiples of 16; the authors' is 192 x 256.
+        frame_stride: frames of the video from one frame of a clip to the next.
+        others: further arguments of the network, for its `config`.
+    """
+
+    temporal = "state"                                                     # each map needs its frame and what is carried
+    clip_len = 10                                                          # in training: the state's past is cut off there
+    needs_flow = False
+    recipe = {                                                             # the paper's
+        "optimizer": "adam", "lr": 1e-7, "weight_decay": 1e-4, "alpha_lr": 0.1, "clip_len": 10,
+        "objective": "binary cross-entropy on min-max normalised density",
+    }
+    parts = ("salgan.0.weight",)                                           # which of PARTS its state dict has
+
+    def __init__(self, frame_size: tuple[int, int], frame_stride: int, **others) -> None:
+        super().__init__()
+        check_configuration(frame_size, frame_stride)
+        self.config = {**others, "frame_size": list(frame_size), "frame_stride": frame_stride}
+        self.is_described = True                                           # False: weights came without a configuration
+        self.frame_stride = frame_stride
+        self.prepare = functools.partial(prepare_frame, size=tuple(frame_size))  # light: travels to loader processes
+
+    def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
+        """Predict the saliency map of one frame.
+
+        Args:
+            frame: (B, 3, h, w), normalised; h and w multiples of 16.
+            state: what the step before returned; None at the first frame of a video.
+
+        Returns:
+            Saliency map, (B, h, w), in (0, 1), it does not sum to one; and the new state.
+
+        Raises:
+            ValueError: the frame has another shape, or the state belongs to frames of another size or number.
+        """
+        raise NotImplementedError
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Predict the saliency map of the last frame of a clip; the state starts afresh.
+
+        Args:
+            clip: (B, 3, T, h, w), normalised; T = 1 or more, h and w multiples of 16.
+
+        Returns:
+            Saliency map, (B, h, w), in (0, 1).
+
+        Raises:
+            ValueError: the clip has another shape.
+        """
+        check_clip(clip)
+        output, state = None, None
+        for frame in clip.unbind(2):                                       # T x (B, 3, h, w)
+            output, state = self.step(frame, state)                        # (B, h, w)
+        return output
+
+    def maps(self, clip: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """Predict the saliency maps of all frames of a clip.
+
+        Args:
+            clip: (B, 3, T, h, w), normalised; T = 1 or more, h and w multiples of 16.
+            state: of the clip before; in training `detached`, so that the gradient stays within a clip.
+
+        Returns:
+            Saliency maps, (B, T, h, w), in (0, 1); and the state after the last frame.
+
+        Raises:
+            ValueError: the clip has another shape, or the state belongs to another.
+        """
+        check_clip(clip)
+        outputs = []
+        for frame in clip.unbind(2):                                       # T x (B, 3, h, w)
+            output, state = self.step(frame, state)                        # (B, h, w)
+            outputs.append(output)
+        return torch.stack(outputs, dim=1), state
+
+    def bfloat16(self) -> "FrameByFrame":
+        """Half the memory and, where the hardware has it, more speed; the last convolution stays in float32."""
+        super().bfloat16()
+        for module in self.modules():
+            if isinstance(module, Readout):
+                module.float()
+        return self
+
+    def normalise(self, clip: Tensor) -> Tensor:
+        """Bring a clip of prepared frames to the network's range and order of colours.
+
+        Args:
+            clip: (B, 3, T, h, w) uint8, RGB, on any device.
+
+        Returns:
+            The same as float32, BGR, minus VGG's mean; in levels, from about -124 to 151.
+        """
+        mean = torch.tensor(BGR_MEAN).to(clip.device, non_blocking=True).view(3, 1, 1, 1)
+        return clip.flip(1).float() - mean
+
+    def finish(self, output: Tensor, size: tuple[int, int]) -> Tensor:
+        """Bring raw output to the range and the size of the frame's map.
+
+        The authors stop before the resize and keep maps at the network's size: give that as `size` for theirs.
+
+        Args:
+            output: (B, h, w), what `forward` returned.
+            size: (H, W) of the frame.
+
+        Returns:
+            (B, H, W) float32 in [0, 1]: each map min-max normalised (a constant one: zeros), then resized bilinearly.
+        """
+        output = output.float()
+        low, high = output.amin((1, 2), keepdim=True), output.amax((1, 2), keepdim=True)
+        spread = torch.where(high == low, torch.ones_like(low), high - low)
+        maps = (output - low) / spread                                     # (B, h, w)
+        if maps.shape[1:] == tuple(size):
+            return maps
+        return F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+
+    def quantise(self, saliency: Tensor) -> Tensor:
+        """What is saved of a finished map: (H, W) in [0, 1] -> (H, W) uint8, times 255 and rounded; no further stretching."""
+        return (saliency * 255).round().to(torch.uint8)
+
+    def parameter_groups(self, lr: float) -> list[dict]:
+        """What Adam gets: all parameters with weight decay; a learnt alpha apart, with a learning rate of its own and no decay.
+
+        Parameters that `thaw` holds frozen are among them: Adam passes over what has no gradient, and they may thaw later.
+
+        Args:
+            lr: learning rate of all but alpha.
+        """
+        named = dict(self.named_parameters())
+        alpha = named.pop("alpha", None)
+        groups = [{"params": list(named.values()), "lr": lr, "weight_decay": self.recipe["weight_decay"]}]
+        return groups if alpha is None else [*groups, {"params": [alpha], "lr": self.recipe["alpha_lr"], "weight_decay": 0.0}]
+
+    def thaw(self, epoch: int) -> None:
+        """Set which layers learn in an epoch, for training that thaws what came from SalGAN gradually (optional).
+
+        The paper's schedule: all of it frozen in epoch 1, then from the end towards the front, everything from epoch 5. How much
+        in between is our choice: from epoch 2 the decoder's last three stages, from 3 the whole decoder, from 4 the encoder's
+        last two stages. A network with nothing else that could learn (SalGAN, a constant alpha) starts with epoch 2's share.
+
+        Args:
+            epoch: counted from 1.
+
+        Raises:
+            ValueError: there is no such epoch.
+        """
+        if epoch < 1:
+            raise ValueError(f"epochs count from 1, got {epoch}")
+        has_others = any(not name.startswith("salgan.") for name, _ in self.named_parameters())
+        first = THAWED_FROM[min(max(epoch, 1 if has_others else 2), max(THAWED_FROM))]
+        for index, layer in enumerate(self.salgan):
+            layer.requires_grad_(index >= first)
+
+    def load_salgan(self, entries: dict[str, Tensor], source: str) -> list[str]:
+        """Start from SalGAN, trained on still pictures (the paper's on SALICON); layers that it does not have stay as they are.
+
+        Args:
+            entries: of a SalGAN state dict, as `utils.read_weights` gives them.
+            source: where they come from, for messages.
+
+        Returns:
+            Names of the entries that this network has no use for.
+
+        Raises:
+            ValueError: an entry of a shared layer is missing or of another shape; the message names it.
+        """
+        own = self.state_dict()
+        shared = [name for name in own if name.startswith("salgan.")]
+        others = {name: t for name, t in own.items() if name not in shared}
+        utils.load_entries(self, {**others, **{name: entries[name] for name in shared if name in entries}}, source)
+        return [name for name in entries if name not in shared]
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, frame_size: tuple[int, int] | None = None, **changes) -> "FrameByFrame":
+        """Build the network a weight file belongs to, and load it.
+
+        What the entries cannot tell (place of the state, residual, frame size) comes from the `.json` beside the file, or from
+        within a `last.pt`; else it is the default. Entries of SalEMA without `alpha` are those of SalGAN: its constant alpha
+        is then needed from either place, for a default would make plausible maps of the wrong network.
+
+        Args:
+            path: the authors' `SalEMA30.pt`, or one written by train.py.
+            frame_size: (H, W) to resize frames to, instead of the one the network was trained at.
+            changes: other arguments of the network to replace, such as ema_loc; the file's entries must still fit.
+
+        Returns:
+            The network in eval mode, on the CPU.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no weight file or another network's, its configuration does not fit, or an entry is missing, left
+                over or of another shape; the message names it.
+        """
+        entries, configuration = utils.read_weights(path)
+        if tuple(name for name in PARTS if name in entries) != cls.parts:
+            raise ValueError(f"{path} does not hold {cls.__name__}: of {', '.join(PARTS)} expected {', '.join(cls.parts)} and no other, "
+                             f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
+        config = {**configuration, **({"frame_size": frame_size} if frame_size else {}), **changes}
+        config = cls.completed(config, entries, str(path))
+        try:
+            model = cls(**config)
+        except (TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"the configuration that belongs to {path} does not fit {cls.__name__}: {error}; it is {config}") from error
+        utils.load_entries(model, entries, str(path))
+        model.is_described = bool(configuration)
+        return model.eval()
+
+    @classmethod
+    def completed(cls, config: dict, entries: dict[str, Tensor], source: str) -> dict:
+        """A configuration with what a file's entries tell added to it; here nothing."""
+        return config
+
+
+class SalGAN(FrameByFrame):
+    """One frame in, its saliency map out: no memory, its state is None. 31.8 M parameters.
+
+    Args:
+        frame_size: (H, W) that frames are resized to, multiples of 16.
+        frame_stride: frames of the video from one frame of a clip to the next.
+
+    Source: Pan et al. 2017; here the start of the others.
+    """
+
+    def __init__(self, frame_size: tuple[int, int] = (192, 256), frame_stride: int = 1) -> None:
+        super().__init__(frame_size, frame_stride)
+        self.salgan = nn.Sequential(*salgan_layers())
+
+    def step(self, frame: Tensor, state: None = None) -> tuple[Tensor, None]:
+        """As in `FrameByFrame.step`; the state is None, whatever it was."""
+        check_frame(frame)
+        return self.salgan(frame)[:, 0], None                              # (B, h, w)
+
+
+class SalEMA(FrameByFrame):
+    """SalGAN with an exponential moving average over time of one layer's output. 31.8 M parameters.
+
+    s_t = a layer(x_t) + (1 - a) s_{t-1}, with a = sigmoid(alpha), and s_1 = layer(x_1).
+
+    Args:
+        alpha: "learnt" (a parameter that starts at 0.25), or a number, a constant that no state dict holds; both go through
+            the sigmoid: 0.1 gives a = 0.525.
+        ema_loc: the layer that is averaged, 0 to 61, 30 being the first of the decoder. Or a pair of them, rising: the
+            variant with two, which takes alpha itself for a (a constant one must lie in [0, 1]) and carries what it passes on.
+        residual: add the averaged layer's input to what it passes on; the layer must keep its input's shape.
+        dropout: in training, zero half of the channels of the averaged layer's input; the residual is taken before that.
+        frame_size: (H, W) that frames are resized to, multiples of 16; the authors' is 192 x 256.
+        frame_stride: frames of the video from one frame of a clip to the next.
+
+    Raises:
+        ValueError: the network cannot be built from such values; the message names them.
+
+    Source: Linardos et al. 2019.
+    """
+
+    def __init__(self, alpha: float | str = "learnt", ema_loc: int | tuple[int, int] = 30, residual: bool = False, dropout: bool = False,
+                 frame_size: tuple[int, int] = (192, 256), frame_stride: int = 1) -> None:
+        described = list(ema_loc) if isinstance(ema_loc, tuple) else ema_loc
+        super().__init__(frame_size, frame_stride, alpha=alpha, ema_loc=described, residual=residual, dropout=dropout)
+        check_switches(residual=residual, dropout=dropout)
+        self.residual, self.dropout = residual, dropout
+        layers = salgan_layers()
+        self.locations = checked_locations(ema_loc, len(layers))
+        check_alpha(alpha, plain=len(self.locations) == 2)
+        for location in self.locations if residual else ():
+            check_residual(layers[location], location)
+        if alpha == "learnt":
+            self.alpha = nn.Parameter(torch.tensor([0.25]))
+        else:                                                              # moves with the network, but is in no state dict
+            self.register_buffer("alpha", torch.tensor([float(alpha)]), persistent=False)
+        self.salgan = nn.Sequential(*layers)
+
+    def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
+        """As in `FrameByFrame.step`; the state is that of the averaged layer, of its output's shape, or a tuple of two."""
+        check_frame(frame)
+        carried = dict(zip(self.locations, self.unpacked(state)))
+        x = frame
+        for index, layer in enumerate(self.salgan):
+            if index in carried:
+                x, carried[index] = self.average(layer, x, carried[index])
+            else:
+                x = layer(x)
+        return x[:, 0], self.packed(tuple(carried.values()))               # (B, h, w)
+
+    def average(self, layer: nn.Module, x: Tensor, old: Tensor | None) -> tuple[Tensor, Tensor]:
+        """A layer and its moving average: what goes on, and what is carried; both of the shape of the layer's output."""
+        new = layer(F.dropout2d(x, p=0.5, training=self.training and self.dropout))
+        check_state(old, new)
+        a = self.weight_of_the_new
+        s = new if old is None else a * new + (1 - a) * old                # s_t
+        passed = s + x if self.residual else s
+        return passed, s if len(self.locations) == 1 else passed
+
+    @property
+    def weight_of_the_new(self) -> Tensor:
+        """a, (1,): sigmoid(alpha), or alpha itself in the variant with two locations."""
+        return torch.sigmoid(self.alpha) if len(self.locations) == 1 else self.alpha
+
+    def unpacked(self, state: State) -> tuple:
+        """The state of each location."""
+        if state is None:
+            return (None,) * len(self.locations)
+        states = (state,) if isinstance(state, Tensor) else tuple(state)
+        if len(states) != len(self.locations):
+            raise ValueError(f"the state must hold one tensor for each of the layers {self.locations}, got {len(states)}")
+        return states
+
+    def packed(self, states: tuple[Tensor, ...]) -> State:
+        """The state as it is carried: a tensor, or a tuple of two."""
+        return states[0] if len(states) == 1 else states
+
+    @classmethod
+    def completed(cls, config: dict, entries: dict[str, Tensor], source: str) -> dict:
+        """A configuration with alpha, which the entries tell where it was learnt.
+
+        Raises:
+            ValueError: neither they nor the configuration tell.
+        """
+        if "alpha" in entries:
+            return {"alpha": "learnt", **config}
+        if config.get("alpha", "learnt") == "learnt":
+            raise ValueError(f"{source} has no alpha: it holds SalGAN, or SalEMA with a constant alpha, whose number is then needed: put it into "
+                             "the .json beside the file, or call SalEMA.from_pretrained(path, alpha=0.1)")
+        return config
+
+
+class SalCLSTM30(FrameByFrame):
+    """SalGAN with a convolutional LSTM between its encoder and its decoder. 50.7 M parameters.
+
+    Args:
+        residual: add the encoder's output to the cell that goes on.
+        frame_size: (H, W) that frames are resized to, multiples of 16; the authors' is 192 x 256.
+        frame_stride: frames of the video from one frame of a clip to the next.
+
+    Source: Linardos et al. 2019.
+    """
+
+    parts = ("salgan.0.weight", "Gates.weight")
+
+    def __init__(self, residual: bool = False, frame_size: tuple[int, int] = (192, 256), frame_stride: int = 1) -> None:
+        super().__init__(frame_size, frame_stride, residual=residual)
+        check_switches(residual=residual)
+        self.residual = residual
+        self.salgan = nn.Sequential(*salgan_layers())
+        self.Gates = gates(STAGES[-1][-1])
+
+    def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
+        """As in `FrameByFrame.step`; the state is (hidden, cell), both (B, 512, h / 16, w / 16)."""
+        check_frame(frame)
+        encoded = self.salgan[:ENCODED](frame)                             # (B, 512, h/16, w/16)
+        hidden, cell = conv_lstm(self.Gates, encoded, state)
+        decoded = self.salgan[ENCODED:](cell + encoded if self.residual else cell)
+        return decoded[:, 0], (hidden, cell)                               # (B, h, w)
+
+
+class SalCLSTM56(FrameByFrame):
+    """SalGAN with a convolutional LSTM after its last upsampling. 33.0 M parameters.
+
+    Args:
+        frame_size: (H, W) that frames are resized to, multiples of 16; the authors' is 192 x 256.
+        frame_stride: frames of the video from one frame of a clip to the next.
+
+    Source: Linardos et al. 2019.
+    """
+
+    parts = ("salgan.0.weight", "Gates.weight", "final_convs.0.weight")
+
+    def __init__(self, frame_size: tuple[int, int] = (192, 256), frame_stride: int = 1) -> None:
+        super().__init__(frame_size, frame_stride)
+        layers = salgan_layers()
+        self.salgan = nn.Sequential(*layers[:UPSAMPLED])
+        self.Gates = gates(STAGES[1][-1])
+        self.final_convs = nn.Sequential(*layers[UPSAMPLED:])              # SalGAN's shapes, but not its weights
+
+    def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
+        """As in `FrameByFrame.step`; the state is (hidden, cell), both (B, 128, h, w)."""
+        check_frame(frame)
+        features = self.salgan(frame)                                      # (B, 128, h, w)
+        hidden, cell = conv_lstm(self.Gates, features, state)
+        return self.final_convs(cell)[:, 0], (hidden, cell)                # (B, h, w)
+
+
+class Readout(nn.Conv2d):
+    """The last convolution, always in float32: in bfloat16 a map would have few levels and many ties, which measures notice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with without_autocast(x.device):
+            return super().forward(x.to(self.weight.dtype))
+
+
+def salgan_layers() -> list[nn.Module]:
+    """SalGAN's 62 layers: VGG-16 without its last pool, its mirror, the readout. Positions are part of released state dicts."""
+    encoder = convolutions(STAGES, 3, lambda: nn.MaxPool2d(2))
+    decoder = convolutions(reversed(STAGES), STAGES[-1][-1], lambda: nn.Upsample(scale_factor=2, mode="nearest"))
+    return [*encoder, *decoder, Readout(STAGES[0][-1], 1, kernel_size=1), nn.Sigmoid()]
+
+
+def convolutions(stages: Iterable[tuple[int, ...]], channels: int, between: Callable[[], nn.Module]) -> list[nn.Module]:
+    """Stages of 3 x 3 convolutions, each with a ReLU, and a layer between one stage and the next."""
+    layers = []
+    for stage in stages:
+        for width in stage:
+            layers += [nn.Conv2d(channels, width, kernel_size=3, padding=1), nn.ReLU()]
+            channels = width
+        layers.append(between())
+    return layers[:-1]
+
+
+def gates(channels: int) -> nn.Conv2d:
+    """The convolution of a ConvLSTM: from input and hidden state to in, forget, out and cell."""
+    return nn.Conv2d(2 * channels, 4 * channels, kernel_size=3, padding=1)
+
+
+def conv_lstm(gates: nn.Conv2d, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """One step of a convolutional LSTM: the new hidden state and the new cell, both of the shape of x, (B, C, h', w')."""
+    hidden, cell = (torch.zeros_like(x), torch.zeros_like(x)) if state is None else state
+    check_state(cell, x)
+    into, forget, out, candidate = gates(torch.cat([x, hidden], dim=1)).chunk(4, dim=1)
+    cell = torch.sigmoid(forget) * cell + torch.sigmoid(into) * torch.tanh(candidate)
+    return torch.sigmoid(out) * torch.tanh(cell), cell
+
+
+def detached(state: State) -> State:
+    """The same state without its past: no gradient flows from the next clip into this one."""
+    if state is None:
+        return None
+    return state.detach() if isinstance(state, Tensor) else tuple(detached(s) for s in state)
+
+
+def prepare_frame(frame: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Bring a frame to the network's size.
+
+    Args:
+        frame: (H, W, 3) uint8, RGB.
+        size: (h, w) to resize to, with OpenCV's INTER_AREA.
+
+    Returns:
+        (3, h, w) uint8, RGB.
+    """
+    resized = cv2.resize(frame, (size[1], size[0]), interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(resized).permute(2, 0, 1)
+
+
+def check_configuration(frame_size: tuple[int, int], frame_stride: int) -> None:
+    """Refuse sizes and strides that cannot be; the message names the value."""
+    if not 1 <= frame_stride <= 1000 or frame_stride != int(frame_stride):
+        raise ValueError(f"frame_stride must be a whole number from 1 to 1000, got {frame_stride}")
+    if len(frame_size) != 2 or any(not 16 <= n <= 8192 or n % 16 or n != int(n) for n in frame_size):
+        raise ValueError(f"frame_size must be (H, W), up to 8192 and both multiples of 16, got {tuple(frame_size)}")
+
+
+def check_switches(**switches) -> None:
+    """Refuse what is neither True nor False; the message names it."""
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def checked_locations(ema_loc: int | tuple[int, int], count: int) -> tuple[int, ...]:
+    """The layers that are averaged, one or two; a ValueError where there are no such layers."""
+    pair = isinstance(ema_loc, (list, tuple))
+    locations = tuple(ema_loc) if pair else (ema_loc,)
+    present = all(type(n) is int and 0 <= n < count for n in locations)    # True and False are no layers
+    if not present or (pair and (len(locations) != 2 or locations[0] >= locations[1])):
+        raise ValueError(f"ema_loc must be a layer's number, 0 to {count - 1}, or two of them, rising, got {ema_loc}")
+    return locations
+
+
+def check_alpha(alpha: float | str, plain: bool) -> None:
+    """Refuse an alpha that is no number, or, where it is taken as it is, no weight; the message names it."""
+    if alpha == "learnt":
+        return
+    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        raise ValueError(f"alpha must be \"learnt\" or a number, got {alpha!r}")
+    if plain and not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in [0, 1] where two layers are averaged, for it is not put through a sigmoid there, got {alpha}")
+
+
+def check_residual(layer: nn.Module, location: int) -> None:
+    """Refuse a residual around a layer whose output has another shape than its input, or has to stay in (0, 1)."""
+    if not isinstance(layer, nn.ReLU) and not (isinstance(layer, nn.Conv2d) and layer.in_channels == layer.out_channels):
+        raise ValueError(f"residual needs a layer whose output its input can be added to, and layer {location} of ema_loc is {layer}")
+
+
+def check_frame(frame: Tensor) -> None:
+    """Say what came and what is needed, before a convolution says it less clearly."""
+    if frame.ndim != 4 or frame.shape[1] != 3:
+        raise ValueError(f"frame must be (B, 3, h, w), got {tuple(frame.shape)}")
+    check_size(frame, "frame")
+
+
+def check_clip(clip: Tensor) -> None:
+    """The same for a clip."""
+    if clip.ndim != 5 or clip.shape[1] != 3 or not clip.shape[2]:
+        raise ValueError(f"clip must be (B, 3, T, h, w) with T = 1 or more, got {tuple(clip.shape)}")
+    check_size(clip, "clip")
+
+
+def check_size(x: Tensor, name: str) -> None:
+    """Refuse heights and widths that cannot be halved four times."""
+    h, w = x.shape[-2:]
+    if h % 16 or w % 16 or not h or not w:
+        raise ValueError(f"{name} must have h and w divisible by 16, got {h} x {w}: {tuple(x.shape)}; "
+                         "resize the frames, the paper's size is 192 x 256")
+
+
+def check_state(old: Tensor | None, new: Tensor) -> None:
+    """Refuse a state that belongs to other frames: one of another number would be broadcast without a word."""
+    if old is not None and old.shape != new.shape:
+        raise ValueError(f"the state, {tuple(old.shape)}, belongs to frames of another number or size: needed here is {tuple(new.shape)}; "
+                         "start every video with None")
