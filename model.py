@@ -52,6 +52,7 @@ class RecSalNet(nn.Module):
     temporal = "window"                                                    # each map needs a window of clip_len frames
     clip_len = 32                                                          # fixed by the network: 16 tokens -> 8 -> 1
     needs_flow = False
+    first_frames = "repeat"                                                # what fills the window before a video's first frame: that frame
     recipe = {                                                             # the paper's; defaults of train.py
         "lr": 1e-5, "batch_size": 1, "epochs": 500, "val_every": 3,
         "loss_weights": {"kl": 1.0, "cc": 1.0, "nss": 0.1, "sim": 0.0, "l1": 0.0},
@@ -61,7 +62,9 @@ class RecSalNet(nn.Module):
                  width: int = 192, embed_dim: int = 96, depths: tuple = (2, 2, 18, 2), num_heads: tuple = (3, 6, 12, 24),
                  patch_norm: bool = False, drop_path: float = 0.2) -> None:
         super().__init__()
-        check_configuration(num_recursions, frame_size, frame_stride, width, embed_dim, num_heads, drop_path)
+        check_frame_size(frame_size, 32)
+        check_frame_stride(frame_stride)
+        check_configuration(num_recursions, width, embed_dim, num_heads, drop_path)
         self.config = {
             "num_recursions": num_recursions, "frame_size": list(frame_size), "frame_stride": frame_stride,
             "width": width, "embed_dim": embed_dim, "depths": list(depths), "num_heads": list(num_heads),
@@ -162,6 +165,10 @@ class RecSalNet(nn.Module):
         maps = F.interpolate(output[:, None].float(), size=tuple(size), mode="bilinear", align_corners=False)
         with without_autocast(output.device):                              # or the blur would round to bfloat16
             return blur(maps)[:, 0]
+
+    def quantise(self, saliency: Tensor) -> Tensor:
+        """A finished map, (H, W), as the authors' files hold it: uint8, min-max normalised; a constant one becomes 0."""
+        return stretch(saliency)
 
     def parameter_groups(self, lr: float) -> list[dict]:
         """What the optimiser gets: one group, everything that receives a gradient (the paper's recipe)."""
@@ -344,8 +351,26 @@ def prepare_frame(frame: np.ndarray, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
-def check_configuration(num_recursions: int, frame_size: tuple[int, int], frame_stride: int, width: int, embed_dim: int,
-                        num_heads: tuple, drop_path: float) -> None:
+def stretch(saliency: Tensor) -> Tensor:
+    """Min-max normalise a map, (H, W), to uint8; a constant one becomes 0."""
+    low, high = saliency.min(), saliency.max()
+    spread = torch.where(high > low, high - low, torch.ones_like(low))
+    return ((saliency - low) / spread * 255).round().to(torch.uint8)
+
+
+def check_frame_size(frame_size: tuple[int, int], multiple: int) -> None:
+    """Refuse sizes that a network cannot halve as often as it must; the message names the value."""
+    if len(frame_size) != 2 or any(not multiple <= n <= 8192 or n % multiple or n != int(n) for n in frame_size):
+        raise ValueError(f"frame_size must be (H, W), up to 8192 and both multiples of {multiple}, got {tuple(frame_size)}")
+
+
+def check_frame_stride(frame_stride: int) -> None:
+    """Refuse what is no number of frames."""
+    if not 1 <= frame_stride <= 1000 or frame_stride != int(frame_stride):
+        raise ValueError(f"frame_stride must be a whole number from 1 to 1000, got {frame_stride}")
+
+
+def check_configuration(num_recursions: int, width: int, embed_dim: int, num_heads: tuple, drop_path: float) -> None:
     """Refuse what the network cannot be built from; the message names the value."""
     if width < 8 or width % 8:
         raise ValueError(f"width must be a multiple of 8, for the decoders halve it three times, got {width}")
@@ -353,10 +378,6 @@ def check_configuration(num_recursions: int, frame_size: tuple[int, int], frame_
         raise ValueError(f"drop_path must be a probability, 0 or more and below 1, got {drop_path}")
     if not 0 <= num_recursions <= 100 or num_recursions != int(num_recursions):
         raise ValueError(f"num_recursions must be a whole number from 0 to 100, got {num_recursions}")
-    if not 1 <= frame_stride <= 1000 or frame_stride != int(frame_stride):
-        raise ValueError(f"frame_stride must be a whole number from 1 to 1000, got {frame_stride}")
-    if len(frame_size) != 2 or any(not 32 <= n <= 8192 or n % 32 or n != int(n) for n in frame_size):
-        raise ValueError(f"frame_size must be (H, W), up to 8192 and both multiples of 32, got {tuple(frame_size)}")
     if any(embed_dim * 2 ** i % heads for i, heads in enumerate(num_heads)):
         raise ValueError(f"every stage's channels, embed_dim {embed_dim} times 1, 2, 4, 8, must divide by its num_heads {tuple(num_heads)}")
 

@@ -48,7 +48,7 @@ from dataloader import (
     timed_frames,
 )
 from loss import to_device
-from model import RecSalNet
+from model import RecSalNet, stretch
 
 DONE = object()
 FIRST_FRAMES = ("repeat", "mirror")
@@ -269,13 +269,6 @@ class Later:
         self.threads.shutdown()
         while self.waiting and kind is None:
             self.waiting.popleft().result()
-
-
-def stretch(saliency: Tensor) -> Tensor:
-    """Min-max normalise a map, (H, W), to uint8, as the authors save theirs; a constant one becomes 0."""
-    low, high = saliency.min(), saliency.max()
-    spread = torch.where(high > low, high - low, torch.ones_like(low))
-    return ((saliency - low) / spread * 255).round().to(torch.uint8)
 
 
 def to_8_bit(saliency: Tensor) -> np.ndarray:

@@ -42,6 +42,7 @@ from dataloader import (
     read_image,
 )
 from loss import LABELS, MEASURES, is_constant, measures, to_device
+from model import stretch
 from predict import (
     Later,
     at_least,
@@ -53,7 +54,6 @@ from predict import (
     load_model,
     saliency_maps,
     select_device,
-    stretch,
     write_map,
 )
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import utils
-from model import without_autocast
+from model import check_frame_size, without_autocast
 
 State = Tensor | tuple[Tensor, ...] | None                                 # what is carried from frame to frame; None before the first
 
@@ -29,18 +29,18 @@ PARTS = ("salgan.0.weight", "Gates.weight", "final_convs.0.weight")        # ent
 
 
 class FrameByFrame(nn.Module):
-    """What the four networks share: one frame and the state in, a saliency map and the new state out.
+    """What the four networks share: frames and the state in, a saliency map for each frame and the new state out.
 
-    A network adds `step`, `self.salgan` and, where it has any, layers of its own that do not come from SalGAN.
+    A network adds `run`, `self.salgan` and, where it has any, layers of its own that do not come from SalGAN.
 
     Args:
         frame_size: (H, W) that frames are resized to, multiples of 16; the authors' is 192 x 256.
-        frame_stride: frames of the video from one frame of a clip to the next.
         others: further arguments of the network, for its `config`.
     """
 
     temporal = "state"                                                     # each map needs its frame and what is carried
     clip_len = 10                                                          # in training: the state's past is cut off there
+    frame_stride = 1                                                       # the state takes in every frame
     needs_flow = False
     recipe = {                                                             # the paper's
         "optimizer": "adam", "lr": 1e-7, "weight_decay": 1e-4, "alpha_lr": 0.1, "clip_len": 10,
@@ -48,13 +48,16 @@ class FrameByFrame(nn.Module):
     }
     parts = ("salgan.0.weight",)                                           # which of PARTS its state dict has
 
-    def __init__(self, frame_size: tuple[int, int], frame_stride: int, **others) -> None:
+    def __init__(self, frame_size: tuple[int, int], **others) -> None:
         super().__init__()
-        check_configuration(frame_size, frame_stride)
-        self.config = {**others, "frame_size": list(frame_size), "frame_stride": frame_stride}
+        check_frame_size(frame_size, 16)
+        self.config = {**others, "frame_size": list(frame_size)}
         self.is_described = True                                           # False: weights came without a configuration
-        self.frame_stride = frame_stride
         self.prepare = functools.partial(prepare_frame, size=tuple(frame_size))  # light: travels to loader processes
+
+    def run(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
+        """`maps` with time in front: frames (T, B, 3, h, w) -> saliency maps (T, B, h, w), and the new state."""
+        raise NotImplementedError
 
     def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
         """Predict the saliency map of one frame.
@@ -69,7 +72,10 @@ class FrameByFrame(nn.Module):
         Raises:
             ValueError: the frame has another shape, or the state belongs to frames of another size or number.
         """
-        raise NotImplementedError
+        if frame.ndim != 4:
+            raise ValueError(f"frame must be (B, 3, h, w), got {tuple(frame.shape)}")
+        maps, state = self.maps(frame.unsqueeze(2), state)
+        return maps[:, 0], state                                           # (B, h, w)
 
     def forward(self, clip: Tensor) -> Tensor:
         """Predict the saliency map of the last frame of a clip; the state starts afresh.
@@ -83,14 +89,10 @@ class FrameByFrame(nn.Module):
         Raises:
             ValueError: the clip has another shape.
         """
-        check_clip(clip)
-        output, state = None, None
-        for frame in clip.unbind(2):                                       # T x (B, 3, h, w)
-            output, state = self.step(frame, state)                        # (B, h, w)
-        return output
+        return self.maps(clip)[0][:, -1]                                   # (B, h, w)
 
     def maps(self, clip: Tensor, state: State = None) -> tuple[Tensor, State]:
-        """Predict the saliency maps of all frames of a clip.
+        """Predict the saliency maps of all frames of a clip; what does not depend on the state is computed for all at once.
 
         Args:
             clip: (B, 3, T, h, w), normalised; T = 1 or more, h and w multiples of 16.
@@ -103,11 +105,8 @@ class FrameByFrame(nn.Module):
             ValueError: the clip has another shape, or the state belongs to another.
         """
         check_clip(clip)
-        outputs = []
-        for frame in clip.unbind(2):                                       # T x (B, 3, h, w)
-            output, state = self.step(frame, state)                        # (B, h, w)
-            outputs.append(output)
-        return torch.stack(outputs, dim=1), state
+        maps, state = self.run(clip.movedim(2, 0), state)                  # (T, B, h, w)
+        return maps.transpose(0, 1), state                                 # (B, T, h, w)
 
     def bfloat16(self) -> "FrameByFrame":
         """Half the memory and, where the hardware has it, more speed; the last convolution stays in float32."""
@@ -251,19 +250,17 @@ class SalGAN(FrameByFrame):
 
     Args:
         frame_size: (H, W) that frames are resized to, multiples of 16.
-        frame_stride: frames of the video from one frame of a clip to the next.
 
     Source: Pan et al. 2017; here the start of the others.
     """
 
-    def __init__(self, frame_size: tuple[int, int] = (192, 256), frame_stride: int = 1) -> None:
-        super().__init__(frame_size, frame_stride)
+    def __init__(self, frame_size: tuple[int, int] = (192, 256)) -> None:
+        super().__init__(frame_size)
         self.salgan = nn.Sequential(*salgan_layers())
 
-    def step(self, frame: Tensor, state: None = None) -> tuple[Tensor, None]:
-        """As in `FrameByFrame.step`; the state is None, whatever it was."""
-        check_frame(frame)
-        return self.salgan(frame)[:, 0], None                              # (B, h, w)
+    def run(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+        """As in `FrameByFrame.run`; the state is None, whatever it was."""
+        return of_each(self.salgan, frames)[:, :, 0], None                 # (T, B, h, w)
 
 
 class SalEMA(FrameByFrame):
@@ -279,7 +276,6 @@ class SalEMA(FrameByFrame):
         residual: add the averaged layer's input to what it passes on; the layer must keep its input's shape.
         dropout: in training, zero half of the channels of the averaged layer's input; the residual is taken before that.
         frame_size: (H, W) that frames are resized to, multiples of 16; the authors' is 192 x 256.
-        frame_stride: frames of the video from one frame of a clip to the next.
 
     Raises:
         ValueError: the network cannot be built from such values; the message names them.
@@ -288,9 +284,9 @@ class SalEMA(FrameByFrame):
     """
 
     def __init__(self, alpha: float | str = "learnt", ema_loc: int | tuple[int, int] = 30, residual: bool = False, dropout: bool = False,
-                 frame_size: tuple[int, int] = (192, 256), frame_stride: int = 1) -> None:
+                 frame_size: tuple[int, int] = (192, 256)) -> None:
         described = list(ema_loc) if isinstance(ema_loc, tuple) else ema_loc
-        super().__init__(frame_size, frame_stride, alpha=alpha, ema_loc=described, residual=residual, dropout=dropout)
+        super().__init__(frame_size, alpha=alpha, ema_loc=described, residual=residual, dropout=dropout)
         check_switches(residual=residual, dropout=dropout)
         self.residual, self.dropout = residual, dropout
         layers = salgan_layers()
@@ -304,26 +300,28 @@ class SalEMA(FrameByFrame):
             self.register_buffer("alpha", torch.tensor([float(alpha)]), persistent=False)
         self.salgan = nn.Sequential(*layers)
 
-    def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
-        """As in `FrameByFrame.step`; the state is that of the averaged layer, of its output's shape, or a tuple of two."""
-        check_frame(frame)
+    def run(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
+        """As in `FrameByFrame.run`; the state is that of the averaged layer, of its output's shape, or a tuple of two."""
         carried = dict(zip(self.locations, self.unpacked(state)))
-        x = frame
+        x = frames
         for index, layer in enumerate(self.salgan):
             if index in carried:
                 x, carried[index] = self.average(layer, x, carried[index])
             else:
-                x = layer(x)
-        return x[:, 0], self.packed(tuple(carried.values()))               # (B, h, w)
+                x = of_each(layer, x)
+        return x[:, :, 0], self.packed(tuple(carried.values()))            # (T, B, h, w)
 
-    def average(self, layer: nn.Module, x: Tensor, old: Tensor | None) -> tuple[Tensor, Tensor]:
-        """A layer and its moving average: what goes on, and what is carried; both of the shape of the layer's output."""
-        new = layer(F.dropout2d(x, p=0.5, training=self.training and self.dropout))
-        check_state(old, new)
-        a = self.weight_of_the_new
-        s = new if old is None else a * new + (1 - a) * old                # s_t
-        passed = s + x if self.residual else s
-        return passed, s if len(self.locations) == 1 else passed
+    def average(self, layer: nn.Module, inputs: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor]:
+        """A layer and its moving average: what goes on, (T, B, C, h', w'), and what is carried, (B, C, h', w')."""
+        training = self.training and self.dropout
+        outputs = of_each(lambda x: layer(F.dropout2d(x, p=0.5, training=training)), inputs)
+        check_state(carried, outputs[0])
+        a, passed = self.weight_of_the_new, []
+        for x, new in zip(inputs, outputs):
+            s = new if carried is None else a * new + (1 - a) * carried    # s_t
+            passed.append(s + x if self.residual else s)
+            carried = s if len(self.locations) == 1 else passed[-1]
+        return torch.stack(passed), carried
 
     @property
     def weight_of_the_new(self) -> Tensor:
@@ -364,27 +362,25 @@ class SalCLSTM30(FrameByFrame):
     Args:
         residual: add the encoder's output to the cell that goes on.
         frame_size: (H, W) that frames are resized to, multiples of 16; the authors' is 192 x 256.
-        frame_stride: frames of the video from one frame of a clip to the next.
 
     Source: Linardos et al. 2019.
     """
 
     parts = ("salgan.0.weight", "Gates.weight")
 
-    def __init__(self, residual: bool = False, frame_size: tuple[int, int] = (192, 256), frame_stride: int = 1) -> None:
-        super().__init__(frame_size, frame_stride, residual=residual)
+    def __init__(self, residual: bool = False, frame_size: tuple[int, int] = (192, 256)) -> None:
+        super().__init__(frame_size, residual=residual)
         check_switches(residual=residual)
         self.residual = residual
         self.salgan = nn.Sequential(*salgan_layers())
         self.Gates = gates(STAGES[-1][-1])
 
-    def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
-        """As in `FrameByFrame.step`; the state is (hidden, cell), both (B, 512, h / 16, w / 16)."""
-        check_frame(frame)
-        encoded = self.salgan[:ENCODED](frame)                             # (B, 512, h/16, w/16)
-        hidden, cell = conv_lstm(self.Gates, encoded, state)
-        decoded = self.salgan[ENCODED:](cell + encoded if self.residual else cell)
-        return decoded[:, 0], (hidden, cell)                               # (B, h, w)
+    def run(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
+        """As in `FrameByFrame.run`; the state is (hidden, cell), both (B, 512, h / 16, w / 16)."""
+        encoded = of_each(self.salgan[:ENCODED], frames)                   # (T, B, 512, h/16, w/16)
+        cells, state = conv_lstm(self.Gates, encoded, state)
+        decoded = of_each(self.salgan[ENCODED:], cells + encoded if self.residual else cells)
+        return decoded[:, :, 0], state                                     # (T, B, h, w)
 
 
 class SalCLSTM56(FrameByFrame):
@@ -392,26 +388,24 @@ class SalCLSTM56(FrameByFrame):
 
     Args:
         frame_size: (H, W) that frames are resized to, multiples of 16; the authors' is 192 x 256.
-        frame_stride: frames of the video from one frame of a clip to the next.
 
     Source: Linardos et al. 2019.
     """
 
     parts = ("salgan.0.weight", "Gates.weight", "final_convs.0.weight")
 
-    def __init__(self, frame_size: tuple[int, int] = (192, 256), frame_stride: int = 1) -> None:
-        super().__init__(frame_size, frame_stride)
+    def __init__(self, frame_size: tuple[int, int] = (192, 256)) -> None:
+        super().__init__(frame_size)
         layers = salgan_layers()
         self.salgan = nn.Sequential(*layers[:UPSAMPLED])
         self.Gates = gates(STAGES[1][-1])
         self.final_convs = nn.Sequential(*layers[UPSAMPLED:])              # SalGAN's shapes, but not its weights
 
-    def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
-        """As in `FrameByFrame.step`; the state is (hidden, cell), both (B, 128, h, w)."""
-        check_frame(frame)
-        features = self.salgan(frame)                                      # (B, 128, h, w)
-        hidden, cell = conv_lstm(self.Gates, features, state)
-        return self.final_convs(cell)[:, 0], (hidden, cell)                # (B, h, w)
+    def run(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
+        """As in `FrameByFrame.run`; the state is (hidden, cell), both (B, 128, h, w)."""
+        features = of_each(self.salgan, frames)                            # (T, B, 128, h, w)
+        cells, state = conv_lstm(self.Gates, features, state)
+        return of_each(self.final_convs, cells)[:, :, 0], state            # (T, B, h, w)
 
 
 class Readout(nn.Conv2d):
@@ -445,13 +439,22 @@ def gates(channels: int) -> nn.Conv2d:
     return nn.Conv2d(2 * channels, 4 * channels, kernel_size=3, padding=1)
 
 
-def conv_lstm(gates: nn.Conv2d, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-    """One step of a convolutional LSTM: the new hidden state and the new cell, both of the shape of x, (B, C, h', w')."""
-    hidden, cell = (torch.zeros_like(x), torch.zeros_like(x)) if state is None else state
-    check_state(cell, x)
-    into, forget, out, candidate = gates(torch.cat([x, hidden], dim=1)).chunk(4, dim=1)
-    cell = torch.sigmoid(forget) * cell + torch.sigmoid(into) * torch.tanh(candidate)
-    return torch.sigmoid(out) * torch.tanh(cell), cell
+def of_each(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """What a layer of pictures makes of (T, B, C, h, w), all of them at once."""
+    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def conv_lstm(gates: nn.Conv2d, inputs: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """A convolutional LSTM over (T, B, C, h', w'): the cells, of the same shape, and the last (hidden, cell)."""
+    hidden, cell = (torch.zeros_like(inputs[0]), torch.zeros_like(inputs[0])) if state is None else state
+    check_state(cell, inputs[0])
+    cells = []
+    for x in inputs:
+        into, forget, out, candidate = gates(torch.cat([x, hidden], dim=1)).chunk(4, dim=1)
+        cell = torch.sigmoid(forget) * cell + torch.sigmoid(into) * torch.tanh(candidate)
+        hidden = torch.sigmoid(out) * torch.tanh(cell)
+        cells.append(cell)
+    return torch.stack(cells), (hidden, cell)
 
 
 def detached(state: State) -> State:
@@ -473,14 +476,6 @@ def prepare_frame(frame: np.ndarray, size: tuple[int, int]) -> Tensor:
     """
     resized = cv2.resize(frame, (size[1], size[0]), interpolation=cv2.INTER_AREA)
     return torch.from_numpy(resized).permute(2, 0, 1)
-
-
-def check_configuration(frame_size: tuple[int, int], frame_stride: int) -> None:
-    """Refuse sizes and strides that cannot be; the message names the value."""
-    if not 1 <= frame_stride <= 1000 or frame_stride != int(frame_stride):
-        raise ValueError(f"frame_stride must be a whole number from 1 to 1000, got {frame_stride}")
-    if len(frame_size) != 2 or any(not 16 <= n <= 8192 or n % 16 or n != int(n) for n in frame_size):
-        raise ValueError(f"frame_size must be (H, W), up to 8192 and both multiples of 16, got {tuple(frame_size)}")
 
 
 def check_switches(**switches) -> None:
@@ -516,25 +511,13 @@ def check_residual(layer: nn.Module, location: int) -> None:
         raise ValueError(f"residual needs a layer whose output its input can be added to, and layer {location} of ema_loc is {layer}")
 
 
-def check_frame(frame: Tensor) -> None:
-    """Say what came and what is needed, before a convolution says it less clearly."""
-    if frame.ndim != 4 or frame.shape[1] != 3:
-        raise ValueError(f"frame must be (B, 3, h, w), got {tuple(frame.shape)}")
-    check_size(frame, "frame")
-
-
 def check_clip(clip: Tensor) -> None:
-    """The same for a clip."""
+    """Say what came and what is needed, before a convolution says it less clearly."""
     if clip.ndim != 5 or clip.shape[1] != 3 or not clip.shape[2]:
         raise ValueError(f"clip must be (B, 3, T, h, w) with T = 1 or more, got {tuple(clip.shape)}")
-    check_size(clip, "clip")
-
-
-def check_size(x: Tensor, name: str) -> None:
-    """Refuse heights and widths that cannot be halved four times."""
-    h, w = x.shape[-2:]
+    h, w = clip.shape[-2:]
     if h % 16 or w % 16 or not h or not w:
-        raise ValueError(f"{name} must have h and w divisible by 16, got {h} x {w}: {tuple(x.shape)}; "
+        raise ValueError(f"clip must have h and w divisible by 16, got {h} x {w}: {tuple(clip.shape)}; "
                          "resize the frames, the paper's size is 192 x 256")
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import utils
-from model import check_clip, without_autocast
+from model import check_clip, check_frame_size, check_frame_stride, without_autocast
 
 # Widths of the Mixed blocks: 3b and 3c, 4b to 4f, 5b and 5c of S3D. Attributes of modules are the authors' names in state dicts.
 MIXED_BLOCKS = {
@@ -59,7 +59,9 @@ class TASEDNet(nn.Module):
 
     def __init__(self, frame_size: tuple[int, int] = (224, 384), frame_stride: int = 1) -> None:
         super().__init__()
-        check_configuration(frame_size, frame_stride)
+        # The encoder halves five times, and the decoder doubles as often: what does not divide by 32 would come out at another size.
+        check_frame_size(frame_size, 32)
+        check_frame_stride(frame_stride)
         self.config = {"frame_size": list(frame_size), "frame_stride": frame_stride}
         self.is_described = True                                           # False: weights came without a configuration
         self.frame_stride = frame_stride
@@ -93,11 +95,11 @@ class TASEDNet(nn.Module):
         coarse = self.base3(F.max_pool3d(middle, 3, stride=2, padding=1))  # (B, 832, 8, H/16, W/16)
         coarse, where = max_pool(coarse, 2, APART)                         # (B, 832, 4, H/32, W/32)
         x = self.convtsp1(self.base4(coarse))                              # (B, 832, 4, H/32, W/32)
-        x = self.convtsp2(max_unpool(x, where, APART))                     # (B, 480, 4, H/16, W/16)
+        x = self.convtsp2(max_unpool(x, where))                            # (B, 480, 4, H/16, W/16)
         _, where = max_pool(middle, 4, OVERLAPPING)                        # only the maxima's places: (B, 480, 4, H/16, W/16)
-        x = self.convtsp3(max_unpool(x, where, OVERLAPPING))               # (B, 192, 4, H/8, W/8)
+        x = self.convtsp3(max_unpool(x, where))                            # (B, 192, 4, H/8, W/8)
         _, where = max_pool(fine, 4, OVERLAPPING)                          # (B, 192, 4, H/8, W/8)
-        x = self.convtsp4[:-2](max_unpool(x, where, OVERLAPPING))          # (B, 4, 1, H, W)
+        x = self.convtsp4[:-2](max_unpool(x, where))                       # (B, 4, 1, H, W)
         return self.read_out(x)[:, 0, 0]                                   # (B, H, W)
 
     def read_out(self, x: Tensor) -> Tensor:
@@ -308,13 +310,17 @@ def max_pool(x: Tensor, frames: int, pooling: dict) -> tuple[Tensor, Tensor]:
     return F.max_pool3d(x, **pooling, return_indices=True)
 
 
-def max_unpool(x: Tensor, where: Tensor, pooling: dict) -> Tensor:
+def max_unpool(x: Tensor, where: Tensor) -> Tensor:
     """Put (B, C, T, H, W) where the maxima were in a map twice as high and wide, zeros elsewhere.
 
-    Overlapping windows can share a maximum: there the last one stays, which CUDA does not promise.
+    Overlapping windows can share a maximum: there the last one stays. PyTorch's own unpooling, which the authors use, leaves it to
+    chance which one does, on GPUs and on CPUs of several threads, and hands a gradient to all of them.
     """
     frames, height, width = x.shape[2:]
-    return F.max_unpool3d(x, where, **pooling, output_size=(frames, 2 * height, 2 * width))
+    where, numbers = where.flatten(2), torch.arange(frames * height * width, device=x.device).expand(*x.shape[:2], -1)
+    last = numbers.new_full((*x.shape[:2], 4 * numbers.shape[2]), -1).scatter_reduce(2, where, numbers, "amax")
+    placed = x.flatten(2).gather(2, last.clamp(min=0)).masked_fill(last < 0, 0)
+    return placed.unflatten(2, (frames, 2 * height, 2 * width))
 
 
 def blur(maps: Tensor) -> Tensor:
@@ -345,15 +351,6 @@ def prepare_frame(frame: np.ndarray, size: tuple[int, int]) -> Tensor:
     """
     resized = cv2.resize(frame, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     return torch.from_numpy(resized).permute(2, 0, 1)
-
-
-def check_configuration(frame_size: tuple[int, int], frame_stride: int) -> None:
-    """Refuse what the network cannot be built from; the message names the value."""
-    if not 1 <= frame_stride <= 1000 or frame_stride != int(frame_stride):
-        raise ValueError(f"frame_stride must be a whole number from 1 to 1000, got {frame_stride}")
-    # The encoder halves five times, and the decoder doubles as often: what does not divide by 32 would come out at another size.
-    if len(frame_size) != 2 or any(not 32 <= n <= 8192 or n % 32 or n != int(n) for n in frame_size):
-        raise ValueError(f"frame_size must be (H, W), up to 8192 and both multiples of 32, got {tuple(frame_size)}")
 
 
 def name_in_s3d(name: str) -> str:

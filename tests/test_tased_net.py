@@ -112,7 +112,7 @@ def test_maxima_return_to_their_places_and_zeros_lie_between():
     x = torch.arange(1., 17).view(1, 1, 1, 4, 4)
     maxima, where = max_pool(x, 1, APART)
     assert maxima.flatten().tolist() == [6, 8, 14, 16]
-    assert max_unpool(-maxima, where, APART).flatten().tolist() == [0, 0, 0, 0, 0, -6, 0, -8, 0, 0, 0, 0, 0, -14, 0, -16]
+    assert max_unpool(-maxima, where).flatten().tolist() == [0, 0, 0, 0, 0, -6, 0, -8, 0, 0, 0, 0, 0, -14, 0, -16]
 
 
 def test_of_windows_that_share_a_maximum_the_last_one_stays():
@@ -120,7 +120,7 @@ def test_of_windows_that_share_a_maximum_the_last_one_stays():
     x[..., 1, 1] = 1                                                       # lies in all four windows
     maxima, where = max_pool(x, 1, OVERLAPPING)
     assert where.flatten().tolist() == [5, 5, 5, 5]
-    assert max_unpool(torch.tensor([1., 2, 3, 4]).view(maxima.shape), where, OVERLAPPING)[0, 0, 0, 1, 1] == 4
+    assert max_unpool(torch.tensor([1., 2, 3, 4]).view(maxima.shape), where)[0, 0, 0, 1, 1] == 4
 
 
 def test_places_are_those_of_the_maxima_over_several_frames():
