@@ -211,8 +211,9 @@ class RecSalNet(nn.Module):
         Raises:
             ValueError: this is no configuration of the network, or the file's entries do not fit it.
         """
-        if any(not isinstance(n, int) or not 0 < n <= 1000 for n in config.get("depths", ())):
-            raise ValueError(f"depths of the configuration that belongs to {source} must be numbers of blocks, got {config['depths']}")
+        depths = config.get("depths", [])
+        if not isinstance(depths, (list, tuple)) or any(not isinstance(n, int) or not 0 < n <= 1000 for n in depths):
+            raise ValueError(f"depths of the configuration that belongs to {source} must be numbers of blocks, got {depths}")
         try:
             with torch.device("meta"):                                         # shapes only
                 utils.check_entries(cls(**config), entries, source)

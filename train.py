@@ -492,14 +492,47 @@ class Run:
 
 def load_optimizer(optimizer: Optimizer, stored: dict, source: Path) -> None:
     """Load an optimiser's state; a ValueError where it is not that of these parameters (fused ones would write beside them)."""
+    check_groups(stored.get("param_groups"), optimizer.state_dict()["param_groups"], source)
     try:
         optimizer.load_state_dict(stored)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"the optimiser's state in {source} cannot be read: {error!r}") from error
-    wrong = [name for p, state in optimizer.state.items() for name, value in state.items()
+    wrong = [name for p, state in optimizer.state.items() for name, value in (state.items() if isinstance(state, dict) else [(str(state), state)])
              if not isinstance(value, Tensor) or value.shape not in ((), p.shape) or value.is_sparse or not value.is_floating_point()]
     if wrong:
         raise ValueError(f"the optimiser's state in {source} does not fit the network: {len(wrong)} entries, the first {wrong[0]}")
+
+
+def check_groups(stored, fresh: list[dict], source: Path) -> None:
+    """Raise a ValueError where an optimiser's groups of parameters are not those of this run; rates may differ, and another PyTorch may name more."""
+    if not isinstance(stored, list) or len(stored) != len(fresh) or not all(map(is_plain, stored)):
+        raise ValueError(f"the optimiser's state in {source} cannot be read: it has no {len(fresh)} groups of parameters")
+    for group, like in zip(stored, fresh):
+        other = [name for name in like if name in group and name != "lr" and group[name] != like[name]]
+        if other or not isinstance(group.get("lr"), float):
+            raise ValueError(f"the optimiser's state in {source} is not this run's: {', '.join(other) or 'lr'} of a group of parameters differ")
+
+
+def check_kinds(stored, like, where: str) -> None:
+    """Raise a ValueError where a part of a run's state is not of the kind that this run's is: dicts of the same names, lists as long, and so on.
+
+    Args:
+        stored: from a file.
+        like: nested dicts and lists of plain values and tensors.
+        where: which part, of which file.
+    """
+    number = isinstance(like, (int, float)) and not isinstance(like, bool)
+    same = isinstance(stored, (int, float)) and not isinstance(stored, bool) if number else type(stored) is type(like)
+    if isinstance(like, dict):
+        same = same and like.keys() == stored.keys()
+    elif isinstance(like, list):
+        same = same and len(like) == len(stored)
+    elif isinstance(like, Tensor):
+        same = same and like.dtype == stored.dtype and like.shape == stored.shape
+    if not same:
+        raise ValueError(f"{where} is damaged: expected a {type(like).__name__} such as train.py writes, got {str(stored)[:80]}")
+    for name in like if isinstance(like, dict) else range(len(like)) if isinstance(like, list) else ():
+        check_kinds(stored[name], like[name], f"{where}, {name}")
 
 
 def read_last(path: Path) -> dict:
@@ -514,12 +547,26 @@ def read_last(path: Path) -> dict:
     kinds = {"model": dict, "optimizer": dict, "recipe": dict, "configuration": dict, "epoch": int, "best_cc": (float, type(None)),
              "progress": (dict, type(None))}
     wrong = [name for name, kind in kinds.items() if not isinstance(stored[name], kind)]
-    if wrong or not all(isinstance(state, dict) and isinstance(state.get("cpu"), Tensor) for state in stored["random"]):
-        raise ValueError(f"{path} is damaged: {', '.join(wrong) or 'random'} is not what train.py writes")
+    wrong += [name for name in ("recipe", "configuration") if not wrong and not is_plain(stored[name])]
+    if wrong:
+        raise ValueError(f"{path} is damaged: {', '.join(wrong)} is not what train.py writes")
+    if stored["progress"] is not None:
+        check_kinds({**stored["progress"], "sums": {}}, new_progress(0), f"{path}, progress")
+        check_kinds(stored["progress"].get("sums"), dict.fromkeys(stored["progress"]["sums"], 0.0), f"{path}, progress")
+    for state in stored["random"]:
+        check_kinds({**state, "cuda": []} if isinstance(state, dict) else state, {**utils.random_state(), "cuda": []}, f"{path}, random")
     stored["recipe"] = {"processes": 1, **stored["recipe"]}
     if len(stored["random"]) != stored["recipe"]["processes"]:
         raise ValueError(f"{path} is damaged: it holds {len(stored['random'])} random states of {stored['recipe']['processes']} processes")
     return stored
+
+
+def is_plain(content) -> bool:
+    """Whether it is a dict that holds nothing but what JSON can."""
+    try:
+        return isinstance(content, dict) and json.dumps(content) is not None
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 def run_files(folder: Path, model_class: type) -> tuple[Path, Path]:

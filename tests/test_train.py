@@ -614,8 +614,12 @@ def test_a_state_of_a_run_with_a_network_that_its_weights_do_not_fit_is_refused(
 
 
 @pytest.mark.parametrize("changed, said", [
-    ({"optimizer": {}}, "optimiser's state in .*last.pt cannot be read"), ({"random": []}, "holds 0 random states of 1 processes"), ({"random": "a"}, "random is not what"),
-    ({"configuration": [1]}, "configuration is not what"), ({"progress": "x"}, "progress is not what"), ({"recipe": None}, "recipe is not what"), ({"epoch": "3"}, "epoch is not what"),
+    ({"optimizer": {}}, "optimiser's state in .*last.pt cannot be read"), ({"random": []}, "holds 0 random states of 1 processes"), ({"random": "a"}, "last.pt, random is damaged: expected a dict"),
+    ({"configuration": [1]}, "configuration is not what"), ({"progress": "x"}, "progress is not what"), ({"progress": {"batches": 1}}, "last.pt, progress is damaged: expected a dict .*got {'batches': 1"),
+    ({"progress": {**train.new_progress(2), "clips": [3]}}, "progress, clips is damaged: expected a int"), ({"recipe": {"lr": torch.zeros(3)}}, "recipe is not what"),
+    ({"random": [{"cpu": torch.zeros(5), "cuda": []}]}, "random, cpu is damaged: expected a Tensor"), ({"amsgrad": True}, "not this run's: amsgrad of a group"),
+    ({"betas": torch.zeros(2)}, "has no 1 groups"), ({"depths": 3}, "depths of the configuration"), ({"moments": torch.zeros(2)}, "optimiser's state in"),
+    ({"recipe": None}, "recipe is not what"), ({"epoch": "3"}, "epoch is not what"),
     ({"depths": [10 ** 7, 1, 1, 1]}, "depths of the configuration"), ({"exp_avg": torch.zeros(3)}, "optimiser's state in .*last.pt does not fit the network: 1 entries, the first exp_avg"),
 ])
 def test_a_damaged_state_of_a_run_is_refused(tiny_set, tmp_path, changed, said):
@@ -623,9 +627,12 @@ def test_a_damaged_state_of_a_run_is_refused(tiny_set, tmp_path, changed, said):
     stored = torch.load(tmp_path / "last.pt", weights_only=True)
     if "depths" in changed:
         changed = {"configuration": {**stored["configuration"], **changed}}
-    if "exp_avg" in changed:
-        stored["optimizer"]["state"][0].update(changed)
-        changed = {}
+    if "moments" in changed:
+        stored["optimizer"]["state"][0] = changed.pop("moments")
+    for part, names in ((stored["optimizer"]["state"][0], {"exp_avg"}), (stored["optimizer"]["param_groups"][0], {"amsgrad", "betas"})):
+        if names & changed.keys():
+            part.update(changed)
+            changed = {}
     torch.save({**stored, **changed}, tmp_path / "last.pt")
     flags = ["--data", str(tiny_set), "--run-dir", str(tmp_path), "--workers", "0", "--device", "cpu", "--no-tensorboard", "--lr", "1e-3", "--epochs", "2", "--val-every", "0", "--resume"]
     with pytest.raises(ValueError, match=said):
