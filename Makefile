@@ -12,7 +12,7 @@ DEMO := --data data/sample --run-dir saved_models/demo --overwrite --encoder-wei
 demo: .venv/installed
 	$(BIN)/python data/make_sample.py --out data/sample
 	$(BIN)/python train.py $(DEMO)
-	$(BIN)/python test.py --data data/sample --weights saved_models/demo/RecSalNet.pth --centre-baseline --run demo --overwrite
+	$(BIN)/python test.py --data data/sample --weights saved_models/demo/RecSalNet.pth --centre-baseline --run-name demo --overwrite
 	@echo 'Look at results/demo: scores.md, best_and_worst.png, and the maps in RecSalNet. The frames are in data/sample/val.'
 
 # Two tests at a time, with one thread each.

@@ -977,9 +977,10 @@ def clip_loader(dataset: ClipDataset, batch_size: int, workers: int, shuffle: bo
 def start_worker(worker: int) -> None:
     """Loader processes share the cores, so OpenCV gets one thread in each; and how a run stops is the main process's to say."""
     cv2.setNumThreads(0)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    get_worker_info().dataset.reading.begin()
+    reading = get_worker_info().dataset.reading
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *unused: os._exit(0) if reading.over.item() else None)  # a scheduler sends it to all, Python in the end
+    reading.begin()
 
 
 class Reading:
@@ -992,6 +993,7 @@ class Reading:
     def __init__(self, workers: int) -> None:
         self.processes = torch.zeros(workers, dtype=torch.int64).share_memory_()
         self.paths = torch.zeros(workers, 4096, dtype=torch.uint8).share_memory_()
+        self.over = torch.zeros((), dtype=torch.bool).share_memory_()      # whether the main process needs them no more
 
     def begin(self) -> None:
         """Called in a loader process when it starts."""
@@ -1010,7 +1012,10 @@ class Reading:
 
 @contextlib.contextmanager
 def naming_deaths(*loaders: DataLoader) -> Iterator[None]:
-    """Turn the RuntimeError about a loader process that died, which may come at any moment, into a ChildProcessError with its file."""
+    """Turn the RuntimeError about a loader process that died, which may come at any moment, into a ChildProcessError with its file.
+
+    After the block, however it ends, loader processes may be ended.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -1020,6 +1025,9 @@ def naming_deaths(*loaders: DataLoader) -> Iterator[None]:
         read = [loader.dataset.reading.of(int(process)) for loader in loaders if loader.dataset.reading for process in died[1].split(",")]
         raise ChildProcessError(f"a loader process died while it read {' and '.join(filter(None, read)) or 'its first file'}: {error}. "
                                 "Is that file damaged, or did memory run out (fewer --workers)?") from error
+    finally:
+        for reading in filter(None, (loader.dataset.reading for loader in loaders)):
+            reading.over.fill_(True)
 
 
 def readable(loader: DataLoader) -> Iterator[dict]:
@@ -1144,8 +1152,7 @@ class FrameCache:
                     raise RuntimeError(f"prepare gave a frame of shape {tuple(frame.shape)}, expected {self.shape} for frames of any size")
                 out.write(frame.numpy().tobytes())
                 bar.update()
-            out.flush()
-            os.fsync(out.fileno())                                         # a name must not outlive its content when the power fails
+            utils.to_disk(out)
         for older in set(self.folder.glob(f"{glob.escape(self.prefix(video))}*.npy")) - {file}:
             older.unlink(missing_ok=True)
 

@@ -543,7 +543,7 @@ def arguments() -> argparse.ArgumentParser:
     output.add_argument("--out", type=Path, default=Path("results"), help="folder that holds runs (default: results)")
     output.add_argument("--method", type=run_name, help="name of the method in tables and folders (default: the model's class, or the last folder "
                                                         "of --predictions)")
-    output.add_argument("--run", type=run_name, help="name of this run: maps go to OUT/RUN/METHOD/VIDEO/FRAME.png, tables and figures to OUT/RUN "
+    output.add_argument("--run-name", type=run_name, help="name of this run: maps go to OUT/RUN/METHOD/VIDEO/FRAME.png, tables and figures to OUT/RUN "
                                       "(default: DATA_SPLIT_METHOD_PROTOCOL)")
     output.add_argument("--overwrite", action=argparse.BooleanOptionalAction, default=False,
                         help="replace the scores of an earlier run of this name (default: off)")
@@ -575,6 +575,7 @@ def put_together(finished: list[tuple[Video, list[dict]]], videos: list[Video], 
 
     What the scorer and `skipped` of this process have counted becomes what all have.
     """
+    utils.wait_for_all()                                                   # one may have had much longer videos
     own = {"rows": {video.name: rows for video, rows in finished}, "drawn": scorer.drawn, "unreadable": scorer.others.unreadable,
            "resized": scorer.resized, "constant": scorer.constant, "skipped": skipped or []}
     parts = utils.gathered(own)
@@ -620,7 +621,7 @@ def notes_on(finished: list[tuple[Video, list[dict]]], videos: list[Video], scor
 
 def run_name(text: str) -> str:
     """An argparse type: a name that can be a folder's."""
-    if Path(text).name != text:
+    if Path(text).name != text or text in ("", ".."):
         raise argparse.ArgumentTypeError(f"must be a name, not a path, got {text!r}; --out says where runs are")
     return text
 
@@ -647,10 +648,10 @@ def main(args: argparse.Namespace) -> None:
         check_all(source, videos, chosen)
     method = args.method or source.name
     part = Path(split).stem if split.endswith(".txt") else split.replace("/", "_")
-    folder = args.out / (args.run or f"{data.resolve().name}_{part}_{method}_{protocol}")
+    folder = args.out / (args.run_name or f"{data.resolve().name}_{part}_{method}_{protocol}")
     own_maps = None if args.predictions else folder / method
     if not args.overwrite and utils.is_first():
-        utils.refuse_to_replace([folder / "scores.json", *filter(None, [own_maps])], "--overwrite allows it, --run NAME keeps both")
+        utils.refuse_to_replace([folder / "scores.json", *filter(None, [own_maps])], "--overwrite allows it, --run-name NAME keeps both")
 
     utils.wait_for_all()                                                   # nobody writes before the first process has looked
     others = OtherFixations(videos, args.seed, args.skip_bad)

@@ -498,7 +498,8 @@ def load_optimizer(optimizer: Optimizer, stored: dict, source: Path) -> None:
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"the optimiser's state in {source} cannot be read: {error!r}") from error
     wrong = [name for p, state in optimizer.state.items() for name, value in (state.items() if isinstance(state, dict) else [(str(state), state)])
-             if not isinstance(value, Tensor) or value.shape not in ((), p.shape) or value.is_sparse or not value.is_floating_point()]
+             if not isinstance(value, Tensor) or value.shape != (() if name == "step" else p.shape) or not value.is_contiguous()
+             or not value.is_floating_point()]
     if wrong:
         raise ValueError(f"the optimiser's state in {source} does not fit the network: {len(wrong)} entries, the first {wrong[0]}")
 
@@ -553,6 +554,10 @@ def read_last(path: Path) -> dict:
     if stored["progress"] is not None:
         check_kinds({**stored["progress"], "sums": {}}, new_progress(0), f"{path}, progress")
         check_kinds(stored["progress"].get("sums"), dict.fromkeys(stored["progress"]["sums"], 0.0), f"{path}, progress")
+    numbers = {"epoch": stored["epoch"], "best_cc": stored["best_cc"] or 0, **(stored["progress"] or {}), "sums": 0}
+    wrong = [name for name, value in numbers.items() if math.isnan(value) or (value < 0 and name != "best_cc")]
+    if wrong:
+        raise ValueError(f"{path} is damaged: {', '.join(wrong)} cannot be {numbers[wrong[0]]}")
     for state in stored["random"]:
         check_kinds({**state, "cuda": []} if isinstance(state, dict) else state, {**utils.random_state(), "cuda": []}, f"{path}, random")
     stored["recipe"] = {"processes": 1, **stored["recipe"]}

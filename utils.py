@@ -12,6 +12,7 @@ import platform
 import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -59,9 +60,6 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
         raise ValueError(f"{path} holds no state dict: expected names and tensors, got {describe(content)}")
     if all(name.startswith("module.") for name in content):
         content = {name.removeprefix("module."): t for name, t in content.items()}
-    inflated = [name for name, t in content.items() if t.numel() * t.element_size() > t.untyped_storage().nbytes() or t.is_sparse]
-    if inflated:
-        raise ValueError(f"{path}: {inflated[0]} claims more values than the file holds: it is no weight file that train.py, or its authors, wrote")
     return dict(content), configuration
 
 
@@ -121,12 +119,25 @@ def read_checkpoint(path: str | Path):
                                 "`make demo` makes saved_models/demo/RecSalNet.pth, and saved_models/README.md says what the programs can read")
     check_archive(path)
     try:
-        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         # PyTorch goes on to recommend unsafe loading; of what is no such file at all, its KeyErrors say nothing.
         reason = "it is none" if isinstance(error, KeyError) else re.split(r"\.\s", str(error).strip())[0].rstrip(".") or type(error).__name__
         raise ValueError(f"{path} ({path.stat().st_size} bytes) cannot be read as a PyTorch weight file of tensors and plain types: {reason}. "
                          "Was it interrupted while it was written or downloaded, or is it another kind of file?") from error
+    for name, t in tensors_in(content):
+        if t.is_sparse or t.numel() * t.element_size() > t.untyped_storage().nbytes():
+            raise ValueError(f"{path}: {name} claims more values than the file holds: it is no file that train.py, or a network's authors, wrote")
+    return content
+
+
+def tensors_in(content, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors in nested dicts and lists, with the names that lead to them."""
+    if isinstance(content, Tensor):
+        yield name, content
+    parts = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, (list, tuple)) else ()
+    for key, part in parts:
+        yield from tensors_in(part, f"{name}.{key}" if name else str(key))
 
 
 def check_archive(path: Path) -> None:
@@ -234,11 +245,18 @@ def remove_leftovers(folder: Path, names: Iterable[str], older_than: float = 0) 
                 path.unlink()
 
 
+def to_disk(file) -> None:
+    """Have what was written to an open file on the disk: a name must not outlive its content when the power fails."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
 def save_checkpoint(content: dict, path: Path) -> None:
     """Write tensors and plain types with `torch.save`, atomically; an OSError where the disk is full."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
-            torch.save(content, temporary)
+            torch.save(content, file)
+            to_disk(file)
         except RuntimeError as error:                                      # of a full disk PyTorch says "unexpected pos"
             free = shutil.disk_usage(path.parent).free
             raise OSError(errno.EIO, f"could not be written ({free / 1e6:.0f} MB are free there; what was there before is kept): {error}",
@@ -402,9 +420,11 @@ def process_group(device: str) -> Iterator[None]:
         with open(os.devnull, "w") as nowhere, contextlib.nullcontext() if is_first() else contextlib.redirect_stdout(nowhere):
             yield
     except RuntimeError as error:
-        if not re.search("gloo|nccl", str(error), re.IGNORECASE):
+        if not isinstance(error, dist.DistError) and not re.search("gloo|nccl", str(error), re.IGNORECASE):
             raise
-        raise ConnectionError(f"another process of this run has ended, and says why itself ({str(error).splitlines()[0]})") from error
+        happened = (f"did not come within {MEETING.total_seconds() / 60:g} minutes" if re.search("timed? ?out", str(error), re.IGNORECASE)
+                    else "has ended, and says why itself")
+        raise ConnectionError(f"another process of this run {happened} ({str(error).splitlines()[0]})") from error
     finally:
         dist.destroy_process_group()
 
@@ -421,13 +441,14 @@ def fresh_store(shared: dist.Store, number: int) -> dist.Store:
         return store
     until = time.monotonic() + MEETING.total_seconds()
     while True:
+        port = int(shared.get(place))
         try:
-            store = dist.TCPStore(host, int(shared.get(place)), is_master=False, wait_for_workers=False, timeout=datetime.timedelta(seconds=2))
-            store.set_timeout(MEETING)
-            return store
-        except RuntimeError:                                               # nobody serves there (any more)
+            socket.create_connection((host, port), timeout=10).close()     # PyTorch would try long, and fill the screen
+            return dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=MEETING)
+        except OSError:                                                    # nobody serves there (any more)
             if time.monotonic() > until:
                 raise
+            time.sleep(0.1)
 
 
 def process_number() -> int:

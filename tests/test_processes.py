@@ -139,6 +139,9 @@ def test_torchrun_scores_the_same_table_as_one_process(tiny_set, tmp_path):
     files = [sorted(path.relative_to(folder) for path in folder.rglob("*.png") if path.parent != folder) for folder in folders]
     assert files[0] == files[1] and all((folders[0] / path).read_bytes() == (folders[1] / path).read_bytes() for path in files[0])
     assert (folders[0] / "per_frame.csv").read_text() == (folders[1] / "per_frame.csv").read_text()
+    again = torchrun("--nproc-per-node", "2", "--rdzv-endpoint", "localhost:0", TESTS.parent / "test.py", *flags, "--out", tmp_path / "two")
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode != 0 and "scores.json" in output and "another process of this run has ended" in output and 'test.py", line' not in output, output
 
 
 def epochs_of(run_dir):

@@ -14,6 +14,7 @@ from parity import fill
 from PIL import Image
 
 import test as evaluation
+import utils
 from dataloader import find_videos, imresize, open_video, read_density, read_fixations, read_frame
 from loss import MEASURES, measures
 from model import RecSalNet
@@ -337,10 +338,10 @@ def test_our_rows_and_the_published_ones_share_a_file_and_no_column(scored):
 
 
 def test_sampled_frames_are_the_only_ones_scored_and_the_number_is_said(tiny_set, scored, tmp_path, capsys):
-    score_files(tiny_set, scored / "RecSalNet", tmp_path, "--sample-frames", "20", "--run", "some")
+    score_files(tiny_set, scored / "RecSalNet", tmp_path, "--sample-frames", "20", "--run-name", "some")
     assert "20 of 74 annotated frames were drawn at random" in capsys.readouterr().out
     assert len(frame_scores(tmp_path / "some")) == 20
-    score_files(tiny_set, scored / "RecSalNet", tmp_path, "--sample-frames", "20", "--run", "others", "--seed", "1")
+    score_files(tiny_set, scored / "RecSalNet", tmp_path, "--sample-frames", "20", "--run-name", "others", "--seed", "1")
     assert frame_scores(tmp_path / "some").keys() != frame_scores(tmp_path / "others").keys()
     content = json.loads((tmp_path / "some" / "scores.json").read_text())
     assert content["sample_frames"] == 20 and content["scores"]["RecSalNet"]["frames"] == 20
@@ -348,7 +349,7 @@ def test_sampled_frames_are_the_only_ones_scored_and_the_number_is_said(tiny_set
 
 def test_scores_of_an_earlier_run_are_replaced_only_when_told(tiny_set, scored, tmp_path):
     score_files(tiny_set, scored / "RecSalNet", tmp_path)
-    with pytest.raises(FileExistsError, match=r"tiny_val_RecSalNet_dhf1k/scores.json would be replaced: --overwrite .*--run NAME"):
+    with pytest.raises(FileExistsError, match=r"tiny_val_RecSalNet_dhf1k/scores.json would be replaced: --overwrite .*--run-name NAME"):
         score_files(tiny_set, scored / "RecSalNet", tmp_path, "--seed", "7")
     score_files(tiny_set, scored / "RecSalNet", tmp_path, "--seed", "7", "--overwrite")
     assert json.loads((tmp_path / "tiny_val_RecSalNet_dhf1k" / "scores.json").read_text())["seed"] == 7
@@ -425,11 +426,19 @@ def test_a_set_without_annotation_cannot_be_compared_with_maps(tiny_set, scored,
         score_files(tmp_path / "set", scored / "RecSalNet", tmp_path / "out")
 
 
-@pytest.mark.parametrize("flag", ["--run", "--method"])
+@pytest.mark.parametrize("flag", ["--run-name", "--method"])
 def test_names_that_leave_their_folder_are_refused(flag, capsys):
-    with pytest.raises(SystemExit):
-        evaluation.arguments().parse_args([flag, "../elsewhere"])
-    assert "must be a name, not a path" in capsys.readouterr().err
+    for name in ("../elsewhere", "..", "a/b"):
+        with pytest.raises(SystemExit):
+            evaluation.arguments().parse_args([flag, name])
+        assert "must be a name, not a path" in capsys.readouterr().err
+
+
+def test_a_process_waits_for_the_others_however_long_before_it_hands_over_its_scores(monkeypatch):
+    calls, scorer = [], evaluation.Scorer(evaluation.OtherFixations([], 0), "float", torch.device("cpu"))
+    monkeypatch.setattr(utils, "wait_for_all", lambda: calls.append("wait"))
+    monkeypatch.setattr(utils, "gathered", lambda value: (calls.append("gather"), [value])[1])
+    assert evaluation.put_together([], [], scorer, None) == [] and calls == ["wait", "gather"]
 
 
 def test_an_earlier_runs_maps_are_replaced_only_when_told(tiny_set, weights_file, tmp_path):
@@ -457,7 +466,7 @@ def test_weights_and_predictions_exclude_each_other(capsys):
 # Speed
 
 def test_batches_and_approximations_are_recorded_with_the_scores(tiny_set, weights_file, tmp_path, scored):
-    run(tiny_set, weights_file, tmp_path, "--batch-size", "8", "--interpolate", "3", "--frame-size", "32", "32", "--run", "fast")
+    run(tiny_set, weights_file, tmp_path, "--batch-size", "8", "--interpolate", "3", "--frame-size", "32", "32", "--run-name", "fast")
     content, exact = (json.loads((folder / "scores.json").read_text()) for folder in (tmp_path / "fast", scored))
     assert (content["batch_size"], content["interpolate"], exact["batch_size"], exact["interpolate"]) == (8, 3, 1, 1)
     assert "APPROXIMATION: one frame in 3" in (tmp_path / "fast" / "scores.md").read_text()
@@ -466,7 +475,7 @@ def test_batches_and_approximations_are_recorded_with_the_scores(tiny_set, weigh
 
 
 def test_scores_of_a_compiled_network_are_the_same(tiny_set, weights_file, tmp_path, scored, compilations):
-    run(tiny_set, weights_file, tmp_path, "--compile", "--run", "compiled")
+    run(tiny_set, weights_file, tmp_path, "--compile", "--run-name", "compiled")
     compiled, exact = (json.loads((folder / "scores.json").read_text())["scores"]["RecSalNet"]["frame_average"] for folder in (tmp_path / "compiled", scored))
     assert compilations.frame_count == 1 and compiled == pytest.approx(exact, abs=1e-4)
 

@@ -494,6 +494,13 @@ def start(tiny_set, run_dir, *extra):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
+def test_an_error_that_nobody_foresaw_ends_the_run_and_its_loader_processes(tiny_set, tmp_path):
+    broken = "import sys, train; train.objective = lambda *a, **k: 1 / 0; sys.exit(train.main(train.arguments().parse_args(sys.argv[1:])))"
+    ended = subprocess.run([sys.executable, "-c", broken, *flags_for(tiny_set, tmp_path, "--workers", "1")], capture_output=True, text=True, timeout=60,
+                           env={**os.environ, "PYTHONPATH": str(TESTS.parent)})
+    assert ended.returncode == 1 and "ZeroDivisionError" in ended.stderr
+
+
 KILLED_WHILE_WRITING = """
 import os, runpy, signal, sys
 replace, written = os.replace, []
@@ -618,6 +625,9 @@ def test_a_state_of_a_run_with_a_network_that_its_weights_do_not_fit_is_refused(
     ({"configuration": [1]}, "configuration is not what"), ({"progress": "x"}, "progress is not what"), ({"progress": {"batches": 1}}, "last.pt, progress is damaged: expected a dict .*got {'batches': 1"),
     ({"progress": {**train.new_progress(2), "clips": [3]}}, "progress, clips is damaged: expected a int"), ({"recipe": {"lr": torch.zeros(3)}}, "recipe is not what"),
     ({"random": [{"cpu": torch.zeros(5), "cuda": []}]}, "random, cpu is damaged: expected a Tensor"), ({"amsgrad": True}, "not this run's: amsgrad of a group"),
+    ({"exp_avg": torch.tensor(0.), "exp_avg_sq": torch.tensor(0.)}, "does not fit the network: 2 entries"), ({"best_cc": math.nan}, "best_cc cannot be nan"), ({"epoch": -5}, "epoch cannot be -5"),
+    ({"exp_avg": torch.zeros(1).expand(5000), "step": torch.zeros(())}, "exp_avg claims more values than the file holds"), ({"step": torch.zeros(2)}, "does not fit the network: 1 entries, the first step"),
+    ({"progress": {**train.new_progress(2), "batches": -1}}, "batches cannot be -1"),
     ({"betas": torch.zeros(2)}, "has no 1 groups"), ({"depths": 3}, "depths of the configuration"), ({"moments": torch.zeros(2)}, "optimiser's state in"),
     ({"recipe": None}, "recipe is not what"), ({"epoch": "3"}, "epoch is not what"),
     ({"depths": [10 ** 7, 1, 1, 1]}, "depths of the configuration"), ({"exp_avg": torch.zeros(3)}, "optimiser's state in .*last.pt does not fit the network: 1 entries, the first exp_avg"),
@@ -629,7 +639,7 @@ def test_a_damaged_state_of_a_run_is_refused(tiny_set, tmp_path, changed, said):
         changed = {"configuration": {**stored["configuration"], **changed}}
     if "moments" in changed:
         stored["optimizer"]["state"][0] = changed.pop("moments")
-    for part, names in ((stored["optimizer"]["state"][0], {"exp_avg"}), (stored["optimizer"]["param_groups"][0], {"amsgrad", "betas"})):
+    for part, names in ((stored["optimizer"]["state"][0], {"exp_avg", "step"}), (stored["optimizer"]["param_groups"][0], {"amsgrad", "betas"})):
         if names & changed.keys():
             part.update(changed)
             changed = {}
