@@ -1,6 +1,7 @@
 """Any video or folder of frames -> one saliency map per frame: pictures, arrays, videos. Holds the sliding-window engine that test.py uses too.
 
     python predict.py clip.mp4 frames/ "holiday/*.mov" --save png overlay --out saliency
+    python predict.py clip.mp4 --model tased_net --weights TASED_updated.pt
     python predict.py --export RecSalNet.onnx
 """
 import argparse
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import utils
+from baselines import MODELS
 from dataloader import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -48,7 +50,7 @@ from dataloader import (
     timed_frames,
 )
 from loss import to_device
-from model import RecSalNet, stretch
+from model import stretch
 
 DONE = object()
 FIRST_FRAMES = ("repeat", "mirror")
@@ -56,35 +58,40 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterable[np.ndarray] | None = None, *, batch_size: int = 1,
-                  interpolate: int = 1, every: int = 1, skip: int = 0, first_frames: str = "repeat", scene_cuts: bool = False) -> Iterator[Tensor]:
+                  interpolate: int = 1, every: int = 1, skip: int = 0, first_frames: str | None = None, scene_cuts: bool = False,
+                  resize: bool = True) -> Iterator[Tensor]:
     """One saliency map per frame, in order; memory holds a window and a batch of frames, however long the video.
 
-    The window ends at the frame its map belongs to. Every frame is decoded, resized and moved to the device once, as
-    uint8, while the network computes.
+    A window ends at the frame its map belongs to; a recurrent network's state is carried through the video. Every frame is decoded,
+    resized and moved to the device once, as uint8, while the network computes.
 
     Args:
-        model: in eval mode, on the device and in the precision to compute in; `model.prepare`, `normalise`, `finish`,
-            `clip_len`, `frame_stride`.
+        model: in eval mode, on the device and in the precision to compute in; `model.prepare`, `normalise`, `finish`, `temporal`,
+            and `clip_len`, `frame_stride`, `first_frames` where that is "window", `maps` where it is "state".
         frames: (H, W, 3) uint8, RGB, one after the other; consumed in a thread.
         flows: for models with `needs_flow`; none so far.
-        batch_size: clips computed at once. A video's last batch is filled up, so that all have one shape.
+        batch_size: clips computed at once, or frames of a recurrent network. A video's last batch of clips is filled up, so that all
+            have one shape.
         interpolate: an approximation: only every n-th frame, and the last one, goes through the network; maps between
             are interpolated linearly.
         every: maps of every n-th frame only, the first one included; the network still sees all frames.
-        skip: the first `skip` frames only fill the window; they get no map, and `every` counts from the one after.
+        skip: the first `skip` frames only fill the window, or the state; they get no map, and `every` counts from the one after.
         first_frames: what fills the window before the first frame: "repeat", that frame (RecSal-Net's authors), or
-            "mirror": the window is turned around in time, and begins at the frame its map belongs to (TASED-Net's).
+            "mirror": the window is turned around in time, and begins at the frame its map belongs to (TASED-Net's), unless it would
+            not fit into the video: then that frame, too. Default: the model's own. Recurrent networks need none.
         scene_cuts: begin anew, as at a video's first frame, where `is_cut` sees another scene.
+        resize: False leaves maps at the network's size, as TASED-Net's and SalEMA's authors keep theirs.
 
     Yields:
-        (H, W) float32 in (0, 1) at the frame's own size, on the model's device.
+        (H, W) float32 in [0, 1] at the frame's own size, on the model's device.
 
     Raises:
         ValueError: the model needs another engine than the sliding window, options exclude each other, or a frame is too small.
     """
-    if flows is not None or model.needs_flow or model.temporal != "window":
+    if flows is not None or model.needs_flow or model.temporal not in ("window", "state"):
         raise ValueError(f"{type(model).__name__} moves through time by \"{model.temporal}\" (needs_flow={model.needs_flow}): "
-                         "only \"window\" without flow is built so far")
+                         "only \"window\" and \"state\" without flow are built so far")
+    first_frames = first_frames or getattr(model, "first_frames", "repeat")
     check_options(batch_size, interpolate, every, skip, first_frames)
     errors = []                                                            # raised when the frames before have their maps
     prepared = until_error(((model.prepare(checked(frame)), frame.shape[:2]) for frame in frames), errors)
@@ -92,7 +99,7 @@ def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterabl
     outputs = scene_outputs(model, prepared, batch_size, interpolate, every, skip, first_frames, scene_cuts)
     for group, size in of_one_size(outputs, batch_size):
         with torch.no_grad():
-            yield from model.finish(torch.stack(group), size)
+            yield from model.finish(torch.stack(group), size if resize else tuple(group[0].shape))
     if errors:
         raise errors[0]
 
@@ -126,11 +133,15 @@ def until_error(items: Iterable, errors: list[Exception]) -> Iterator:
 def scene_outputs(model: nn.Module, prepared: Iterable[tuple], batch_size: int, interpolate: int, every: int, skip: int, first_frames: str,
                   scene_cuts: bool) -> Iterator[tuple[Tensor, tuple[int, int]]]:
     """The network's output, (h, w), for each frame that gets a map, and the frame's size; scene by scene."""
-    window = (model.clip_len - 1) * model.frame_stride + 1 if first_frames == "repeat" else None  # mirrored ones look far ahead
     for start, scene in itertools.groupby(by_scene(prepared, scene_cuts), key=lambda item: item[0]):
         first = skip - start if start < skip else (skip - start) % every   # of the scene's frames that gets a map
-        steps = steps_of((item for _, item in scene), first + 1, interpolate * every, window, whole=every > 1)
-        outputs = network_outputs(model, steps, batch_size, first_frames)
+        frames = (item for _, item in scene)
+        if model.temporal == "state":
+            outputs = recurrent_outputs(model, steps_of(frames, 1, interpolate, window=1, whole=False), batch_size)
+            outputs = itertools.islice(outputs, first, None, every)
+        else:
+            window = (model.clip_len - 1) * model.frame_stride + 1 if first_frames == "repeat" else None  # mirrored ones look far ahead
+            outputs = window_outputs(model, steps_of(frames, first + 1, interpolate * every, window, whole=every > 1), batch_size, first_frames)
         yield from interpolated(outputs) if interpolate > 1 else ((output, step[-1][1]) for step, output in outputs)
 
 
@@ -178,7 +189,17 @@ def next_step(frames: Iterator[tuple], length: int, window: int | None) -> list[
     return step
 
 
-def network_outputs(model: nn.Module, steps: Iterator[list[tuple]], batch_size: int, first_frames: str) -> Iterator[tuple[list[tuple], Tensor]]:
+def recurrent_outputs(model: nn.Module, steps: Iterator[list[tuple]], batch_size: int) -> Iterator[tuple[list[tuple], Tensor]]:
+    """Each step with the recurrent network's output for its last frame, (h, w), which alone is seen; the state is carried on."""
+    like, state = next(model.parameters()), None
+    while group := list(itertools.islice(steps, batch_size)):
+        clip = torch.stack([step[-1][0] for step in group], dim=1)         # (3, frames, h, w)
+        with torch.no_grad():
+            outputs, state = model.maps(model.normalise(to_device(clip, like.device)[None]).to(like.dtype), state)
+        yield from zip(group, outputs[0])
+
+
+def window_outputs(model: nn.Module, steps: Iterator[list[tuple]], batch_size: int, first_frames: str) -> Iterator[tuple[list[tuple], Tensor]]:
     """Each step with the network's output for its last frame, (h, w), batch by batch."""
     like, history = next(model.parameters()), None
     offsets = torch.arange(-(model.clip_len - 1), 1) * model.frame_stride  # of a clip's frames from its last one
@@ -192,9 +213,8 @@ def network_outputs(model: nn.Module, steps: Iterator[list[tuple]], batch_size: 
         history = torch.cat([new[:, :1].expand(-1, past, -1, -1) if starting else history[:, history.shape[1] - past:], new], dim=1)
         ends = past - 1 + torch.tensor([len(frames) for frames in kept]).cumsum(0)
         places = ends[:, None] + offsets                                   # (steps, T), of each window's frames in `history`
-        if starting and ahead:
-            turned = (ends[:, None] - offsets).clamp(max=history.shape[1] - 1)
-            places = torch.where(ends[:, None] < 2 * past, turned, places)
+        if starting and ahead:                                             # turned around where they fit into the video
+            places = torch.where(ends[:, None] < min(2 * past, new.shape[1]), ends[:, None] - offsets, places)
         for clips in batches_of(history, to_device(places, like.device), batch_size):
             with torch.no_grad():
                 outputs = model(clips)
@@ -271,17 +291,17 @@ class Later:
             self.waiting.popleft().result()
 
 
-def to_8_bit(saliency: Tensor) -> np.ndarray:
-    """`stretch` as an array; a map that is not finite is a ValueError, never a black picture."""
+def to_8_bit(saliency: Tensor, quantise: Callable[[Tensor], Tensor] = stretch) -> np.ndarray:
+    """A map as a model's `quantise` makes it 8 bits; one that is not finite is a ValueError, never a black picture."""
     if not saliency.isfinite().all():
         raise ValueError("the network's map is not finite: its weights are broken, or --precision bfloat16 overflowed; try float32")
-    return stretch(saliency).cpu().numpy()
+    return quantise(saliency).cpu().numpy()
 
 
-def write_map(path: Path, saliency: Tensor) -> None:
+def write_map(path: Path, saliency: Tensor, quantise: Callable[[Tensor], Tensor] = stretch) -> None:
     """Write a map as 8-bit PNG, atomically."""
     with utils.atomic_path(path) as temporary:
-        Image.fromarray(to_8_bit(saliency)).save(temporary, format="PNG", compress_level=1)  # a third of the time of level 6
+        Image.fromarray(to_8_bit(saliency, quantise)).save(temporary, format="PNG", compress_level=1)  # a third of the time of level 6
 
 
 def write_array(path: Path, saliency: Tensor) -> None:
@@ -349,16 +369,23 @@ def device_arguments(parser: argparse.ArgumentParser, precision: str, bfloat16: 
                        help=f"bfloat16: {bfloat16}; float32: TF32 off (default: {precision})")
 
 
+def model_argument(group, **options) -> None:
+    """The flag that says which network."""
+    group.add_argument("--model", choices=list(MODELS), **{"default": "recsalnet", **options},
+                       help=f"{'networks, one or several' if 'nargs' in options else 'the network'} (default: recsalnet)")
+
+
 def engine_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `saliency_maps` and of how its network is run."""
     group = parser.add_argument_group("speed")
-    group.add_argument("--batch-size", type=at_least(1), help="clips computed at once (default: 1 on a CPU, else 4)")
+    group.add_argument("--batch-size", type=at_least(1), help="clips computed at once, frames of a recurrent network (default: 1 on a CPU, else 4)")
     group.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False,
                        help="let PyTorch compile the network first, which takes minutes; meant for GPUs, on CPUs it gained nothing (default: off)")
     group.add_argument("--interpolate", type=at_least(1), default=1, metavar="N",
                        help="APPROXIMATION: only every N-th frame goes through the network, maps between are interpolated (default: 1, exact)")
-    group.add_argument("--frame-size", type=at_least(32), nargs=2, metavar=("H", "W"),
-                       help="APPROXIMATION: size in pixels, multiples of 32, that the network sees frames at (default: the one it was trained at)")
+    group.add_argument("--frame-size", type=at_least(16), nargs=2, metavar=("H", "W"),
+                       help="APPROXIMATION: size in pixels, multiples of 32, of 16 for the recurrent ones, that the network sees frames at "
+                            "(default: the one it was trained at)")
 
 
 def default_batch_size(device: torch.device) -> int:
@@ -368,18 +395,27 @@ def default_batch_size(device: torch.device) -> int:
 
 def compile_network(model: nn.Module) -> None:
     """Let PyTorch compile the network, for clips of one shape, at its first clip; one eager pass before builds the masks."""
+    if model.temporal != "window":
+        raise ValueError(f"--compile is for networks of windows: {type(model).__name__} goes through a video in pieces of any length")
     like, training = next(model.parameters()), model.training
     with torch.no_grad():
         model.eval()(torch.zeros(1, 3, model.clip_len, *model.config["frame_size"], device=like.device, dtype=like.dtype))
     model.train(training).compile(dynamic=False)
 
 
+def default_weights(name: str) -> Path:
+    """Where train.py keeps the weights of a key of `MODELS`."""
+    return Path("saved_models") / f"{MODELS[name].__name__}.pth"
+
+
 def load_model(weights: str | Path, device: torch.device, precision: str = "float32", compiled: bool = False,
-               frame_size: tuple[int, int] | None = None) -> nn.Module:
-    """The network of a weight file (path or https URL), in eval mode on the device, in a precision for inference."""
+               frame_size: tuple[int, int] | None = None, name: str = "recsalnet") -> nn.Module:
+    """The network, a key of `MODELS`, of a weight file (path or https URL), in eval mode on the device, in a precision for inference."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
-    model = RecSalNet.from_pretrained(weights, frame_size)
+    if name not in MODELS:
+        raise ValueError(f"model must be one of {list(MODELS)}, got {name!r}")
+    model = MODELS[name].from_pretrained(weights, frame_size)
     float32_is_float32()
     model = (model.bfloat16() if precision == "bfloat16" else model).to(device)
     if compiled:
@@ -388,11 +424,14 @@ def load_model(weights: str | Path, device: torch.device, precision: str = "floa
 
 
 def introduce(model: nn.Module, weights: str | Path) -> None:
-    """Print what a weight file turned out to hold."""
+    """Print what a weight file turned out to hold: the configuration as far as it is not the paper's."""
     if not model.is_described:
-        print(f"no configuration in or beside {weights}: the paper's frame size, K and stride are assumed")
+        print(f"no configuration in or beside {weights}: what its entries do not tell, such as the frame size, is assumed to be the paper's")
     height, width = model.config["frame_size"]
-    print(f"{weights}: {type(model).__name__}, K = {model.num_recursions}, frames of {height} x {width}, stride {model.frame_stride}")
+    defaults = {name: parameter.default for name, parameter in inspect.signature(type(model)).parameters.items()}
+    changed = [f"{name} {value}" for name, value in model.config.items() if name != "frame_size" and value != defaults[name]
+               and tuple(value if isinstance(value, list) else ()) != defaults[name]]
+    print(", ".join([f"{weights}: {type(model).__name__}", f"frames of {height} x {width}", *changed]))
 
 
 # From Python
@@ -404,12 +443,13 @@ class Predictor:
             ...                                                            # saliency: (H, W) float32 in (0, 1), NumPy
 
     Args:
-        weights: path or https URL of a weight file (`utils.local_file`).
+        weights: path or https URL of a weight file (`utils.local_file`); default: saved_models/RecSalNet.pth, or the model's.
         device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda" or "mps".
         precision: "float32" or "bfloat16"; default bfloat16 on CUDA, else float32.
         frame_size: (H, W) that the network sees frames at, if not the one it was trained at.
         compiled: let PyTorch compile the network at its first clip.
-        options: those of `saliency_maps`: batch_size, every, interpolate, first_frames, scene_cuts.
+        model: a key of `baselines.MODELS`.
+        options: those of `saliency_maps`: batch_size, every, interpolate, first_frames, scene_cuts, resize.
 
     For the whole process, it turns TF32 off.
 
@@ -417,13 +457,15 @@ class Predictor:
         FileNotFoundError, ValueError: there are no such weights, or they are none; there is no such device.
     """
 
-    def __init__(self, weights: str | Path = "saved_models/RecSalNet.pth", device: str = "auto", precision: str | None = None, *,
-                 frame_size: tuple[int, int] | None = None, compiled: bool = False, **options) -> None:
+    def __init__(self, weights: str | Path | None = None, device: str = "auto", precision: str | None = None, *,
+                 frame_size: tuple[int, int] | None = None, compiled: bool = False, model: str = "recsalnet", **options) -> None:
         self.device = select_device(device)
-        self.model = load_model(weights, self.device, precision or default_precision(self.device), compiled, frame_size)
+        precision = precision or default_precision(self.device)
+        self.model = load_model(weights or default_weights(model), self.device, precision, compiled, frame_size, model)
         self.options = {"batch_size": default_batch_size(self.device), **options}
         asked = inspect.signature(saliency_maps).bind(self.model, (), **self.options)  # what is wrong is said now, not at the first map
         asked.apply_defaults()
+        asked.arguments["first_frames"] = asked.arguments["first_frames"] or FIRST_FRAMES[0]
         check_options(*(asked.arguments[name] for name in inspect.signature(check_options).parameters))
 
     def predict_video(self, path: str | Path, start: float = 0.0, end: float = math.inf, fps: float = 25.0) -> Iterator[tuple[float, np.ndarray]]:
@@ -439,11 +481,16 @@ class Predictor:
 
 
 class Prediction(NamedTuple):
-    """A frame and its map: the frame's name (of files), its time in seconds, (H, W, 3) uint8 RGB, and (H, W) float32 in (0, 1)."""
+    """A frame and its map: the frame's name (of files), its time in seconds, (H, W, 3) uint8 RGB, and (H, W) float32 in [0, 1]."""
     name: str
     seconds: float
     frame: np.ndarray
     saliency: Tensor
+    quantise: Callable[[Tensor], Tensor] = stretch                         # how its model makes 8 bits of it
+
+    def grey(self) -> np.ndarray:
+        """The map in 8 bits."""
+        return to_8_bit(self.saliency, self.quantise)
 
 
 def predictions(model: nn.Module, source: "Source", done: int = 0, times: dict[str, float] | None = None, every: int = 1,
@@ -458,8 +505,8 @@ def predictions(model: nn.Module, source: "Source", done: int = 0, times: dict[s
         every: maps of every n-th frame only.
         options: of `saliency_maps`.
     """
-    past = (model.clip_len - 1) * model.frame_stride
     wanted = done * every                                                  # number of the first frame to compute a map of
+    past = (model.clip_len - 1) * model.frame_stride if model.temporal == "window" else wanted  # a state holds all frames before
     first = max(0, wanted - past - 2)                                      # that its window, and a cut at its end, depend on
     kept, times = collections.deque(), {} if times is None else times
 
@@ -473,7 +520,7 @@ def predictions(model: nn.Module, source: "Source", done: int = 0, times: dict[s
                 yield frame
 
     for saliency in saliency_maps(model, frames(), every=every, skip=wanted - first, **options):
-        yield Prediction(*kept.popleft(), saliency)
+        yield Prediction(*kept.popleft(), saliency, model.quantise)
 
 
 # Inputs
@@ -580,8 +627,8 @@ def videos_below(path: Path) -> list[Path]:
 # Outputs
 
 OUTPUTS = {                                                                # what --save takes -> (its place below --out, what it is)
-    "png": ("{name}/", "8-bit maps OUT/VIDEO/FRAME.png, each stretched to 0 .. 255, as the authors save theirs"),
-    "npy": ("{name}/", "float16 maps OUT/VIDEO/FRAME.npy, as the network gives them, in (0, 1)"),
+    "png": ("{name}/", "8-bit maps OUT/VIDEO/FRAME.png, as the model's authors save theirs (RecSal-Net's: each stretched to 0 .. 255)"),
+    "npy": ("{name}/", "float16 maps OUT/VIDEO/FRAME.npy, as the network gives them, in [0, 1]"),
     "npz": ("{name}.npz", "all of those in one file, under the frames' names"),
     "map-video": ("{name}_map.mp4", "the 8-bit maps as a grey video"),
     "overlay": ("{name}_overlay.mp4", "the video with the map as heat on it, and its sound"),
@@ -598,9 +645,10 @@ def output_path(out: Path, name: str, kind: str) -> Path:
 
 def open_output(kind: str, path: Path, source: Source) -> contextlib.AbstractContextManager[Write]:
     """A context that gives the function to write a prediction with; what it writes is whole, or not there, when it ends."""
-    if kind in PER_FRAME:
-        write = {"png": write_map, "npy": write_array}[kind]
-        return contextlib.nullcontext(lambda p: write(path / f"{p.name}.{kind}", p.saliency))
+    if kind == "png":
+        return contextlib.nullcontext(lambda p: write_map(path / f"{p.name}.png", p.saliency, p.quantise))
+    if kind == "npy":
+        return contextlib.nullcontext(lambda p: write_array(path / f"{p.name}.npy", p.saliency))
     if kind == "npz":
         return archive(path)
     if kind == "sheet":
@@ -619,13 +667,13 @@ def archive(path: Path) -> Iterator[Write]:
 
 
 def paint_map(prediction: Prediction) -> np.ndarray:
-    """The stretched map as a grey picture, (H, W, 3) uint8."""
-    return np.repeat(to_8_bit(prediction.saliency)[..., None], 3, axis=2)
+    """The 8-bit map as a grey picture, (H, W, 3) uint8."""
+    return np.repeat(prediction.grey()[..., None], 3, axis=2)
 
 
 def paint_heat(prediction: Prediction) -> np.ndarray:
-    """The frame with the stretched map as heat on it, (H, W, 3) uint8: the more salient, the less of the frame shows."""
-    saliency = to_8_bit(prediction.saliency)
+    """The frame with the 8-bit map as heat on it, (H, W, 3) uint8: the more salient, the less of the frame shows."""
+    saliency = prediction.grey()
     heat = cv2.cvtColor(cv2.applyColorMap(saliency, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
     share = saliency.astype(np.float32) * (0.75 / 255)
     return cv2.blendLinear(heat, prediction.frame, share, 1 - share)
@@ -994,7 +1042,7 @@ def export(model: nn.Module, path: Path) -> str:
             or `.safetensors`: the weights, with the configuration in the file's metadata.
 
     Raises:
-        ValueError: another suffix, or the outputs differ by more than 1e-4.
+        ValueError: another suffix, a recurrent network with another one than `.safetensors`, or the outputs differ by more than 1e-4.
         ModuleNotFoundError: ONNX needs the packages onnx and onnxscript.
     """
     if path.suffix == ".safetensors":
@@ -1002,6 +1050,9 @@ def export(model: nn.Module, path: Path) -> str:
         return "weights and configuration"
     if path.suffix not in (".pt2", ".onnx"):
         raise ValueError(f"--export {path}: the name must end in .pt2, .onnx or .safetensors")
+    if model.temporal != "window":
+        raise ValueError(f"--export to {path.suffix} is for networks of windows: {type(model).__name__}'s maps depend on all frames before. "
+                         "Its weights can be written as .safetensors")
     if torch.__version__ < EXPORTABLE:
         raise ValueError(f"--export to {path.suffix} needs PyTorch {EXPORTABLE} or newer, this is {torch.__version__}")
     clip = torch.randn(2, 3, model.clip_len, *model.config["frame_size"], generator=torch.Generator().manual_seed(0))
@@ -1073,9 +1124,11 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="*", metavar="INPUT",
                         help="video file, folder of frames, folder of either, or a pattern such as \"clips/*.mp4\"")
-    parser.add_argument("--weights", default="saved_models/RecSalNet.pth",
+    model_argument(parser)
+    parser.add_argument("--weights",
                         help="weight file: a path, or an https URL, which is downloaded once (URL#sha256=HEX: and checked); a .json beside it, or "
-                             "the metadata of a .safetensors file, is read for the configuration (default: saved_models/RecSalNet.pth)")
+                             "the metadata of a .safetensors file, is read for the configuration (default: saved_models/RecSalNet.pth, or so for "
+                             "the other models)")
     parser.add_argument("--export", type=Path, metavar="FILE",
                         help="write the network as FILE.pt2 (torch.export), FILE.onnx, or its weights as FILE.safetensors (default: none)")
     output_arguments(parser.add_argument_group("output"))
@@ -1102,7 +1155,7 @@ def output_arguments(group) -> None:
     existing.add_argument("--skip-existing", action="store_true", help="keep them, and go on after them: continues an interrupted run")
     group.add_argument("--submission", type=Path, metavar="FILE.zip",
                        help="pack the maps of DHF1K's test set, METHOD/VIDEO/FRAME.png, for the benchmark's organisers (default: none)")
-    group.add_argument("--method", default="RecSalNet", help="name of the method in the submission (default: RecSalNet)")
+    group.add_argument("--method", help="name of the method in the submission (default: the model's class, such as RecSalNet)")
 
 
 def video_arguments(group) -> None:
@@ -1114,16 +1167,20 @@ def video_arguments(group) -> None:
                        help="maps of every N-th frame only; the network still sees all (default: 1)")
     group.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
                        help="leave out videos that cannot be read to their end, reported, instead of stopping (default: off)")
-    group.add_argument("--first-frames", choices=FIRST_FRAMES, default="repeat",
+    group.add_argument("--first-frames", choices=FIRST_FRAMES,
                        help="what fills the window before the first frame: that frame, as RecSal-Net's authors do, or the frames after it in "
-                            "reverse, as TASED-Net's (default: repeat)")
+                            "reverse, as TASED-Net's (default: the model's own)")
+    group.add_argument("--resize", action=argparse.BooleanOptionalAction, default=True,
+                       help="bring maps to the frame's size; --no-resize leaves them at the network's, as TASED-Net's and SalEMA's authors save "
+                            "theirs (default: on)")
     group.add_argument("--scene-cuts", action=argparse.BooleanOptionalAction, default=False,
                        help="begin anew, as at the first frame, where the picture changes at once (default: off)")
 
 
 def main(args: argparse.Namespace) -> None:
     kinds = list(dict.fromkeys(args.save))
-    check_arguments(args.inputs, args.out, args.export, args.submission, kinds, args.every, args.interpolate, args.start, args.end)
+    check_arguments(args.inputs, args.out, args.export, args.submission, kinds, args.every, args.interpolate, args.start, args.end, args.resize)
+    weights = args.weights or default_weights(args.model)
     sources = find_sources(args.inputs, fps=args.fps, start=args.start, end=args.end)
     check_names(sources)
     check_outputs(sources, args.out)
@@ -1133,20 +1190,23 @@ def main(args: argparse.Namespace) -> None:
         utils.refuse_to_replace(filter(None, [args.export, args.submission]), "--overwrite replaces it")
     sources = usable(sources, args.skip_bad)                               # a wrong input is said before anything is computed
     if args.export:
-        model = load_model(args.weights, torch.device("cpu"), frame_size=args.frame_size)
-        introduce(model, args.weights)
+        model = load_model(weights, torch.device("cpu"), frame_size=args.frame_size, name=args.model)
+        introduce(model, weights)
         print(f"{args.export}: {export(model, args.export)}")
     if not sources:
         return
     device = select_device(args.device)
     precision = args.precision or default_precision(device)
     keep_freed_memory()
-    model = load_model(args.weights, device, precision, args.compile, args.frame_size)
-    introduce(model, args.weights)
-    exact = {"every": args.every, "interpolate": args.interpolate, "first_frames": args.first_frames, "scene_cuts": args.scene_cuts}
-    settings = {"weights_sha256": utils.sha256(utils.local_file(args.weights)), "frame_size": list(model.config["frame_size"]),
+    model = load_model(weights, device, precision, args.compile, args.frame_size, args.model)
+    introduce(model, weights)
+    first_frames = (args.first_frames or model.first_frames) if model.temporal == "window" else None
+    if args.first_frames and not first_frames:
+        raise ValueError(f"--first-frames is for networks of windows: {type(model).__name__}'s first map needs no frame before")
+    exact = {"every": args.every, "interpolate": args.interpolate, "first_frames": first_frames, "scene_cuts": args.scene_cuts, "resize": args.resize}
+    settings = {"weights_sha256": utils.sha256(utils.local_file(weights)), "frame_size": list(model.config["frame_size"]),
                 "precision": precision, "start": args.start, "end": args.end if args.end < math.inf else None, **exact}
-    about = {"model": type(model).__name__, "weights": str(args.weights), "configuration": model.config, "device": device.type,
+    about = {"model": type(model).__name__, "weights": str(weights), "configuration": model.config, "device": device.type,
              "revision": utils.revision(), "versions": utils.versions(), "date": utils.now()}
     options = {"batch_size": args.batch_size or default_batch_size(device), **exact}
     described = [(source, {**about, "source": str(source.path), "settings": {**settings, "input": source.identity()}})
@@ -1167,9 +1227,16 @@ def main(args: argparse.Namespace) -> None:
             print(f"skipped: {error}")
         else:
             print(closing_line(source, len(times), done, args.out, kinds, f"{device.type}, {precision}", args.interpolate, args.frame_size))
+            if first_frames == "mirror" and args.every == 1 and len(times) < mirrored_length(model):
+                print(f"{source.path}: fewer than {mirrored_length(model)} frames, so the first one fills the windows that do not fit turned around")
     if args.submission:
-        count = pack_submission(args.out, [source.name for source in sources], args.submission, args.method)
+        count = pack_submission(args.out, [source.name for source in sources], args.submission, args.method or type(model).__name__)
         print(f"{args.submission}: {count} maps of {len(sources)} videos")
+
+
+def mirrored_length(model: nn.Module) -> int:
+    """Frames that a video needs so that every window before the first frame fits into it, turned around."""
+    return 2 * (model.clip_len - 1) * model.frame_stride
 
 
 def usable(sources: list[Source], skip_bad: bool) -> list[Source]:
@@ -1202,12 +1269,14 @@ def predict_described(model: nn.Module, source: Source, out: Path, kinds: list[s
 
 
 def check_arguments(inputs: list[str], out: Path, exported: Path | None, submission: Path | None, kinds: list[str], every: int, interpolate: int,
-                    start: float, end: float) -> None:
+                    start: float, end: float, resize: bool) -> None:
     """Raise a ValueError for what argparse cannot know to be wrong."""
     if not inputs and (submission or not exported):
         raise ValueError("nothing to do: give a video, a folder of frames or videos, or --export FILE; --help lists everything")
     if any(Path(text).is_dir() and Path(text).resolve() == out.resolve() for text in inputs):
         raise ValueError(f"--out {out} is an input: its outputs would be taken for videos the next time. Choose another --out")
+    if not resize and {"overlay", "sheet"} & set(kinds):
+        raise ValueError("--no-resize leaves maps smaller than the frames that --save overlay and sheet lay them on: leave out one of them")
     if every > 1 and interpolate > 1:
         raise ValueError("--every leaves out the maps that --interpolate draws: choose one")
     if submission and ("png" not in kinds or every > 1 or start or end < math.inf):

@@ -25,6 +25,7 @@ from torch import nn
 
 import predict
 from dataloader import list_frames, read_frame
+from model import RecSalNet
 from predict import (
     Later,
     Predictor,
@@ -152,10 +153,10 @@ def test_skipped_frames_fill_the_window_and_get_no_map(skip, every):
 
 
 @pytest.mark.parametrize("count, expected", [
-    (1, [1.01]), (3, [1.03, 2.03, 3.03]), (9, [1.04, 2.05, 3.06, 4.01, 5.02, 6.03, 7.04, 8.05, 9.06]),
+    (1, [1.01]), (3, [1.01, 2.01, 3.01]), (5, [1.04, 2.05, 3.01, 4.01, 5.02]), (6, [1.04, 2.05, 3.06, 4.01, 5.02, 6.03]), (9, [1.04, 2.05, 3.06, 4.01, 5.02, 6.03, 7.04, 8.05, 9.06]),
 ])
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
-def test_mirrored_windows_begin_at_the_frame_they_belong_to(count, expected, batch_size):
+def test_mirrored_windows_begin_at_the_frame_they_belong_to_where_they_fit(count, expected, batch_size):
     maps = saliency_maps(NewestAndOldest(), frames(count), first_frames="mirror", batch_size=batch_size)
     assert [m[0, 0].item() for m in maps] == pytest.approx(expected)       # the newest, and a hundredth of the frame at the other end
 
@@ -252,9 +253,55 @@ def test_the_engine_agrees_with_the_network_on_whole_windows(tiny_model, tiny_se
 
 def test_a_model_that_moves_otherwise_through_time_is_refused():
     model = NewestAndOldest()
-    model.temporal = "state"
-    with pytest.raises(ValueError, match='moves through time by "state"'):
+    model.temporal = "group"
+    with pytest.raises(ValueError, match='moves through time by "group"'):
         next(saliency_maps(model, frames(1)))
+
+
+class SumSoFar(NewestAndOldest):
+    """A recurrent network whose answer is known: the frame's value plus a hundredth of the sum of all before."""
+    temporal = "state"
+
+    def maps(self, clip, state=None):
+        values, outputs = clip[:, 0].unbind(1), []
+        state = torch.zeros_like(values[0]) if state is None else state
+        self.batches.append(len(values))
+        for value in values:
+            outputs.append(value + state / 100)
+            state = state + value
+        return torch.stack(outputs, dim=1), state
+
+
+SUMS = [1, 2.01, 3.03, 4.06, 5.1, 6.15, 7.21]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 20])
+def test_a_state_is_carried_through_the_video_however_many_frames_are_computed_at_once(batch_size):
+    model = SumSoFar()
+    assert [m[0, 0].item() for m in saliency_maps(model, frames(7), batch_size=batch_size)] == pytest.approx(SUMS)
+    assert model.prepared == 7 and max(model.batches) == min(7, batch_size)
+    assert [m.shape for m in saliency_maps(model, frames(2), batch_size=batch_size)] == [(3, 5)] * 2
+
+
+@pytest.mark.parametrize("skip, every", [(0, 3), (2, 1), (4, 2), (7, 1), (1, 5)])
+def test_frames_without_a_map_go_into_the_state(skip, every):
+    maps = saliency_maps(SumSoFar(), frames(7), skip=skip, every=every, batch_size=2)
+    assert [m[0, 0].item() for m in maps] == pytest.approx(SUMS[skip::every])
+
+
+def test_of_interpolated_steps_the_last_frame_alone_goes_into_the_state():
+    maps = [m[0, 0].item() for m in saliency_maps(SumSoFar(), frames(6), interpolate=2, batch_size=2)]
+    assert maps == pytest.approx([1, (1 + 3.01) / 2, 3.01, (3.01 + 5.04) / 2, 5.04, 6.09])
+
+
+def test_a_state_is_not_carried_over_a_scene_cut():
+    whole = [m[0, 0].item() for m in saliency_maps(SumSoFar(), scenes(3, 2), scene_cuts=True, batch_size=2)]
+    assert whole == pytest.approx([0, 1, 2.01, 100, 102])
+
+
+@pytest.mark.parametrize("network", [NewestAndOldest, SumSoFar])
+def test_maps_can_stay_at_the_networks_size(network):
+    assert [m.shape for m in saliency_maps(network(), frames(2), resize=False)] == [(2, 2)] * 2
 
 
 def test_eight_bit_maps_span_the_range_and_a_constant_one_is_black():
@@ -544,8 +591,8 @@ def test_an_interrupted_run_goes_on_with_the_frames_that_are_missing(tmp_path, w
         (tmp_path / "cut" / "a" / f"{number:04d}.png").unlink()
     with pytest.raises(FileExistsError, match="was predicted already: --skip-existing keeps what is there and goes on after it, --overwrite replaces it"):
         run(clip, "--out", tmp_path / "cut", *common)
-    clips, forward = [], predict.RecSalNet.forward
-    monkeypatch.setattr(predict.RecSalNet, "forward", lambda self, clip: (clips.append(1), forward(self, clip))[1])
+    clips, forward = [], RecSalNet.forward
+    monkeypatch.setattr(RecSalNet, "forward", lambda self, clip: (clips.append(1), forward(self, clip))[1])
     run(clip, "--out", tmp_path / "cut", *common, "--skip-existing")
     assert len(clips) == 4
     written = sorted(p.name for p in (tmp_path / "whole" / "a").iterdir())
@@ -892,4 +939,4 @@ def test_the_fuzzer_tells_what_is_wrong(tmp_path, monkeypatch):
     monkeypatch.setattr(fuzz, "run_predict", misbehave)
     assert "a.npz" in fuzz.run_case(0, 1, whole, tmp_path)[1]
     monkeypatch.setattr(fuzz, "run_predict", lambda *unused: {}["a"])
-    assert fuzz.run_case(8, 1, whole, tmp_path)[1].startswith("KeyError")
+    assert fuzz.run_case(len(fuzz.KINDS), 1, whole, tmp_path)[1].startswith("KeyError")
