@@ -3,21 +3,26 @@
     python test.py
     python test.py --data data/sample --weights saved_models/demo/RecSalNet.pth --centre-baseline
     python test.py --data data/DHF1K --predictions some_methods_maps        # a folder of maps, no model
+    python test.py --model recsalnet tased_net salema                       # several, in one table and one figure
     torchrun --nproc-per-node 4 test.py                                     # on 4 GPUs, the same table
 """
 import argparse
 import collections
 import contextlib
+import copy
 import csv
 import functools
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import utils
@@ -47,11 +52,14 @@ from predict import (
     Later,
     at_least,
     default_batch_size,
+    default_weights,
     device_arguments,
     engine_arguments,
     introduce,
     keep_freed_memory,
     load_model,
+    mirrored_length,
+    model_argument,
     saliency_maps,
     select_device,
     write_map,
@@ -60,16 +68,18 @@ from predict import (
 COLOURED = 32                                                              # levels between channels, above what JPEG does to a grey picture
 OTHERS = 10                                                                # frames whose fixations s-AUC compares with
 PROTOCOLS = {
-    "float": "maps as the network gives them, resized to the frame's size and blurred 11 x 11, not quantised (the authors' way); "
+    "float": "maps as the network and its authors' way of finishing give them (RecSal-Net: blurred 11 x 11), at the frame's size, not quantised; "
              "undefined values are left out of the averages",
     "dhf1k": "maps of 8 bits, as their files hold them and the benchmark reads them; SIM of an all-zero density map counts as 0, as in its code; "
              "other undefined values are left out of the averages",
 }
 STORED = {**PROTOCOLS, "float": "maps as their files have them, resized without rounding; undefined values are left out of the averages"}
-STRETCH = ("Files that test.py and predict.py write are stretched to 0 .. 255 frame by frame, as the authors' are. KL depends on that stretch, the "
-           "other measures do not: compare KL within one protocol only")
+STRETCH = ("Files that test.py and predict.py write are made 8 bits as each network's authors do (RecSal-Net: stretched to 0 .. 255 frame by frame). "
+           "KL depends on that stretch, the other measures do not: compare KL within one protocol only")
 COMMON = ("AUC-J is the expectation over the random breaking of ties, s-AUC the exact expectation over random splits against the fixations of "
           f"{OTHERS} other frames. Maps that differ from their annotation in size are resized to it as MATLAB's imresize does (bicubic, antialiased)")
+SPEED = ("Parameters and operations are those of the network at its own frame size, for one map. Frames/s are those of this run: reading and "
+         "resizing frames included, scoring not.")
 # DHF1K's hidden test set (videos 701-1000), scored by the benchmark's organisers, as collected in RecSal-Net's paper.
 PUBLISHED_MEASURES = ("auc_j", "sim", "s_auc", "cc", "nss")
 PUBLISHED = {
@@ -93,7 +103,8 @@ NEVER_COMPARABLE = ("DHF1K's hidden **test** set (videos 701-1000), scored by th
                     "Scores on any other set, DHF1K's validation set included, are not comparable with these.")
 BASELINE = "centre Gaussian"
 FIGURES = {"distributions.png": "the videos' averages and their quartiles",
-           "best_and_worst.png": "each video's best, and worst, frame by CC; three videos of each"}
+           "best_and_worst.png": "each video's best, and worst, frame by CC; three videos of each",
+           "comparison.png": "the middle frame of up to six videos"}
 
 
 # What is compared with what
@@ -310,7 +321,7 @@ def frame_average(rows: list[dict]) -> dict[str, float]:
     return {name: sum(values) / len(values) if values else math.nan for name, values in defined.items()}
 
 
-# Where maps come from: a network, or files. Both have a name and details for the report.
+# Where maps come from: a network, or files. Both have a name, details for the report, and what they cost.
 
 class Network:
     """A network's maps. It writes one for every frame of a video to FOLDER/VIDEO/FRAME.png, 8 bits, at the frame's size.
@@ -319,23 +330,55 @@ class Network:
         model: in eval mode.
         weights: the file it comes from, for the report.
         options: of `saliency_maps`.
+
+    Attributes:
+        frames, seconds: maps made so far, and the time that took, reading the frames included.
     """
 
     def __init__(self, model: nn.Module, weights: str | Path, **options: int) -> None:
-        self.model, self.options = model, options
+        self.model, self.options, self.frames, self.seconds = model, options, 0, 0.0
         self.name, self.protocols = type(model).__name__, PROTOCOLS
-        self.details = {"weights": str(weights), "weights_sha256": utils.sha256(utils.local_file(weights)), "configuration": model.config, **options}
+        self.details = {"model": self.name, "weights": str(weights), "weights_sha256": utils.sha256(utils.local_file(weights)),
+                        "configuration": model.config, "parameters": sum(p.numel() for p in model.parameters()), "gflop": gflop(model), **options}
 
     def maps(self, video: Video, indices: list[int], protocol: str, folder: Path) -> Iterator[Tensor]:
         """The maps of these frames, as the network gives them ("float") or as the files hold them ("dhf1k")."""
         frames, wanted = in_threads(read_frame, video.frames), set(indices)
-        maps = saliency_maps(self.model, frames, **self.options)
+        maps = self.timed(saliency_maps(self.model, frames, **self.options))
         with Later() as later:
             bar = tqdm(maps, desc=video.name, total=len(video.frames), unit="frame", leave=False, disable=utils.hide_bar())
             for index, saliency in enumerate(bar):
-                later(write_map, folder / video.name / f"{video.frames[index].stem}.png", saliency)
+                later(write_map, folder / video.name / f"{video.frames[index].stem}.png", saliency, self.model.quantise)
                 if index in wanted:
-                    yield stretch(saliency) if protocol == "dhf1k" else saliency
+                    yield self.model.quantise(saliency) if protocol == "dhf1k" else saliency
+
+    def speed(self) -> dict[str, float]:
+        """{"frames_per_second"}: of all processes together."""
+        frames, = utils.added_up([self.frames])
+        seconds = max(utils.gathered(self.seconds))
+        return {"frames_per_second": frames / seconds if seconds else math.nan}
+
+    def timed(self, maps: Iterator[Tensor]) -> Iterator[Tensor]:
+        """The same maps; how long each is waited for is added up, what is done with them in between is not."""
+        while True:
+            asked = time.perf_counter()
+            saliency = next(maps, None)
+            if saliency is not None and saliency.is_cuda:
+                torch.cuda.synchronize(saliency.device)
+            self.seconds += time.perf_counter() - asked
+            if saliency is None:
+                return
+            self.frames += 1
+            yield saliency
+
+
+def gflop(model: nn.Module) -> float:
+    """Billions of operations for one map at the network's own frame size, multiply and add counted apart; counted without computing."""
+    shadow, length = copy.deepcopy(model).to("meta"), model.clip_len if model.temporal == "window" else 1
+    like = next(shadow.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        shadow(torch.zeros(1, 3, length, *model.config["frame_size"], device="meta", dtype=like.dtype))
+    return counter.get_total_flops() / 1e9
 
 
 class StoredMaps:
@@ -347,6 +390,10 @@ class StoredMaps:
                                     "expected a folder with VIDEO/FRAME.png, videos and frames named like the dataset's")
         self.folder, self.name, self.protocols = folder, folder.resolve().name, STORED
         self.details = {"predictions": str(folder)}
+
+    def speed(self) -> dict:
+        """Nothing: its maps were made elsewhere."""
+        return {}
 
     def maps(self, video: Video, indices: list[int], protocol: str, folder: Path | None) -> Iterator[Tensor]:
         """The maps of these frames."""
@@ -396,6 +443,15 @@ def stored_map(path: Path, protocol: str) -> Tensor:
 
 # The report
 
+def cost_table(methods: dict[str, dict]) -> str:
+    """Markdown: what each method's network costs; empty where none has one."""
+    costs = {name: details for name, details in methods.items() if "gflop" in details}
+    lines = [table_row(["method", "parameters (M)", "GFLOP a map", "frames/s"]), table_row(["---"] * 4)]
+    for name, about in costs.items():
+        lines.append(table_row([name, f"{about['parameters'] / 1e6:.1f}", f"{about['gflop']:.3g}", f"{about['frames_per_second']:.3g}"]))
+    return "\n".join(lines) if costs else ""
+
+
 def table(summaries: dict[str, dict]) -> str:
     """Markdown: for each method a row for either average, and one for the frames left out of both."""
     lines = [table_row(["method", "", *(LABELS[name] for name in MEASURES)]), table_row(["---"] * (2 + len(MEASURES)))]
@@ -444,10 +500,12 @@ def report(rows: list[dict], folder: Path, details: dict) -> str:
     methods = grouped(rows, "method")
     summaries = {method: summarise(rows_of_one) for method, rows_of_one in methods.items()}
     utils.write_json(folder / "scores.json", {"scores": summaries, **details})
-    text = "\n\n".join([table(summaries), *details["notes"], f"Protocol {details['protocol']}: {details['protocol_means']}. {COMMON}. {STRETCH}."])
-    names = ("weights", "weights_sha256", "predictions", "seed", "sample_frames", "device", "precision", "revision", "date")
-    made = "Made with " + ", ".join(f"{name} {details[name]}" for name in names if details.get(name) is not None) + "."
-    sections = [f"# {details['data']}, split {details['split']}", text, made, "## Published", NEVER_COMPARABLE, published_table()]
+    costs = cost_table(details["methods"])
+    text = "\n\n".join([table(summaries), *filter(None, [costs, costs and SPEED]), *details["notes"],
+                        f"Protocol {details['protocol']}: {details['protocol_means']}. {COMMON}. {STRETCH}."])
+    of_method = [f"{name}: {chosen(about, ('weights', 'weights_sha256', 'predictions'))}." for name, about in details["methods"].items()]
+    made = f"Made with {chosen(details, ('seed', 'sample_frames', 'device', 'precision', 'revision', 'date'))}."
+    sections = [f"# {details['data']}, split {details['split']}", text, *of_method, made, "## Published", NEVER_COMPARABLE, published_table()]
     utils.write_text(folder / "scores.md", "\n\n".join(sections) + "\n")
     videos = [{"method": method, **row} for method, rows_of_one in methods.items() for row in per_video(rows_of_one)]
     utils.write_text(folder / "per_video.csv", csv_table(videos, ["method", "video", "frames"]))
@@ -455,8 +513,21 @@ def report(rows: list[dict], folder: Path, details: dict) -> str:
     return text
 
 
-def figures(rows: list[dict], videos: list[Video], maps: Path, folder: Path, title: str) -> list[str]:
-    """Draw the figures of one method, replacing earlier ones; returns their names, none without matplotlib."""
+def chosen(about: dict, names: tuple[str, ...]) -> str:
+    """Some entries of a dict in words."""
+    return ", ".join(f"{name} {about[name]}" for name in names if about.get(name) is not None)
+
+
+def figures(rows: dict[str, list[dict]], videos: list[Video], maps: dict[str, Path], folder: Path, title: str) -> list[str]:
+    """Draw the figures, replacing earlier ones; returns their names, none without matplotlib.
+
+    Args:
+        rows: method -> its rows, of a `Scorer`.
+        videos: the dataset.
+        maps: method -> folder of its maps; the frames beside those of several methods are a comparison, of one its best and worst.
+        folder: of the figures.
+        title: of all.
+    """
     for name in FIGURES:
         (folder / name).unlink(missing_ok=True)
     try:
@@ -464,27 +535,32 @@ def figures(rows: list[dict], videos: list[Video], maps: Path, folder: Path, tit
     except ModuleNotFoundError:
         print("figures skipped: matplotlib is not installed (pip install '.[figures]' in the checkout)")
         return []
-    examples = best_and_worst(rows)
-    drawn = [draw_distributions(rows, Figure(figsize=(12, 7), layout="constrained"))]
+    drawn = {"distributions.png": draw_distributions(rows, Figure(figsize=(12, 7), layout="constrained"))}
+    (method, own), several = next(iter(rows.items())), len(maps) > 1
+    examples = side_by_side({name: rows[name] for name in maps}) if several else [(kind, {method: row}) for kind, row in best_and_worst(own)]
     if examples:
-        drawn.append(draw_examples(examples, videos, maps, Figure(figsize=(9, 0.7 + 2 * len(examples)), layout="constrained")))
-    for name, figure in zip(FIGURES, drawn):
+        size = (3 * (2 + len(maps)), 0.7 + 2 * len(examples))
+        drawn[("best_and_worst.png", "comparison.png")[several]] = draw_examples(examples, videos, maps, Figure(figsize=size, layout="constrained"))
+    for name, figure in drawn.items():
         figure.suptitle(f"{title}\n{FIGURES[name]}")
         with utils.atomic_path(folder / name) as temporary:
             figure.savefig(temporary, format="png", dpi=100)
-    return list(FIGURES)[:len(drawn)]
+    return list(drawn)
 
 
-def draw_distributions(rows: list[dict], figure):
-    """One panel a measure: the videos' means as points beside their box of quartiles."""
-    videos = per_video(rows)
+def draw_distributions(rows: dict[str, list[dict]], figure):
+    """One panel a measure: for each method the videos' means as points beside their box of quartiles."""
+    videos = {method: per_video(of_method) for method, of_method in rows.items()}
     for axis, name in zip(figure.subplots(2, 3).flat, MEASURES):
-        values = [video[name] for video in videos if not math.isnan(video[name])]
-        axis.set_title(f"{LABELS[name]}: mean {sum(values) / len(values):.3f} of {len(values)} videos" if values else f"{LABELS[name]}: undefined")
-        if values:
-            axis.boxplot(values, positions=[0], widths=0.5, showfliers=False)
-            axis.plot(np.random.default_rng(0).uniform(0.4, 0.8, len(values)), values, ".", alpha=0.6)  # spread sideways, so that none hides another
-        axis.set_xticks([])
+        axis.set_title(LABELS[name])
+        for place, of_method in enumerate(videos.values()):
+            values = [video[name] for video in of_method if not math.isnan(video[name])]
+            if values:
+                axis.boxplot(values, positions=[place], widths=0.4, showfliers=False)
+                spread = np.random.default_rng(0).uniform(0.25, 0.45, len(values))  # sideways, so that none hides another
+                axis.plot(place + spread, values, ".", alpha=0.6)
+        labels = [f"{method}\n{four_digits(frame_average(of_method)[name])}" for method, of_method in videos.items()]
+        axis.set_xticks(range(len(videos)), labels, fontsize=8)
     return figure
 
 
@@ -496,15 +572,25 @@ def best_and_worst(rows: list[dict]) -> list[tuple[str, dict]]:
     return [("best", row) for row in best[:3]] + [("worst", row) for row in worst[:3]]
 
 
-def draw_examples(examples: list[tuple[str, dict]], videos: list[Video], maps: Path, figure):
-    """A row of three for each frame: image, density, prediction."""
+def side_by_side(rows: dict[str, list[dict]]) -> list[tuple[str, dict[str, dict]]]:
+    """("", method -> its row) of the middle frame of up to six videos, evenly chosen; every method has scored the same frames."""
+    videos = {method: list(grouped(of_method, "video").values()) for method, of_method in rows.items()}
+    count = len(next(iter(videos.values())))
+    chosen = np.linspace(0, count - 1, min(6, count)).round().astype(int)
+    return [("", {method: of_method[number][len(of_method[number]) // 2] for method, of_method in videos.items()}) for number in chosen]
+
+
+def draw_examples(examples: list[tuple[str, dict[str, dict]]], videos: list[Video], maps: dict[str, Path], figure):
+    """A row for each frame: image, density, and the maps of its methods with their CC."""
     by_name = {video.name: video for video in videos}
-    for (kind, row), axes in zip(examples, figure.subplots(len(examples), 3, squeeze=False)):
+    for (kind, methods), axes in zip(examples, figure.subplots(len(examples), 2 + len(maps), squeeze=False)):
+        row = next(iter(methods.values()))
         video = by_name[row["video"]]
         frame = next(path for path in video.frames if path.stem == row["frame"])
-        prediction = stored_files(maps, row["video"])[frame_key(row["frame"])]
-        pictures = (read_frame(frame), read_density(video.maps[row["frame"]]), read_image(prediction, "L"))
-        titles = (f"{kind}: {row['video']}\nframe {row['frame']}", "density", f"prediction, CC {row['cc']:.3f}")
+        pictures = [read_frame(frame), read_density(video.maps[row["frame"]])]
+        pictures += [read_image(stored_files(maps[name], row["video"])[frame_key(row["frame"])], "L") for name in methods]
+        titles = [f"{kind}: {row['video']}\nframe {row['frame']}".removeprefix(": "), "density"]
+        titles += [f"{name}, CC {four_digits(own['cc'])}" for name, own in methods.items()]
         for axis, picture, title in zip(axes, pictures, titles):
             axis.imshow(picture, cmap="inferno")
             axis.set_title(title, fontsize=9)
@@ -524,27 +610,30 @@ def arguments() -> argparse.ArgumentParser:
                                       "(default: val; hollywood2 and ucf-sports: testing; diem: test)")
     data.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
                       help="leave out videos that cannot be read, counted and reported, instead of stopping (default: off)")
-    maps = parser.add_argument_group("maps").add_mutually_exclusive_group()
-    maps.add_argument("--weights", default="saved_models/RecSalNet.pth",
-                      help="weight file: a path, or an https URL (URL#sha256=HEX: and checked); a .json beside it, or the metadata of a .safetensors "
-                           "file, is read for the configuration (default: saved_models/RecSalNet.pth)")
-    maps.add_argument("--predictions", type=Path, metavar="DIR",
-                      help="score the maps in DIR/VIDEO/FRAME.png, of any method and size, instead of a model's (default: none)")
+    maps = parser.add_argument_group("maps")
+    model_argument(maps, nargs="+", default=None)
+    source = maps.add_mutually_exclusive_group()
+    source.add_argument("--weights", nargs="+", metavar="FILE",
+                        help="weight file of each network, or several of one: a path, or an https URL (URL#sha256=HEX: and checked); a .json beside "
+                             "it, or the metadata of a .safetensors file, is read for the configuration (default: saved_models/RecSalNet.pth, or so "
+                             "for the other models)")
+    source.add_argument("--predictions", type=Path, nargs="+", metavar="DIR",
+                        help="score the maps in DIR/VIDEO/FRAME.png, of any method and size, instead of a model's (default: none)")
     scores = parser.add_argument_group("scores")
     scores.add_argument("--protocol", choices=list(PROTOCOLS),
                         help="float: maps as the network gives them; dhf1k: as their 8-bit files hold them, SIM 0 where the density is all "
                              "zero, as the benchmark (default: float, with --predictions dhf1k)")
     scores.add_argument("--sample-frames", type=at_least(1), metavar="N",
                         help="score N annotated frames, drawn at random; the benchmark's code takes 50000 (default: all)")
-    scores.add_argument("--centre-baseline", action=argparse.BooleanOptionalAction, default=False,
-                        help="score a Gaussian in the centre too (default: off)")
+    scores.add_argument("--centre-baseline", action=argparse.BooleanOptionalAction,
+                        help="score a Gaussian in the centre too (default: on where several methods are compared, else off)")
     scores.add_argument("--seed", type=at_least(0), default=0, help="of the frames drawn for s-AUC and --sample-frames (default: 0)")
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, default=Path("results"), help="folder that holds runs (default: results)")
-    output.add_argument("--method", type=run_name, help="name of the method in tables and folders (default: the model's class, or the last folder "
-                                                        "of --predictions)")
-    output.add_argument("--run-name", type=run_name, help="name of this run: maps go to OUT/RUN/METHOD/VIDEO/FRAME.png, tables and figures to OUT/RUN "
-                                      "(default: DATA_SPLIT_METHOD_PROTOCOL)")
+    output.add_argument("--method", type=run_name, nargs="+", help="name of each method in tables and folders (default: the model's class, or the "
+                                                                   "last folder of --predictions)")
+    output.add_argument("--run-name", type=run_name, help="name of this run: maps go to OUT/RUN_NAME/METHOD/VIDEO/FRAME.png, tables and figures to "
+                                                          "OUT/RUN_NAME (default: DATA_SPLIT_METHODS_PROTOCOL)")
     output.add_argument("--overwrite", action=argparse.BooleanOptionalAction, default=False,
                         help="replace the scores of an earlier run of this name (default: off)")
     engine_arguments(parser)
@@ -552,31 +641,42 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def score_videos(videos: list[Video], chosen: dict[str, list[int]], maps_of: Callable[[Video], Iterator[Tensor]], scorer: Scorer, method: str,
-                 skipped: list[str] | None, own_maps: Path | None) -> Iterator[tuple[Video, list[dict]]]:
+@dataclass
+class Method:
+    """Something whose maps are scored: its name in tables, where its maps come from, its scorer, and where its files are.
+
+    Attributes:
+        finished: its videos, in the order of the dataset, each with its rows; once they are scored.
+    """
+    name: str
+    source: Network | StoredMaps
+    scorer: Scorer
+    folder: Path
+    finished: list[tuple[Video, list[dict]]] = field(default_factory=list)
+
+
+def score_videos(videos: list[Video], chosen: dict[str, list[int]], method: Method, skipped: list[str] | None) -> Iterator[tuple[Video, list[dict]]]:
     """Each video with its rows; one that cannot be read to its end is left out, own maps and all, where `skipped` is a list."""
-    for video in tqdm(videos, desc="videos", unit="video", disable=utils.hide_bar()):
+    for video in tqdm(videos, desc=method.name, unit="video", disable=utils.hide_bar()):
         try:
-            with contextlib.closing(maps_of(video)) as maps:               # closed before its files are removed
-                rows = scorer(video, chosen[video.name], maps, method)
+            maps = method.source.maps(video, chosen[video.name], method.scorer.protocol, method.folder)
+            with contextlib.closing(maps):                                 # before its files are removed
+                rows = method.scorer(video, chosen[video.name], maps, method.name)
                 collections.deque(maps, maxlen=0)                          # frames after the last one that is scored get maps too
             yield video, rows
         except (FileNotFoundError, ValueError) as error:
             if skipped is None:
                 raise
             skipped.append(f"video {video.name}: {error}")
-            if own_maps:
-                remove_maps(own_maps / video.name, video)
+            if isinstance(method.source, Network):
+                remove_maps(method.folder / video.name, video)
 
 
-def put_together(finished: list[tuple[Video, list[dict]]], videos: list[Video], scorer: Scorer,
-                 skipped: list[str] | None) -> list[tuple[Video, list[dict]]]:
-    """What all processes scored, in the order of the dataset: the same rows as one process gives.
-
-    What the scorer and `skipped` of this process have counted becomes what all have.
-    """
+def put_together(method: Method, videos: list[Video], skipped: list[str] | None) -> None:
+    """Make what this process has scored, counted and skipped what all processes have, in the order of the dataset: the same as alone."""
     utils.wait_for_all()                                                   # one may have had much longer videos
-    own = {"rows": {video.name: rows for video, rows in finished}, "drawn": scorer.drawn, "unreadable": scorer.others.unreadable,
+    scorer = method.scorer
+    own = {"rows": {video.name: rows for video, rows in method.finished}, "drawn": scorer.drawn, "unreadable": scorer.others.unreadable,
            "resized": scorer.resized, "constant": scorer.constant, "skipped": skipped or []}
     parts = utils.gathered(own)
     rows = {name: rows for part in parts for name, rows in part["rows"].items()}
@@ -585,7 +685,14 @@ def put_together(finished: list[tuple[Video, list[dict]]], videos: list[Video], 
     scorer.resized, scorer.constant = (sum(part[name] for part in parts) for name in ("resized", "constant"))
     if skipped is not None:                                                # those of the listing are the same in all
         skipped[:] = dict.fromkeys(reason for part in parts for reason in part["skipped"])
-    return [(video, rows[video.name]) for video in videos if video.name in rows]
+    method.finished = [(video, rows[video.name]) for video in videos if video.name in rows]
+
+
+def keep_common(methods: list[Method]) -> None:
+    """Leave out videos that not all methods have finished: scores of different frames cannot be compared."""
+    common = set.intersection(*({video.name for video, _ in method.finished} for method in methods))
+    for method in methods:
+        method.finished = [(video, rows) for video, rows in method.finished if video.name in common]
 
 
 def remove_maps(folder: Path, video: Video) -> None:
@@ -596,27 +703,38 @@ def remove_maps(folder: Path, video: Video) -> None:
         folder.rmdir()
 
 
-def notes_on(finished: list[tuple[Video, list[dict]]], videos: list[Video], scorer: Scorer, skipped: list[str], interpolate: int,
-             frame_size: list[int] | None) -> list[str]:
+def notes_on(methods: list[Method], videos: list[Video], skipped: list[str], interpolate: int, frame_size: list[int] | None) -> list[str]:
     """Sentences on what a reader of the scores must know."""
+    finished, others = methods[0].finished, methods[0].scorer.others
     frames = sum(len(video.frames) for video, _ in finished)
     annotated = sum(len(video.annotated()) for video, _ in finished)
     scored = sum(len({row["frame"] for row in rows}) for _, rows in finished)
-    unreadable = sorted(scorer.others.unreadable)
+    unreadable = sorted(others.unreadable)
     seen = " x ".join(map(str, frame_size or []))
     notes = [
         (annotated < frames, f"{frames - annotated} of {frames} frames have no annotation and were not scored."),
         (scored < annotated, f"{scored} of {annotated} annotated frames were drawn at random and scored."),
         (interpolate > 1, f"**APPROXIMATION: one frame in {interpolate} went through the network**, maps between are interpolated."),
         (frame_size, f"**APPROXIMATION unless trained so: the network saw frames of {seen} (H x W) pixels**, by --frame-size."),
-        (scorer.others.same_video, "s-AUC: only one video is annotated, so the other frames are its own."),
+        (others.same_video, "s-AUC: only one video is annotated, so the other frames are its own."),
         (unreadable, f"s-AUC: unreadable fixation maps of other frames count as empty: {', '.join(unreadable)}."),
+        (skipped, f"**Skipped, {len(finished)} of {len(videos)} videos scored.** {' / '.join(skipped)}"),
+    ]
+    return [note for holds, note in notes if holds] + [note for method in methods for note in own_notes(method, scored, named=len(methods) > 1)]
+
+
+def own_notes(method: Method, scored: int, named: bool) -> list[str]:
+    """Sentences on one method's maps, with its name where there are several."""
+    scorer, short = method.scorer, 0
+    if isinstance(method.source, Network) and getattr(method.source.model, "first_frames", None) == "mirror":
+        short = sum(len(video.frames) < mirrored_length(method.source.model) for video, _ in method.finished)
+    notes = [
         (scorer.resized, f"Maps resized to their annotation's size: {scorer.resized} of {scored}."),
         (scorer.constant, f"**Constant maps: {scorer.constant} of {scored}.** CC, SIM, s-AUC and NSS are undefined there and left out, "
                           "which flatters the method."),
-        (skipped, f"**Skipped, {len(finished)} of {len(videos)} videos scored.** {' / '.join(skipped)}"),
+        (short, f"{short} videos are too short for all windows before the first frame to be turned around: that frame fills the others."),
     ]
-    return [note for holds, note in notes if holds]
+    return [f"{method.name}: {note}" if named else note for holds, note in notes if holds]
 
 
 def run_name(text: str) -> str:
@@ -626,6 +744,33 @@ def run_name(text: str) -> str:
     return text
 
 
+def find_maps(args: argparse.Namespace, device: torch.device) -> list[Network | StoredMaps]:
+    """Where the maps to score come from, as the command line says."""
+    if args.predictions and (args.model or args.precision or args.batch_size or args.compile or args.interpolate > 1 or args.frame_size):
+        raise ValueError("--model, --precision, --batch-size, --compile, --interpolate and --frame-size are of a network: "
+                         "they have no effect on the files of --predictions")
+    if args.predictions:
+        return [StoredMaps(folder) for folder in args.predictions]
+    models = args.model or ["recsalnet"]
+    models = models * len(args.weights) if args.weights and len(models) == 1 else models
+    if args.weights and len(args.weights) != len(models):
+        raise ValueError(f"--model names {len(models)} networks and --weights {len(args.weights)} files: give one file for each, in the same order")
+    options = {"batch_size": args.batch_size or default_batch_size(device), "interpolate": args.interpolate}
+    networks = []
+    for name, weights in zip(models, args.weights or map(default_weights, models)):
+        networks.append(Network(load_model(weights, device, args.precision or "float32", args.compile, args.frame_size, name), weights, **options))
+        introduce(networks[-1].model, weights)
+    return networks
+
+
+def name_methods(sources: list[Network | StoredMaps], given: list[str] | None) -> list[str]:
+    """A name for each, no two the same."""
+    names = given or [source.name for source in sources]
+    if len(names) != len(sources) or len(set(names)) < len(names) or BASELINE in names:
+        raise ValueError(f"{len(sources)} methods are compared, called {', '.join(names)}: give each a name of its own with --method NAME NAME ..")
+    return names
+
+
 def main(args: argparse.Namespace) -> None:
     skipped = [] if args.skip_bad else None
     data, split = dataset_folder(args.dataset, args.data), args.split or DATASETS[args.dataset].test
@@ -633,50 +778,47 @@ def main(args: argparse.Namespace) -> None:
     print(f"{data}, {split}: {inventory(videos)}")
     chosen = choose_frames(videos, args.sample_frames, args.seed)
     device, protocol = select_device(args.device), args.protocol or ("dhf1k" if args.predictions else "float")
-    if args.predictions and (args.precision or args.batch_size or args.compile or args.interpolate > 1 or args.frame_size):
-        raise ValueError("--precision, --batch-size, --compile, --interpolate and --frame-size are of a network: "
-                         "they have no effect on the files of --predictions")
-    precision = None if args.predictions else args.precision or "float32"
-    options = {"batch_size": args.batch_size or default_batch_size(device), "interpolate": args.interpolate}
     keep_freed_memory()
-    if args.predictions:
-        source = StoredMaps(args.predictions)
-    else:
-        source = Network(load_model(args.weights, device, precision, args.compile, args.frame_size), args.weights, **options)
-        introduce(source.model, args.weights)
-    if args.predictions and not args.skip_bad:
+    sources = find_maps(args, device)
+    for source in sources if args.predictions and not args.skip_bad else ():
         check_all(source, videos, chosen)
-    method = args.method or source.name
+    names = name_methods(sources, args.method)
     part = Path(split).stem if split.endswith(".txt") else split.replace("/", "_")
-    folder = args.out / (args.run_name or f"{data.resolve().name}_{part}_{method}_{protocol}")
-    own_maps = None if args.predictions else folder / method
+    folder = args.out / (args.run_name or f"{data.resolve().name}_{part}_{'+'.join(names)}_{protocol}")
+    folders = args.predictions or [folder / name for name in names]
     if not args.overwrite and utils.is_first():
-        utils.refuse_to_replace([folder / "scores.json", *filter(None, [own_maps])], "--overwrite allows it, --run-name NAME keeps both")
+        own_maps = [] if args.predictions else folders
+        utils.refuse_to_replace([folder / "scores.json", *own_maps], "--overwrite allows it, --run-name NAME keeps both")
 
     utils.wait_for_all()                                                   # nobody writes before the first process has looked
-    others = OtherFixations(videos, args.seed, args.skip_bad)
-    scorer = Scorer(others, protocol, device, args.centre_baseline, batch_size=1 if device.type == "cpu" else 16)
-    maps_of = lambda video: source.maps(video, chosen[video.name], protocol, own_maps)
+    others, batch_size = OtherFixations(videos, args.seed, args.skip_bad), 1 if device.type == "cpu" else 16
+    baseline = len(sources) > 1 if args.centre_baseline is None else args.centre_baseline
+    methods = [Method(name, source, Scorer(others, protocol, device, baseline and source is sources[0], batch_size), place)
+               for name, source, place in zip(names, sources, folders)]
     share = videos[utils.process_number()::utils.num_processes()]
-    finished = list(score_videos(share, chosen, maps_of, scorer, method, skipped, own_maps))
-    finished = put_together(finished, videos, scorer, skipped)
+    for method in methods:
+        method.finished = list(score_videos(share, chosen, method, skipped))
+        put_together(method, videos, skipped)
+    costs = {method.name: {**method.source.details, **method.source.speed()} for method in methods}
     if not utils.is_first():
         return
-    if own_maps:
-        print(f"maps of {sum(len(video.frames) for video, _ in finished)} frames of {len(finished)} videos in {own_maps}")
-    rows = [row for _, rows_of_one in finished for row in rows_of_one]
+    keep_common(methods)
+    for method in () if args.predictions else methods:
+        print(f"maps of {sum(len(video.frames) for video, _ in method.finished)} frames of {len(method.finished)} videos in {method.folder}")
+    rows = [row for method in methods for _, rows_of_one in method.finished for row in rows_of_one]
+    rows.sort(key=lambda row: row["method"] == BASELINE)                   # it comes last
     if not rows:
-        nothing_to_score(data / split, finished, skipped or [], predicted=not args.predictions)
+        nothing_to_score(data / split, methods[0].finished, skipped or [], predicted=not args.predictions)
         return
     print(report(rows, folder, {
-        "data": str(data), "split": split, **source.details, "protocol": protocol, "protocol_means": source.protocols[protocol],
-        "notes": notes_on(finished, videos, scorer, skipped or [], args.interpolate, args.frame_size), "skipped": skipped or [],
-        "seed": args.seed, "sample_frames": args.sample_frames,
-        "device": device.type, "precision": precision, "revision": utils.revision(), "versions": utils.versions(), "date": utils.now(),
-        "other_frames": scorer.drawn,
+        "data": str(data), "split": split, "methods": costs, "protocol": protocol, "protocol_means": sources[0].protocols[protocol],
+        "notes": notes_on(methods, videos, skipped or [], args.interpolate, args.frame_size), "skipped": skipped or [],
+        "seed": args.seed, "sample_frames": args.sample_frames, "device": device.type, "hardware": utils.hardware(device),
+        "precision": None if args.predictions else args.precision or "float32",
+        "revision": utils.revision(), "versions": utils.versions(), "date": utils.now(), "other_frames": methods[0].scorer.drawn,
     }))
-    title = f"{method}, {data}, split {split}, protocol {protocol}"
-    drawn = figures(grouped(rows, "method")[method], videos, args.predictions or own_maps, folder, title)
+    title = f"{', '.join(names)}, {data}, split {split}, protocol {protocol}"
+    drawn = figures(grouped(rows, "method"), videos, dict(zip(names, folders)), folder, title)
     print(f"written to {folder}: {', '.join(['scores.json', 'scores.md', 'per_video.csv', 'per_frame.csv', *drawn])}")
 
 

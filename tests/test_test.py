@@ -38,7 +38,8 @@ def run(data, weights, out, *flags):
 
 
 def score_files(data, maps, out, *flags):
-    return evaluation.main(evaluation.arguments().parse_args(["--data", str(data), "--predictions", str(maps), "--out", str(out), "--device", "cpu", *flags]))
+    folders = map(str, maps if isinstance(maps, tuple) else (maps,))
+    return evaluation.main(evaluation.arguments().parse_args(["--data", str(data), "--predictions", *folders, "--out", str(out), "--device", "cpu", *flags]))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_the_average_over_videos_weighs_a_long_video_like_a_short_one():
 
 
 def test_a_measure_defined_nowhere_is_nan_and_null_in_json(tmp_path):
-    details = {"notes": [], "protocol": "float", "protocol_means": "m", "data": "d", "split": "s"}
+    details = {"notes": [], "protocol": "float", "protocol_means": "m", "data": "d", "split": "s", "methods": {"M": {}}}
     text = evaluation.report([row("a", s_auc=math.nan)], tmp_path, details)
     assert "| 0.0000 | - | 0.0000 |" in text and "| M | left out of 1 frames | 0 | 0 | 1 | 0 | 0 | 0 |" in text
     assert json.loads((tmp_path / "scores.json").read_text())["scores"]["M"]["frame_average"]["s_auc"] is None
@@ -300,7 +301,7 @@ def test_the_benchmarks_protocol_scores_the_saved_maps_and_needs_no_model_for_it
     assert written == pytest.approx(expected_scores(videos, 5, stored), abs=1e-6)
     assert written["kl"] != pytest.approx(frame_scores(scored)["004", videos[0].frames[5].stem]["kl"], abs=1e-3)
     content = json.loads((by_files / "scores.json").read_text())
-    assert content["protocol"] == "dhf1k" and content["predictions"] == str(scored / "RecSalNet") and content["precision"] is None
+    assert content["protocol"] == "dhf1k" and content["methods"]["RecSalNet"]["predictions"] == str(scored / "RecSalNet") and content["precision"] is None
 
 
 def test_tables_hold_six_measures_both_averages_the_baseline_and_the_protocol(scored, weights_file):
@@ -310,10 +311,12 @@ def test_tables_hold_six_measures_both_averages_the_baseline_and_the_protocol(sc
         for average in ("frame_average", "video_average"):
             assert summary[average].keys() == MEASURES.keys() and all(math.isfinite(v) for v in summary[average].values())
     assert content["scores"]["RecSalNet"]["left_out"]["nss"] == 2          # one frame without fixations in each video
-    assert {"protocol", "seed", "device", "precision", "versions", "revision", "configuration", "weights"} <= content.keys()
+    assert {"protocol", "seed", "device", "precision", "versions", "revision"} <= content.keys()
+    about = content["methods"]["RecSalNet"]
+    assert {"configuration", "weights", "parameters", "gflop", "frames_per_second"} <= about.keys() and about["frames_per_second"] > 0
     text = (scored / "scores.md").read_text()
-    assert "AUC-J" in text and "centre Gaussian" in text and "2 videos" in text and "float32" in text and content["weights_sha256"] in text
-    assert content["weights_sha256"] == hashlib.sha256(weights_file.read_bytes()).hexdigest()
+    assert "AUC-J" in text and "centre Gaussian" in text and "2 videos" in text and "float32" in text and about["weights_sha256"] in text
+    assert about["weights_sha256"] == hashlib.sha256(weights_file.read_bytes()).hexdigest()
     with (scored / "per_video.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(r["method"], r["video"]) for r in rows] == [(method, video) for method in ("RecSalNet", "centre Gaussian") for video in ("004", "005")]
@@ -436,9 +439,71 @@ def test_names_that_leave_their_folder_are_refused(flag, capsys):
 
 def test_a_process_waits_for_the_others_however_long_before_it_hands_over_its_scores(monkeypatch):
     calls, scorer = [], evaluation.Scorer(evaluation.OtherFixations([], 0), "float", torch.device("cpu"))
+    method = evaluation.Method("M", None, scorer, None)
     monkeypatch.setattr(utils, "wait_for_all", lambda: calls.append("wait"))
     monkeypatch.setattr(utils, "gathered", lambda value: (calls.append("gather"), [value])[1])
-    assert evaluation.put_together([], [], scorer, None) == [] and calls == ["wait", "gather"]
+    evaluation.put_together(method, [], None)
+    assert method.finished == [] and calls == ["wait", "gather"]
+
+
+# Several methods
+
+@pytest.fixture(scope="module")
+def compared(tiny_set, weights_file, scored, tmp_path_factory):
+    """Two networks, the second one with another number of recursions."""
+    folder = tmp_path_factory.mktemp("compared")
+    shutil.copy(weights_file, folder / "other.pth")
+    (folder / "other.json").write_text(json.dumps({"configuration": {**TINY, "num_recursions": 1}}))
+    evaluation.main(evaluation.arguments().parse_args(["--data", str(tiny_set), "--weights", str(weights_file), str(folder / "other.pth"), "--method", "two", "one",
+                                                       "--out", str(folder), "--device", "cpu"]))
+    return folder / "tiny_val_two+one_float"
+
+
+def test_several_methods_come_into_one_table_with_the_centre_gaussian_last_each_as_if_alone(compared, scored):
+    content, alone = (json.loads((folder / "scores.json").read_text()) for folder in (compared, scored))
+    assert list(content["scores"]) == ["two", "one", "centre Gaussian"]
+    assert content["scores"]["two"] == alone["scores"]["RecSalNet"] and content["scores"]["centre Gaussian"] == alone["scores"]["centre Gaussian"]
+    assert content["scores"]["one"]["frame_average"]["cc"] != content["scores"]["two"]["frame_average"]["cc"]
+    assert content["methods"]["one"]["gflop"] < content["methods"]["two"]["gflop"]
+    assert all((compared / name / "004" / "0003.png").is_file() for name in ("one", "two"))
+
+
+def test_the_table_says_what_each_network_costs(compared):
+    text = (compared / "scores.md").read_text()
+    assert "| method | parameters (M) | GFLOP a map | frames/s |" in text and text.count("| one |") == 4 and text.count("| two |") == 4
+
+
+def test_the_comparison_shows_frames_beside_each_methods_map(compared, tiny_set):
+    rows = evaluation.grouped([{"method": name, "video": video, "frame": f"{number:04d}", "cc": 0.5} for name in ("two", "one") for video in ("004", "005") for number in (2, 3, 4)], "method")
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    evaluation.draw_examples(evaluation.side_by_side(rows), find_videos(tiny_set, "val"), {name: compared / name for name in ("two", "one")}, figure)
+    assert [axis.get_title() for axis in figure.axes[:4]] == ["004\nframe 0003", "density", "two, CC 0.5000", "one, CC 0.5000"] and len(figure.axes) == 8
+    assert np.array_equal(figure.axes[3].images[0].get_array(), np.array(Image.open(compared / "one" / "004" / "0003.png")))
+    assert {"comparison.png", "distributions.png"} <= {path.name for path in compared.iterdir()} and not (compared / "best_and_worst.png").exists()
+
+
+def test_several_folders_of_maps_are_compared_too(compared, tiny_set, tmp_path):
+    score_files(tiny_set, (compared / "one", compared / "two"), tmp_path)
+    content = json.loads((tmp_path / "tiny_val_one+two_dhf1k" / "scores.json").read_text())
+    assert list(content["scores"]) == ["one", "two", "centre Gaussian"] and "GFLOP" not in (tmp_path / "tiny_val_one+two_dhf1k" / "scores.md").read_text()
+
+
+def test_a_video_that_one_method_lacks_is_scored_for_none(compared, tiny_set, tmp_path):
+    shutil.copytree(compared / "one" / "004", tmp_path / "part" / "004")
+    score_files(tiny_set, (compared / "two", tmp_path / "part"), tmp_path, "--skip-bad")
+    content = json.loads((tmp_path / "tiny_val_two+part_dhf1k" / "scores.json").read_text())
+    assert content["scores"]["two"]["videos"] == content["scores"]["part"]["videos"] == content["scores"]["centre Gaussian"]["videos"] == 1
+    assert any("1 of 2 videos scored" in note for note in content["notes"])
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["--model", "recsalnet", "recsalnet", "--weights", "a"], "names 2 networks and --weights 1 files"), (["--weights", "{w}", "{w}"], "give each a name of its own with --method"),
+    (["--weights", "{w}", "--method", "a", "b"], "1 methods are compared, called a, b"), (["--weights", "{w}", "--method", "centre Gaussian"], "name of its own"),
+    (["--predictions", "x", "--model", "salema"], "no effect on the files of --predictions"), (["--model", "salema", "--weights", "{w}"], "does not hold SalEMA"),
+])
+def test_methods_that_cannot_be_told_apart_or_do_not_fit_are_refused(tiny_set, weights_file, tmp_path, flags, said):
+    with pytest.raises(ValueError, match=said):
+        evaluation.main(evaluation.arguments().parse_args(["--data", str(tiny_set), "--out", str(tmp_path), "--device", "cpu", *(flag.format(w=weights_file) for flag in flags)]))
 
 
 def test_an_earlier_runs_maps_are_replaced_only_when_told(tiny_set, weights_file, tmp_path):
@@ -468,9 +533,10 @@ def test_weights_and_predictions_exclude_each_other(capsys):
 def test_batches_and_approximations_are_recorded_with_the_scores(tiny_set, weights_file, tmp_path, scored):
     run(tiny_set, weights_file, tmp_path, "--batch-size", "8", "--interpolate", "3", "--frame-size", "32", "32", "--run-name", "fast")
     content, exact = (json.loads((folder / "scores.json").read_text()) for folder in (tmp_path / "fast", scored))
-    assert (content["batch_size"], content["interpolate"], exact["batch_size"], exact["interpolate"]) == (8, 3, 1, 1)
+    fast, slow = (scores["methods"]["RecSalNet"] for scores in (content, exact))
+    assert (fast["batch_size"], fast["interpolate"], slow["batch_size"], slow["interpolate"]) == (8, 3, 1, 1)
     assert "APPROXIMATION: one frame in 3" in (tmp_path / "fast" / "scores.md").read_text()
-    assert content["configuration"]["frame_size"] == [32, 32] and "frames of 32 x 32 (H x W) pixels" in (tmp_path / "fast" / "scores.md").read_text()
+    assert fast["configuration"]["frame_size"] == [32, 32] and "frames of 32 x 32 (H x W) pixels" in (tmp_path / "fast" / "scores.md").read_text()
     assert content["scores"]["RecSalNet"]["frame_average"]["cc"] != exact["scores"]["RecSalNet"]["frame_average"]["cc"]
 
 
@@ -496,18 +562,20 @@ def test_figures_are_drawn_where_matplotlib_is_installed(scored, tiny_set):
 def test_an_example_shows_image_density_and_prediction(scored, tiny_set):
     figure = pytest.importorskip("matplotlib.figure").Figure()
     video = find_videos(tiny_set, "val")[0]
-    evaluation.draw_examples([("best", row("004", frame="0003", cc=0.25))], [video], scored / "RecSalNet", figure)
+    evaluation.draw_examples([("best", {"M": row("004", frame="0003", cc=0.25)})], [video], {"M": scored / "RecSalNet"}, figure)
     shown = [axis.images[0].get_array() for axis in figure.axes]
     expected = read_frame(video.frames[2]), read_density(video.maps["0003"]), np.array(Image.open(scored / "RecSalNet" / "004" / "0003.png"))
     assert all(np.array_equal(a, b) for a, b in zip(shown, expected))
-    assert [axis.get_title() for axis in figure.axes] == ["best: 004\nframe 0003", "density", "prediction, CC 0.250"]
+    assert [axis.get_title() for axis in figure.axes] == ["best: 004\nframe 0003", "density", "M, CC 0.2500"]
 
 
 def test_distributions_show_every_video(scored):
     figure = pytest.importorskip("matplotlib.figure").Figure()
-    evaluation.draw_distributions([row("a", nss=1.0), row("a", nss=3.0), row("b", nss=5.0), row("c", nss=math.nan)], figure)
+    evaluation.draw_distributions({"M": [row("a", nss=1.0), row("a", nss=3.0), row("b", nss=5.0), row("c", nss=math.nan)], "N": [row("a", nss=7.0)]}, figure)
     axis = figure.axes[list(MEASURES).index("nss")]
-    assert axis.get_title() == "NSS: mean 3.500 of 2 videos" and sorted(axis.lines[-1].get_ydata()) == [2.0, 5.0]
+    assert axis.get_title() == "NSS" and [label.get_text() for label in axis.get_xticklabels()] == ["M\n3.5000", "N\n7.0000"]
+    points = [sorted(line.get_ydata()) for line in axis.lines if line.get_marker() == "."]
+    assert points == [[2.0, 5.0], [7.0]]
 
 
 def test_without_matplotlib_the_figures_are_skipped_with_one_line(tiny_set, scored, tmp_path, monkeypatch, capsys):
