@@ -104,7 +104,7 @@ NEVER_COMPARABLE = ("DHF1K's hidden **test** set (videos 701-1000), scored by th
 BASELINE = "centre Gaussian"
 FIGURES = {"distributions.png": "the videos' averages and their quartiles",
            "best_and_worst.png": "each video's best, and worst, frame by CC; three videos of each",
-           "comparison.png": "the middle frame of up to six videos"}
+           "comparison.png": "up to six of the frames, evenly chosen"}
 
 
 # What is compared with what
@@ -573,11 +573,10 @@ def best_and_worst(rows: list[dict]) -> list[tuple[str, dict]]:
 
 
 def side_by_side(rows: dict[str, list[dict]]) -> list[tuple[str, dict[str, dict]]]:
-    """("", method -> its row) of the middle frame of up to six videos, evenly chosen; every method has scored the same frames."""
-    videos = {method: list(grouped(of_method, "video").values()) for method, of_method in rows.items()}
-    count = len(next(iter(videos.values())))
-    chosen = np.linspace(0, count - 1, min(6, count)).round().astype(int)
-    return [("", {method: of_method[number][len(of_method[number]) // 2] for method, of_method in videos.items()}) for number in chosen]
+    """("", method -> its row) of up to six frames, evenly chosen; every method has scored the same ones."""
+    count = len(next(iter(rows.values())))
+    chosen = sorted({(2 * number + 1) * count // 12 for number in range(6)})
+    return [("", {method: of_method[number] for method, of_method in rows.items()}) for number in chosen]
 
 
 def draw_examples(examples: list[tuple[str, dict[str, dict]]], videos: list[Video], maps: dict[str, Path], figure):
@@ -732,7 +731,7 @@ def own_notes(method: Method, scored: int, named: bool) -> list[str]:
         (scorer.resized, f"Maps resized to their annotation's size: {scorer.resized} of {scored}."),
         (scorer.constant, f"**Constant maps: {scorer.constant} of {scored}.** CC, SIM, s-AUC and NSS are undefined there and left out, "
                           "which flatters the method."),
-        (short, f"{short} videos are too short for all windows before the first frame to be turned around: that frame fills the others."),
+        (short, f"Videos too short for all windows before the first frame to be turned around, so that this frame fills the others: {short}."),
     ]
     return [f"{method.name}: {note}" if named else note for holds, note in notes if holds]
 

@@ -477,8 +477,9 @@ def test_the_comparison_shows_frames_beside_each_methods_map(compared, tiny_set)
     rows = evaluation.grouped([{"method": name, "video": video, "frame": f"{number:04d}", "cc": 0.5} for name in ("two", "one") for video in ("004", "005") for number in (2, 3, 4)], "method")
     figure = pytest.importorskip("matplotlib.figure").Figure()
     evaluation.draw_examples(evaluation.side_by_side(rows), find_videos(tiny_set, "val"), {name: compared / name for name in ("two", "one")}, figure)
-    assert [axis.get_title() for axis in figure.axes[:4]] == ["004\nframe 0003", "density", "two, CC 0.5000", "one, CC 0.5000"] and len(figure.axes) == 8
-    assert np.array_equal(figure.axes[3].images[0].get_array(), np.array(Image.open(compared / "one" / "004" / "0003.png")))
+    assert [axis.get_title() for axis in figure.axes[:4]] == ["004\nframe 0002", "density", "two, CC 0.5000", "one, CC 0.5000"] and len(figure.axes) == 24
+    assert np.array_equal(figure.axes[7].images[0].get_array(), np.array(Image.open(compared / "one" / "004" / "0003.png")))
+    assert [of_method["two"]["frame"] for _, of_method in evaluation.side_by_side({"two": [row("a", frame=str(n)) for n in range(60)]})] == ["5", "15", "25", "35", "45", "55"]
     assert {"comparison.png", "distributions.png"} <= {path.name for path in compared.iterdir()} and not (compared / "best_and_worst.png").exists()
 
 
