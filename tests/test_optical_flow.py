@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.models.optical_flow import raft_small
+
+from baselines import optical_flow
+from baselines.optical_flow import FlowFolder, components, dis_flow, flows, wheel
+
+
+def textured(shift=0, size=(64, 96)):
+    """A smooth random picture, moved to the right by `shift` pixels."""
+    noise = np.random.default_rng(0).integers(0, 256, (8, 14, 3), np.uint8)
+    whole = np.array(Image.fromarray(noise).resize((size[1] + 16, size[0]), Image.Resampling.BICUBIC))
+    return whole[:, 8 - shift:8 - shift + size[1]]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(4):
+        Image.fromarray(textured(2 * number)).save(tmp_path / f"{number + 1:04d}.png")
+    return tmp_path
+
+
+def test_a_single_frame_does_not_move():
+    flow, = flows([textured()], dis_flow())
+    assert flow.shape == (64, 96, 2) and flow.dtype == np.float32 and not flow.any()
+
+
+def test_no_frames_have_no_flow():
+    assert list(flows([], dis_flow())) == []
+
+
+def test_a_picture_that_moves_to_the_right_flows_to_the_right():
+    made = list(flows([textured(0), textured(3)], dis_flow()))
+    assert np.median(made[0][8:-8, 12:-12, 0]) == pytest.approx(3, abs=0.1) and np.median(made[0][8:-8, 12:-12, 1]) == pytest.approx(0, abs=0.1)
+
+
+def test_there_is_a_flow_for_every_frame_and_the_last_one_repeats_the_one_before():
+    calls = []
+    made = list(flows(map(textured, (0, 1, 3)), lambda frame, following: (calls.append(1), np.full((64, 96, 2), len(calls), np.float32))[1]))
+    assert [flow[0, 0, 0] for flow in made] == [1, 2, 2] and len(calls) == 2
+
+
+def test_frames_of_another_size_begin_anew():
+    made = list(flows([textured(), textured(size=(32, 32)), textured(1, size=(32, 32))], lambda frame, following: np.ones((*frame.shape[:2], 2), np.float32)))
+    assert [flow.shape for flow in made] == [(64, 96, 2), (32, 32, 2), (32, 32, 2)] and [flow.any() for flow in made] == [False, True, True]
+
+
+def test_a_flow_as_components_is_sixteen_levels_a_pixel_around_128():
+    flow = np.array([[[0, 0], [3, -4]], [[100, -100], [0.5, 0]]], np.float32)
+    assert components(flow).tolist() == [[[128, 128, 128], [176, 64, 208]], [[255, 0, 255], [136, 128, 136]]]
+
+
+def test_a_flow_as_a_colour_wheel_tells_directions_apart_and_stillness_is_white():
+    assert (wheel(np.zeros((4, 4, 2), np.float32)) == 255).all()
+    flow = np.zeros((1, 2, 2), np.float32)
+    flow[0, 0, 0], flow[0, 1, 0] = 5, -5
+    picture = wheel(flow)
+    assert picture.shape == (1, 2, 3) and picture.dtype == np.uint8 and abs(picture[0, 0].astype(int) - picture[0, 1]).max() > 100
+
+
+def test_flow_is_made_once_and_read_again(folder):
+    calls = []
+    make = lambda frame, following: (calls.append(1), np.full((64, 96, 2), len(calls), np.float32))[1]
+    assert [flow[0, 0, 0] for flow in FlowFolder(folder, "dis", make)] == [1, 2, 3, 4]       # the last pair is asked for twice, by two frames
+    assert [flow[0, 0, 0] for flow in FlowFolder(folder, "dis", make)] == [1, 2, 3, 4] and len(calls) == 4
+    assert sorted(path.name for path in (folder / "flow_dis").iterdir()) == ["0001.npy", "0002.npy", "0003.npy", "0004.npy"]
+
+
+def test_flow_of_a_frame_that_changed_is_made_anew(folder):
+    before = list(FlowFolder(folder))
+    Image.fromarray(textured(7)).save(folder / "0002.png")
+    after = list(FlowFolder(folder))
+    assert [np.array_equal(a, b) for a, b in zip(before, after)] == [False, False, True, True]
+
+
+def test_flow_in_a_folder_is_that_of_its_frames_to_a_hundredth_of_a_pixel(folder):
+    expected = list(flows([textured(2 * number) for number in range(4)], dis_flow()))
+    assert all(abs(a - b).max() < 0.01 for a, b in zip(FlowFolder(folder), expected))
+
+
+def test_raft_gives_a_flow_of_the_frames_size_in_its_pixels():
+    class Moves(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, frame, following):
+            assert frame.shape == (1, 3, 128, 176) and frame.min() >= -1.001
+            return [torch.ones(1, 2, 128, 176)]
+    flow = optical_flow.estimate(Moves(), *[np.zeros((100, 178, 3), np.uint8)] * 2)
+    assert flow.shape == (100, 178, 2) and flow[0, 0].tolist() == pytest.approx([178 / 176, 100 / 128])
+
+
+def test_raft_reads_torchvisions_file_and_refuses_another(tmp_path):
+    torch.save(raft_small().state_dict(), tmp_path / "raft.pth")
+    flow = optical_flow.raft_flow(tmp_path / "raft.pth")(textured(), textured(1))
+    assert flow.shape == (64, 96, 2) and np.isfinite(flow).all()
+    torch.save({"a": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="other.pth do not fit RAFT"):
+        optical_flow.raft_flow(tmp_path / "other.pth")
+
+
+def test_the_command_writes_arrays_and_pictures(folder, capsys):
+    optical_flow.main(optical_flow.arguments().parse_args([str(folder), "--pictures", "components"]))
+    assert "flow of 4 frames by dis" in capsys.readouterr().out
+    picture = np.array(Image.open(folder / "flow_dis_components" / "0001.png"))
+    assert np.array_equal(picture, components(next(iter(FlowFolder(folder)))))
