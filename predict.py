@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import utils
-from baselines import MODELS
+from baselines import MODELS, optical_flow
 from dataloader import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -53,6 +53,7 @@ from loss import to_device
 from model import stretch
 
 DONE = object()
+TEMPORAL = ("window", "state", "group")
 FIRST_FRAMES = ("repeat", "mirror")
 PRECISIONS = ("float32", "bfloat16")
 
@@ -62,15 +63,16 @@ def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterabl
                   resize: bool = True) -> Iterator[Tensor]:
     """One saliency map per frame, in order; memory holds a window and a batch of frames, however long the video.
 
-    A window ends at the frame its map belongs to; a recurrent network's state is carried through the video. Every frame is decoded,
-    resized and moved to the device once, as uint8, while the network computes.
+    A window ends at the frame its map belongs to; a recurrent network's state is carried through the video; groups follow each other, and
+    the last frame fills the last one. Every frame is decoded, resized and moved to the device once, as uint8, while the network computes.
 
     Args:
         model: in eval mode, on the device and in the precision to compute in; `model.prepare`, `normalise`, `finish`, `temporal`,
-            and `clip_len`, `frame_stride`, `first_frames` where that is "window", `maps` where it is "state".
+            and `clip_len`, `frame_stride`, `first_frames` where that is "window", `maps` where it is "state", `clip_len` and `inputs` where
+            it is "group" (of `clip_len` frames; 1: each for itself).
         frames: (H, W, 3) uint8, RGB, one after the other; consumed in a thread.
-        flows: for models with `needs_flow`; none so far.
-        batch_size: clips computed at once, or frames of a recurrent network. A video's last batch of clips is filled up, so that all
+        flows: for models with `needs_flow`: each frame's flow as a picture, (H, W, 3) uint8. Default: made by DIS, as `model.flow_picture`.
+        batch_size: clips or groups computed at once, or frames of a recurrent network. A video's last batch of clips is filled up, so that all
             have one shape.
         interpolate: an approximation: only every n-th frame, and the last one, goes through the network; maps between
             are interpolated linearly.
@@ -88,20 +90,37 @@ def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterabl
     Raises:
         ValueError: the model needs another engine than the sliding window, options exclude each other, or a frame is too small.
     """
-    if flows is not None or model.needs_flow or model.temporal not in ("window", "state"):
-        raise ValueError(f"{type(model).__name__} moves through time by \"{model.temporal}\" (needs_flow={model.needs_flow}): "
-                         "only \"window\" and \"state\" without flow are built so far")
+    if model.temporal not in TEMPORAL:
+        raise ValueError(f"{type(model).__name__}.temporal says how it moves through time: expected one of {TEMPORAL}, got {model.temporal!r}")
+    if flows is not None and not model.needs_flow:
+        raise ValueError(f"{type(model).__name__} takes no optical flow")
     first_frames = first_frames or getattr(model, "first_frames", "repeat")
     check_options(batch_size, interpolate, every, skip, first_frames)
     errors = []                                                            # raised when the frames before have their maps
-    prepared = until_error(((model.prepare(checked(frame)), frame.shape[:2]) for frame in frames), errors)
+    prepared = until_error(((prepare_all(model, frame, flow), frame.shape[:2]) for frame, flow in with_flows(model, frames, flows)), errors)
     prepared = in_background(prepared, ahead=max(2 * batch_size, min(64, 2 * batch_size * interpolate * every)))
     outputs = scene_outputs(model, prepared, batch_size, interpolate, every, skip, first_frames, scene_cuts)
     for group, size in of_one_size(outputs, batch_size):
         with torch.no_grad():
-            yield from model.finish(torch.stack(group), size if resize else tuple(group[0].shape))
+            yield from model.finish(torch.stack(group), size if resize else tuple(group[0].shape[-2:]))
     if errors:
         raise errors[0]
+
+
+def with_flows(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterable[np.ndarray] | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Each frame, and its flow as a picture where the model needs one: those that are given, or made here."""
+    if not model.needs_flow:
+        return zip(frames, itertools.repeat(None))
+    if flows is not None:
+        return zip(frames, flows, strict=True)
+    shown, seen = itertools.tee(map(checked, frames))
+    return zip(shown, map(optical_flow.PICTURES[model.flow_picture], optical_flow.flows(seen, optical_flow.dis_flow())))
+
+
+def prepare_all(model: nn.Module, frame: np.ndarray, flow: np.ndarray | None) -> Tensor:
+    """A frame at the network's size, (3, h, w) uint8, or with its flow's picture, (6, h, w)."""
+    pictures = [model.prepare(checked(picture)) for picture in (frame, flow) if picture is not None]
+    return torch.cat(pictures) if len(pictures) > 1 else pictures[0]
 
 
 def check_options(batch_size: int, interpolate: int, every: int, skip: int, first_frames: str) -> None:
@@ -136,8 +155,9 @@ def scene_outputs(model: nn.Module, prepared: Iterable[tuple], batch_size: int, 
     for start, scene in itertools.groupby(by_scene(prepared, scene_cuts), key=lambda item: item[0]):
         first = skip - start if start < skip else (skip - start) % every   # of the scene's frames that gets a map
         frames = (item for _, item in scene)
-        if model.temporal == "state":
-            outputs = recurrent_outputs(model, steps_of(frames, 1, interpolate, window=1, whole=False), batch_size)
+        if model.temporal in ("state", "group"):
+            run = {"state": recurrent_outputs, "group": grouped_outputs}[model.temporal]
+            outputs = run(model, steps_of(frames, 1, interpolate, window=1, whole=False), batch_size)
             outputs = itertools.islice(outputs, first, None, every)
         else:
             window = (model.clip_len - 1) * model.frame_stride + 1 if first_frames == "repeat" else None  # mirrored ones look far ahead
@@ -150,7 +170,7 @@ def by_scene(prepared: Iterable[tuple], scene_cuts: bool) -> Iterator[tuple[int,
     start, before, change_before = 0, None, 0.0
     for number, (frame, size) in enumerate(prepared):
         if scene_cuts:
-            small = F.avg_pool2d(frame.float(), min(8, *frame.shape[1:]))
+            small = F.avg_pool2d(frame[:3].float(), min(8, *frame.shape[1:]))
             change = 0.0 if before is None else (small - before).abs().mean().item()
             start = number if is_cut(change, change_before) else start
             before, change_before = small, change
@@ -197,6 +217,19 @@ def recurrent_outputs(model: nn.Module, steps: Iterator[list[tuple]], batch_size
         with torch.no_grad():
             outputs, state = model.maps(model.normalise(to_device(clip, like.device)[None]).to(like.dtype), state)
         yield from zip(group, outputs[0])
+
+
+def grouped_outputs(model: nn.Module, steps: Iterator[list[tuple]], batch_size: int) -> Iterator[tuple[list[tuple], Tensor]]:
+    """Each step with the network's output for its last frame, which alone is seen, group by group; the last frame fills the last group."""
+    like = next(model.parameters())
+    for _, of_one_shape in itertools.groupby(steps, key=lambda step: step[-1][0].shape):
+        while group := list(itertools.islice(of_one_shape, batch_size * model.clip_len)):
+            pictures = [step[-1][0] for step in group]
+            pictures += pictures[-1:] * (-len(pictures) % model.clip_len)
+            parts = dict(zip(("frame", "flow"), to_device(torch.stack(pictures), like.device).split(3, dim=1)))
+            with torch.no_grad():
+                outputs = model(*(model.normalise(parts[name]).to(like.dtype) for name in model.inputs))
+            yield from zip(group, outputs[0] if isinstance(outputs, tuple) else outputs)
 
 
 def window_outputs(model: nn.Module, steps: Iterator[list[tuple]], batch_size: int, first_frames: str) -> Iterator[tuple[list[tuple], Tensor]]:

@@ -253,9 +253,53 @@ def test_the_engine_agrees_with_the_network_on_whole_windows(tiny_model, tiny_se
 
 def test_a_model_that_moves_otherwise_through_time_is_refused():
     model = NewestAndOldest()
-    model.temporal = "group"
-    with pytest.raises(ValueError, match='moves through time by "group"'):
+    model.temporal = "sideways"
+    with pytest.raises(ValueError, match="expected one of .*got 'sideways'"):
         next(saliency_maps(model, frames(1)))
+
+
+class GroupOfThree(NewestAndOldest):
+    """A network of groups whose answer is known: the frame's value, a hundredth of the group's last one's, and a thousandth of the flow's."""
+    temporal, needs_flow, clip_len, inputs, flow_picture = "group", True, 3, ("frame", "flow"), "components"
+
+    def forward(self, frame, flow):
+        assert len(frame) % 3 == 0 and frame.shape == flow.shape
+        self.batches.append(len(frame))
+        last = frame[2::3].repeat_interleave(3, 0)
+        return (frame + last / 100 + flow / 1000)[:, :1], frame            # (B, 1, h, w), and something else
+
+    def finish(self, output, size):
+        return super().finish(output[:, 0], size)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_groups_follow_each_other_and_the_last_frame_fills_the_last_one(batch_size):
+    model = GroupOfThree()
+    maps = [m[0, 0].item() for m in saliency_maps(model, frames(5), frames(5), batch_size=batch_size)]
+    assert maps == pytest.approx([1.031, 2.032, 3.033, 4.054, 5.055]) and sum(model.batches) == 6 and model.prepared == 10
+    assert [m[0, 0].item() for m in saliency_maps(GroupOfThree(), frames(5), frames(5), skip=1, every=3)] == pytest.approx([2.032, 5.055])
+
+
+def test_flow_is_made_where_none_is_given_and_a_still_video_has_none():
+    maps = [m[0, 0].item() for m in saliency_maps(GroupOfThree(), [np.full((16, 16, 3), 7, np.uint8)] * 4)]
+    assert maps == pytest.approx([7 + 0.07 + 0.128] * 4, abs=1e-4)         # the level of no movement is 128
+
+
+def test_as_many_flows_as_frames_are_needed_and_none_for_a_network_without():
+    with pytest.raises(ValueError, match="shorter"):
+        list(saliency_maps(GroupOfThree(), frames(4), frames(3)))
+    with pytest.raises(ValueError, match="takes no optical flow"):
+        next(saliency_maps(NewestAndOldest(), frames(2), frames(2)))
+
+
+def test_in_groups_of_one_frames_of_any_sizes_are_computed_each_for_itself():
+    model = GroupOfThree()
+    model.clip_len, model.inputs, model.needs_flow = 1, ("frame",), False
+    model.prepare = lambda frame: torch.from_numpy(frame.copy()).permute(2, 0, 1)
+    model.forward = lambda frame: (model.batches.append(tuple(frame.shape)), frame[:, :1] + frame[:, 0].mean() / 100)[1]
+    mixed = [np.full((*size, 3), level, np.uint8) for level, size in ((1, (3, 5)), (2, (3, 5)), (3, (4, 4)))]
+    maps = list(saliency_maps(model, mixed, batch_size=2))
+    assert [tuple(m.shape) for m in maps] == [(3, 5), (3, 5), (4, 4)] and model.batches == [(2, 3, 3, 5), (1, 3, 4, 4)]
 
 
 class SumSoFar(NewestAndOldest):
