@@ -53,8 +53,9 @@ class Streams(nn.Module):
     frame_stride = 1
     needs_flow = False
     recipe = {                                                             # loss and optimiser are the paper's, numbers are ours: none are released
-        "optimizer": "sgd", "lr": 1e-7,                                    # small, for the loss is a sum over some 10^5 pixels
+        "optimizer": "sgd", "lr": 1e-7,                                    # small, for the loss is a sum over pixels; 100 times as much diverges
         "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 2,
+        "frame_size": (240, 320),                                          # the paper's; frames of a batch need one size
         # Caffe's EuclideanLoss: half the sum of squared differences, divided by the batch size; the target is what `finish` undoes.
         "objective": "euclidean to (255 density - 127) / 128 at the output's size",
         "flip": False,                                                     # turned around, the picture of a flow is one of another flow
@@ -209,7 +210,14 @@ class FlowStreams(Streams):
 
 
 class SSNet(Streams):
-    """The spatial stream alone: a frame in, its saliency map out. 25.8 M parameters."""
+    """The spatial stream alone: a frame in, its saliency map out. 25.8 M parameters.
+
+    Args:
+        frame_size: as in `Streams`.
+    """
+
+    def __init__(self, frame_size: tuple[int, int] | None = None) -> None:
+        super().__init__(frame_size)
 
     def forward(self, frame: Tensor) -> Tensor:
         """Predict the saliency map of a frame.
@@ -268,7 +276,8 @@ class STSConvNet(STSMaxNet):
 
     def __init__(self, frame_size: tuple[int, int] | None = None, flow_kind: str = "components") -> None:
         super().__init__(frame_size, flow_kind)
-        self.conv_fuse = convolution(1024, 512, side=1)
+        channels = STREAM["conv5"][1]
+        self.conv_fuse = convolution(2 * channels, channels, side=1)
 
     def fuse(self, frame: Tensor, flow: Tensor) -> Tensor:
         """A mixture of both without ReLU, (B, 512, h', w')."""
@@ -401,7 +410,7 @@ def read_caffemodel(path: Path) -> dict[str, Tensor]:
     try:
         for number, wire, value, at in fields(data):
             if number == OLD_LAYERS and wire == BYTES:
-                raise ValueError(f"the field `layers` at byte {at} is of the V1 format: bring the file up to date with Caffe's "
+                raise ValueError(f"what begins at byte {at} is a layer of the V1 format (`layers`): bring the file up to date with Caffe's "
                                  "upgrade_net_proto_binary")
             if number == LAYER and wire == BYTES:
                 add_layer(entries, value, at)
