@@ -43,7 +43,7 @@ class Streams(nn.Module):
     A network adds `forward` and, where it has two streams, `fuse`.
 
     Args:
-        frame_size: (H, W) that frames are resized to, any from 4 x 4, the authors' training size is 240 x 320; None: frames stay
+        frame_size: (H, W) that frames are resized to, any from 4 x 4, nominally 240 x 320; None: frames stay
             as they are, and only those with a side above 512 are shrunk to fit 512 x 512.
         others: further arguments of the network, for its `config`.
     """
@@ -52,10 +52,10 @@ class Streams(nn.Module):
     clip_len = 1
     frame_stride = 1
     needs_flow = False
-    recipe = {                                                             # loss and optimiser are the paper's, numbers are ours: none are released
-        "optimizer": "sgd", "lr": 1e-7,                                    # small, for the loss is a sum over pixels; 100 times as much diverges
+    recipe = {                                                             # loss and optimiser are the paper's; numbers are ours, none are released
+        "optimizer": "sgd", "lr": 1e-7,                                    # small, for the loss is a sum over pixels; 100 times as much diverged
         "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 2,
-        "frame_size": (240, 320),                                          # the paper's; frames of a batch need one size
+        "frame_size": (240, 320),                                          # nominal; frames of a batch need one size
         # Caffe's EuclideanLoss: half the sum of squared differences, divided by the batch size; the target is what `finish` undoes.
         "objective": "euclidean to (255 density - 127) / 128 at the output's size",
         "flip": False,                                                     # turned around, the picture of a flow is one of another flow
