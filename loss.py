@@ -187,12 +187,32 @@ def l1(saliency: Tensor, density: Tensor) -> Tensor:
     return (accurate(saliency) - accurate(density)).abs().mean(1)
 
 
+def bce(saliency: Tensor, density: Tensor) -> Tensor:
+    """Binary cross-entropy of a map against the min-max normalised density: a term of the objective, no measure.
+
+    Args:
+        saliency: (B, H, W) in [0, 1]; kept off 0 and 1 by the smallest step from 1, so that value and gradient are finite.
+        density: (B, H, W), any range; min-max normalised here.
+
+    Returns:
+        (B,), means over the pixels, in nats; NaN where the density map is constant: it has no range to bring to [0, 1], and
+        zeros instead would teach that nothing is salient where in truth nobody's gaze was recorded.
+    """
+    check(saliency, density)
+    p, d = accurate(saliency), above_minimum(density)
+    step = torch.finfo(p.dtype).eps
+    p, d = p.clamp(step, 1 - step), d / d.amax(1, keepdim=True)
+    value = -(d * torch.log(p) + (1 - d) * torch.log(1 - p)).mean(1)       # written out: autocast refuses PyTorch's own
+    return defined_where(value, ~is_constant(density))
+
+
 # Short names in files and tables -> functions; in the order of tables.
 MEASURES = {"auc_j": auc_judd, "sim": similarity, "s_auc": auc_shuffled, "cc": cc, "nss": nss, "kl": kldiv}
-LABELS = {"auc_j": "AUC-J", "sim": "SIM", "s_auc": "s-AUC", "cc": "CC", "nss": "NSS", "kl": "KL", "l1": "L1"}
+LABELS = {"auc_j": "AUC-J", "sim": "SIM", "s_auc": "s-AUC", "cc": "CC", "nss": "NSS", "kl": "KL", "l1": "L1", "bce": "BCE"}
 # Terms of the objective, and their sign in the loss.
-SIGNS = {"kl": 1, "cc": -1, "nss": -1, "sim": -1, "l1": 1}
-TERMS = {"kl": kldiv, "cc": cc, "nss": nss, "sim": similarity, "l1": l1}
+SIGNS = {"kl": 1, "cc": -1, "nss": -1, "sim": -1, "l1": 1, "bce": 1}
+TERMS = {"kl": kldiv, "cc": cc, "nss": nss, "sim": similarity, "l1": l1, "bce": bce}
+KL_OVER = ("sample", "batch")                                              # over what both maps of KL are divided by their sums
 
 
 def measures(saliency: Tensor, density: Tensor, fixations: Tensor, other_fixations: Tensor) -> dict[str, Tensor]:
@@ -207,8 +227,9 @@ def measures(saliency: Tensor, density: Tensor, fixations: Tensor, other_fixatio
     return {name: measure(saliency, *targets.get(name, (density,))) for name, measure in MEASURES.items()}
 
 
-def objective(saliency: Tensor, density: Tensor, fixations: Tensor, weights: dict[str, float]) -> dict[str, Tensor | int]:
-    """The training loss, w_kl KL - w_cc CC - w_nss NSS - w_sim SIM + w_l1 L1, and its terms.
+def objective(saliency: Tensor, density: Tensor, fixations: Tensor, weights: dict[str, float],
+              kl_over: str = "sample") -> dict[str, Tensor | int]:
+    """The training loss, w_kl KL - w_cc CC - w_nss NSS - w_sim SIM + w_l1 L1 + w_bce BCE, and its terms.
 
     A sample whose term is undefined is left out of that term before any division, so gradients stay finite; sums are
     divided by the full batch size. The paper names the terms; the default weights are ours (README, differences).
@@ -217,23 +238,30 @@ def objective(saliency: Tensor, density: Tensor, fixations: Tensor, weights: dic
         saliency: (B, H, W) in (0, 1), float32; a non-finite one makes the loss non-finite.
         density: (B, H, W) in [0, 1].
         fixations: (B, H, W) bool.
-        weights: of "kl", "cc", "nss", "sim" and "l1"; a missing one is 0.
+        weights: of "kl", "cc", "nss", "sim", "l1" and "bce"; a missing one is 0.
+        kl_over: "sample" divides each map by its own sum; "batch" divides both sides by their sums over the whole batch, as if it
+            were one tall map, so that maps with more density weigh more. Then all samples are left out, or none.
 
     Returns:
-        "loss", a scalar with a gradient; "kl", "cc", "nss", "sim", "l1", scalars, detached, unweighted;
+        "loss", a scalar with a gradient; "kl", "cc", "nss", "sim", "l1", "bce", scalars, detached, unweighted;
         "kl_left_out" and so on, the number of samples left out of each.
 
     Raises:
-        ValueError: a weight has an unknown name.
+        ValueError: a weight has an unknown name, or `kl_over` is neither.
     """
+    if kl_over not in KL_OVER:
+        raise ValueError(f"kl_over must be one of {KL_OVER}, got {kl_over!r}")
     unknown = set(weights) - set(TERMS)
     if unknown:
         raise ValueError(f"unknown terms of the objective: {sorted(unknown)}; the terms are {list(TERMS)}")
     terms, loss = {}, accurate(saliency).sum() * 0                         # keeps a graph even if nothing is defined
     for name, measure in TERMS.items():
-        target = fixations if measure is nss else density
+        maps = saliency, fixations if measure is nss else density
+        if measure is kldiv and kl_over == "batch":
+            maps = tuple(x.flatten(0, 1)[None] for x in maps)              # one tall map, (1, B H, W)
         with torch.set_grad_enabled(torch.is_grad_enabled() and weights.get(name, 0) != 0):
-            value, terms[f"{name}_left_out"] = batch_mean(measure, saliency, target)
+            value, left_out = batch_mean(measure, *maps)
+        terms[f"{name}_left_out"] = left_out * (len(saliency) // len(maps[0]))
         if weights.get(name, 0) != 0:
             loss = loss + SIGNS[name] * weights[name] * value
         terms[name] = value.detach()

@@ -55,7 +55,7 @@ class RecSalNet(nn.Module):
     first_frames = "repeat"                                                # what fills the window before a video's first frame: that frame
     recipe = {                                                             # the paper's; defaults of train.py
         "lr": 1e-5, "batch_size": 1, "epochs": 500, "val_every": 3,
-        "loss_weights": {"kl": 1.0, "cc": 1.0, "nss": 0.1, "sim": 0.0, "l1": 0.0},
+        "loss_weights": {"kl": 1.0, "cc": 1.0, "nss": 0.1, "sim": 0.0, "l1": 0.0, "bce": 0.0},
     }
 
     def __init__(self, num_recursions: int = 2, frame_size: tuple[int, int] = (224, 384), frame_stride: int = 1,

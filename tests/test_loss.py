@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import TESTS
 
-from loss import MEASURES, TERMS, auc_judd, auc_shuffled, cc, kldiv, measures, nss, objective, similarity
+from loss import MEASURES, SIGNS, TERMS, auc_judd, auc_shuffled, bce, cc, kldiv, measures, nss, objective, similarity
 
 
 def maps(*rows):
@@ -224,7 +224,7 @@ def test_measures_equal_those_of_pysaliency_where_the_definitions_coincide(monke
 
 # The objective
 
-WEIGHTS = {"kl": 1.0, "cc": 0.5, "nss": 0.1, "sim": 2.0, "l1": 3.0}
+WEIGHTS = {"kl": 1.0, "cc": 0.5, "nss": 0.1, "sim": 2.0, "l1": 3.0, "bce": 0.7}
 
 
 def random_batch(size=3):
@@ -235,7 +235,7 @@ def random_batch(size=3):
 
 def test_loss_is_the_weighted_sum_of_its_terms_and_every_weight_counts():
     terms = objective(*random_batch(), WEIGHTS)
-    assert terms["loss"].item() == pytest.approx(sum(sign * WEIGHTS[name] * terms[name].item() for name, sign in zip(("kl", "cc", "nss", "sim", "l1"), (1, -1, -1, -1, 1))))
+    assert terms["loss"].item() == pytest.approx(sum(sign * WEIGHTS[name] * terms[name].item() for name, sign in zip(("kl", "cc", "nss", "sim", "l1", "bce"), (1, -1, -1, -1, 1, 1))))
     for name in WEIGHTS:
         without = objective(*random_batch(), {**WEIGHTS, name: 0})
         assert without["loss"].item() != pytest.approx(terms["loss"].item())
@@ -250,10 +250,11 @@ def test_terms_are_the_measures_averaged_over_the_batch():
         assert terms[f"{name}_left_out"] == 0
 
 
-def test_the_gradient_is_that_of_a_finite_difference():
+@pytest.mark.parametrize("kl_over", ["sample", "batch"])
+def test_the_gradient_is_that_of_a_finite_difference(kl_over):
     saliency, density, fixations = random_batch(2)
     saliency = saliency.detach().double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda s: objective(s, density.double(), fixations, WEIGHTS)["loss"], saliency)
+    assert torch.autograd.gradcheck(lambda s: objective(s, density.double(), fixations, WEIGHTS, kl_over)["loss"], saliency)
 
 
 def test_a_sample_without_fixations_is_left_out_counted_and_keeps_gradients_finite():
@@ -261,7 +262,7 @@ def test_a_sample_without_fixations_is_left_out_counted_and_keeps_gradients_fini
     density[1], fixations[1] = 0, False
     terms = objective(saliency, density, fixations, WEIGHTS)
     terms["loss"].backward()
-    assert [terms[f"{name}_left_out"] for name in ("kl", "cc", "nss", "sim", "l1")] == [1, 1, 1, 1, 0]
+    assert [terms[f"{name}_left_out"] for name in ("kl", "cc", "nss", "sim", "l1", "bce")] == [1, 1, 1, 1, 0, 1]
     assert terms["cc"].item() == pytest.approx(cc(saliency[[0, 2]], density[[0, 2]]).sum().item() / 3)  # over the full batch
     assert saliency.grad.isfinite().all() and saliency.grad[0].abs().sum() > 0
 
@@ -285,3 +286,72 @@ def test_a_broken_saliency_map_makes_the_loss_non_finite_instead_of_being_left_o
 def test_an_unknown_term_is_refused():
     with pytest.raises(ValueError, match=r"unknown terms.*\['auc'\]"):
         objective(*random_batch(), {"auc": 1})
+
+
+@pytest.mark.parametrize("density", [ZERO, CONSTANT, maps([1.0, 1.0], [1.0, 1.0])])
+def test_binary_cross_entropy_with_a_constant_density_is_undefined_and_left_out(density):
+    assert bce(RAMP, density).isnan().all()
+    assert objective(RAMP, density, NONE, {"bce": 1.0})["bce_left_out"] == 1
+
+
+def test_binary_cross_entropy_is_finite_with_finite_gradients_at_zero_and_one():
+    saliency = maps([0.0, 1.0], [0.0, 1.0]).requires_grad_()               # the lower row is wrong, with certainty
+    value = bce(saliency, maps([0.0, 1.0], [1.0, 0.0]))
+    value.sum().backward()
+    assert value.item() == pytest.approx(-math.log(2.0 ** -52) / 2) and saliency.grad.isfinite().all()
+
+
+def test_binary_cross_entropy_known_by_hand():
+    assert bce(maps([0.5, 0.5], [0.5, 0.5]), RAMP).item() == pytest.approx(math.log(2))  # whatever the density
+    density = maps([0.2, 0.4])                                             # normalised: 0 and 1
+    assert bce(maps([0.25, 0.75]), density).item() == pytest.approx(-math.log(0.75), rel=1e-6)
+    assert bce(maps([0.25, 0.5]), density).item() == pytest.approx(-(math.log(0.75) + math.log(0.5)) / 2, rel=1e-6)
+    assert SIGNS["bce"] == 1
+
+
+def test_binary_cross_entropy_is_pytorchs_own_and_takes_maps_of_a_network_in_autocast():
+    generator = torch.Generator().manual_seed(0)
+    saliency, density = torch.rand(2, 5, 6, generator=generator), torch.rand(2, 5, 6, generator=generator)
+    low, high = (extreme(density, dim=(1, 2), keepdim=True) for extreme in (torch.amin, torch.amax))
+    expected = [torch.nn.functional.binary_cross_entropy(s.double(), d.double()).item() for s, d in zip(saliency, (density - low) / (high - low))]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = bce(saliency, density)
+    assert found.tolist() == pytest.approx(expected, rel=1e-6) and found.dtype == torch.float64
+
+
+def test_kl_over_a_batch_with_a_map_of_zeros_counts_what_is_predicted_there():
+    """Predicted: 4 times 1/8 and, where nobody looked, 4 times 1/8; looked at: one pixel of 8. So log 8, with nothing left out."""
+    terms = objective(torch.full((2, 2, 2), 0.5), torch.cat([ZERO, maps([0.0, 0.0], [0.0, 1.0])]), torch.cat([NONE, ONE]), {"kl": 1.0}, "batch")
+    assert terms["kl"].item() == terms["loss"].item() == pytest.approx(math.log(8)) and terms["kl_left_out"] == 0
+
+
+def test_kl_over_a_batch_of_zeros_leaves_all_its_samples_out_with_finite_gradients():
+    saliency = torch.full((3, 2, 2), 0.5, requires_grad=True)
+    terms = objective(saliency, torch.zeros(3, 2, 2), torch.zeros(3, 2, 2, dtype=torch.bool), {"kl": 1.0}, "batch")
+    terms["loss"].backward()
+    assert terms["kl_left_out"] == 3 and terms["loss"].item() == 0 and (saliency.grad == 0).all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_kl_over_a_batch_with_a_broken_map_is_not_finite(value):
+    saliency, density, fixations = random_batch()
+    with torch.no_grad():
+        saliency[1, 2, 3] = value
+    assert not objective(saliency, density, fixations, {"kl": 1.0}, "batch")["loss"].isfinite()
+
+
+def test_kl_over_a_batch_known_by_hand():
+    """Both sides over their sums of the batch: predicted 1/4 1/4 1/4 1/4, looked at 3/4 0 1/4 0."""
+    saliency, density = torch.tensor([[[0.1, 0.1]], [[0.1, 0.1]]]), torch.tensor([[[0.6, 0.0]], [[0.2, 0.0]]])
+    fixations = density > 0
+    terms = {over: objective(saliency, density, fixations, {"kl": 1.0}, over)["kl"].item() for over in ("sample", "batch")}
+    assert terms["batch"] == pytest.approx(0.75 * math.log(3), rel=1e-6)
+    assert terms["sample"] == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_kl_over_a_batch_of_one_is_that_of_the_sample():
+    saliency, density, fixations = random_batch(1)
+    found = [objective(saliency, density, fixations, WEIGHTS, over) for over in ("sample", "batch")]
+    assert found[0] == found[1]
+    with pytest.raises(ValueError, match="kl_over must be one of .*got 'frame'"):
+        objective(saliency, density, fixations, WEIGHTS, "frame")
