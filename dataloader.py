@@ -915,19 +915,97 @@ class ClipDataset(Dataset):
     def sample(self, video: Video, last: int, mirrored: bool) -> dict:
         """The clip that ends at frame `last` (an index), with that frame's maps."""
         indices = [max(0, last - back * self.frame_stride) for back in reversed(range(self.clip_len))]
+        tensors = flipped({"clip": self.frames(video, indices), **self.maps(video, last)}, mirrored)
+        return {**tensors, "video": video.name, "frame": video.frames[last].stem}
+
+    def frames(self, video: Video, indices: list[int]) -> Tensor:
+        """The prepared frames of these indices, (3, len(indices), h, w) uint8."""
         if self.cache and self.cache.holds(video):
-            clip = self.cache.clip(video, indices)
-        else:
-            clip = decoded_clip(video, indices, lambda path: self.prepare(self.read(read_frame, path)))
-        stem = video.frames[last].stem
+            return self.cache.clip(video, indices)
+        return decoded_clip(video, indices, lambda path: self.prepare(self.read(read_frame, path)))
+
+    def maps(self, video: Video, index: int) -> dict[str, Tensor]:
+        """Density and fixations of a frame, both (H, W)."""
+        stem = video.frames[index].stem
         density, fixations = self.read(read_density, video.maps[stem]), self.read(read_fixations, video.fixations[stem])
         check_same_size(density, fixations, video, stem)
         if self.size is not None:
             density, fixations = resize_density(density, self.size), move_fixations(fixations, self.size)
-        tensors = {"clip": clip, "density": torch.from_numpy(density), "fixations": torch.from_numpy(fixations)}
-        if mirrored:
-            tensors = {name: t.flip(-1) for name, t in tensors.items()}
-        return {**tensors, "video": video.name, "frame": stem}
+        return {"density": torch.from_numpy(density), "fixations": torch.from_numpy(fixations)}
+
+    def batches(self, batch_size: int, shuffle: bool) -> "EpochBatches":
+        """The sampler of this process's share."""
+        return EpochBatches(len(self), batch_size, shuffle, self.seed, utils.process_number(), utils.num_processes())
+
+    def collate(self, samples: list[dict]) -> dict:
+        """Stack samples to a batch; "skipped" lists why others were left out, and a batch may hold nothing else."""
+        good = [sample for sample in samples if "skipped" not in sample]
+        batch = default_collate(good) if good else {}
+        return {**batch, "skipped": [sample["skipped"] for sample in samples if "skipped" in sample]}
+
+
+class VideoClips(ClipDataset):
+    """All frames of each video up to its last annotated one, in clips to be taken one after the other, with the maps of every annotated frame.
+
+    For training networks that carry a state from clip to clip. Whether a video is mirrored is a function of (seed, epoch, video)
+    alone, and the same for all its clips.
+
+    Args:
+        videos, prepare, clip_len, size, flip, seed, skip_bad, cache: as of `ClipDataset`; a video's last clip may be shorter.
+    """
+
+    def __init__(self, videos: list[Video], prepare: Callable[[np.ndarray], Tensor], clip_len: int, size: tuple[int, int], **others) -> None:
+        super().__init__(videos, prepare, clip_len, size=size, **others)
+        self.items = [(number, first) for number, video in enumerate(videos) for first in range(0, video.annotated()[-1] + 1, clip_len)]
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        """One clip.
+
+        Args:
+            key: (epoch, index).
+
+        Returns:
+            clip (3, T, h, w) uint8 with T up to `clip_len`; annotated (T,) bool, which of its frames are; density (A, H, W)
+            float32 in [0, 1] and fixations (A, H, W) bool of those; video and frame: a name for each of those; number: the video's.
+            Where a file cannot be read, {"skipped": why}, as of `ClipDataset`.
+        """
+        epoch, index = key
+        number, first = self.items[index]
+        mirrored = self.flip and np.random.default_rng((self.seed, epoch, number)).random() < 0.5
+        try:
+            return {**self.sample(self.videos[number], first, mirrored), "number": number}
+        except (OSError, ValueError) as error:
+            return {"skipped": str(error)}
+
+    def sample(self, video: Video, first: int, mirrored: bool) -> dict:
+        """The clip that begins at frame `first` (an index)."""
+        indices = range(first, min(first + self.clip_len, len(video.frames)))
+        annotated = [i for i in indices if video.is_annotated(i)]
+        maps = [self.maps(video, i) for i in annotated]
+        none = {"density": torch.zeros(0, *self.size), "fixations": torch.zeros(0, *self.size, dtype=torch.bool)}
+        stacked = {name: torch.stack([each[name] for each in maps]) if maps else none[name] for name in none}
+        tensors = flipped({"clip": self.frames(video, list(indices)), **stacked}, mirrored)
+        return {**tensors, "annotated": torch.tensor([i in annotated for i in indices]),
+                "video": [video.name] * len(annotated), "frame": [video.frames[i].stem for i in annotated]}
+
+    def batches(self, batch_size: int, shuffle: bool) -> "VideoBatches":
+        """The sampler of this process's videos; a batch is one clip."""
+        if batch_size != 1:
+            raise ValueError(f"a batch must be 1 clip where a state is carried from clip to clip of a video, got {batch_size}: leave --batch-size "
+                             "at 1, and make steps of several clips with --accumulate")
+        starts = [index for index, (_, first) in enumerate(self.items) if first == 0]
+        clips = [list(range(start, end)) for start, end in itertools.pairwise([*starts, len(self.items)])]
+        return VideoBatches(clips, shuffle, self.seed, utils.process_number(), utils.num_processes())
+
+    def collate(self, samples: list[dict]) -> dict:
+        """A batch of one clip, (1, 3, T, h, w), its maps as they are; or of none, and "skipped" lists why."""
+        clips = [{**sample, "clip": sample["clip"][None]} for sample in samples if "skipped" not in sample]
+        return {**(clips[0] if clips else {}), "skipped": [sample["skipped"] for sample in samples if "skipped" in sample]}
+
+
+def flipped(tensors: dict[str, Tensor], mirrored: bool) -> dict[str, Tensor]:
+    """Clip and maps, left to right if `mirrored`."""
+    return {name: t.flip(-1) for name, t in tensors.items()} if mirrored else tensors
 
 
 def decoded_clip(video: Video, indices: list[int], read: Callable[[Path], Tensor]) -> Tensor:
@@ -965,11 +1043,45 @@ class EpochBatches(Sampler):
         return -(-self.length // self.together) - self.start
 
 
+class VideoBatches(Sampler):
+    """Yields the clips of a video one after the other, [(epoch, index)], and videos in an order of (seed, epoch).
+
+    Each video is taken by the process that has the fewest clips so far. Processes that run out of clips get empty lists, so that
+    all have as many. `epoch` and `start` are as of `EpochBatches`.
+
+    Args:
+        clips: of each video the indices of its clips.
+        shuffle: whether to shuffle the videos.
+    """
+
+    def __init__(self, clips: list[list[int]], shuffle: bool, seed: int = 0, process: int = 0, processes: int = 1) -> None:
+        self.clips, self.shuffle, self.seed, self.process, self.processes = clips, shuffle, seed, process, processes
+        self.epoch = self.start = 0
+
+    def shares(self) -> list[list[int]]:
+        """The clips of each process in this epoch."""
+        number = len(self.clips)
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(number) if self.shuffle else range(number)
+        shares = [[] for _ in range(self.processes)]
+        for video in order:
+            min(shares, key=len).extend(self.clips[video])
+        return shares
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        shares = self.shares()
+        own = shares[self.process]
+        for position in range(self.start, max(map(len, shares))):
+            yield [(self.epoch, index) for index in own[position:position + 1]]
+
+    def __len__(self) -> int:
+        return max(map(len, self.shares())) - self.start
+
+
 def clip_loader(dataset: ClipDataset, batch_size: int, workers: int, shuffle: bool) -> DataLoader:
-    """A loader of this process's share of each batch; its batch sampler is an `EpochBatches`."""
-    batches = EpochBatches(len(dataset), batch_size, shuffle, dataset.seed, utils.process_number(), utils.num_processes())
+    """A loader of this process's share of each batch; its batch sampler is the dataset's."""
+    batches = dataset.batches(batch_size, shuffle)
     dataset.reading = Reading(workers) if workers else None
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=torch.cuda.is_available(),
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=dataset.collate, pin_memory=torch.cuda.is_available(),
                       persistent_workers=workers > 0, prefetch_factor=4 if workers else None, worker_init_fn=start_worker,
                       generator=torch.Generator())                         # else each pass would draw from training's random numbers
 
@@ -1036,13 +1148,6 @@ def readable(loader: DataLoader) -> Iterator[dict]:
         if batch["skipped"] and not loader.dataset.skip_bad:
             raise ValueError(f"{batch['skipped'][0]}. To go on without such clips: --skip-bad")
         yield batch
-
-
-def collate(samples: list[dict]) -> dict:
-    """Stack samples to a batch; "skipped" lists why others were left out, and a batch may hold nothing else."""
-    good = [sample for sample in samples if "skipped" not in sample]
-    batch = default_collate(good) if good else {}
-    return {**batch, "skipped": [sample["skipped"] for sample in samples if "skipped" in sample]}
 
 
 # Prepared frames on disk

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import utils
-from swin_transformer import SwinTransformer3D
+from swin_transformer import SwinTransformer3D, load_encoder
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -54,9 +54,12 @@ class RecSalNet(nn.Module):
     needs_flow = False
     first_frames = "repeat"                                                # what fills the window before a video's first frame: that frame
     recipe = {                                                             # the paper's; defaults of train.py
-        "lr": 1e-5, "batch_size": 1, "epochs": 500, "val_every": 3,
+        "optimizer": "adam", "optimizer_options": {}, "lr": 1e-5, "milestones": (), "gamma": 1.0,  # a constant rate
+        "batch_size": 1, "accumulate": 1, "gradients": "averaged", "epochs": 500, "val_every": 3, "flip": False, "kl_over": "sample",
         "loss_weights": {"kl": 1.0, "cc": 1.0, "nss": 0.1, "sim": 0.0, "l1": 0.0, "bce": 0.0},
     }
+    start_file = Path("saved_models/swin_small_patch244_window877_kinetics400_1k.pth")  # what training starts from, where it is there;
+    start_download = "Swin3D_S_Weights.KINETICS400_V1"                     # else torchvision's weights of this name
 
     def __init__(self, num_recursions: int = 2, frame_size: tuple[int, int] = (224, 384), frame_stride: int = 1,
                  width: int = 192, embed_dim: int = 96, depths: tuple = (2, 2, 18, 2), num_heads: tuple = (3, 6, 12, 24),
@@ -173,6 +176,10 @@ class RecSalNet(nn.Module):
     def parameter_groups(self, lr: float) -> list[dict]:
         """What the optimiser gets: one group, everything that receives a gradient (the paper's recipe)."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
+
+    def load_start(self, entries: dict[str, Tensor], source: str) -> list[str]:
+        """Fill what comes pretrained, the encoder, as `load_encoder` does; returns the names that have no place here."""
+        return load_encoder(self.encoder, entries, source)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, frame_size: tuple[int, int] | None = None, **changes) -> "RecSalNet":

@@ -25,6 +25,7 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 ENCODED, UPSAMPLED = 30, 56                                                # layers up to the encoder's end, and to the last upsampling
 # Epoch -> the first of `salgan`'s layers that learns: none, the decoder's finer half, all of it, two encoder stages, everything.
 THAWED_FROM = {1: 62, 2: 44, 3: ENCODED, 4: 17, 5: 0}
+ALPHA_RATE = 0.1                                                           # learning rate of a learnt alpha: one number, with far to go
 PARTS = ("salgan.0.weight", "Gates.weight", "final_convs.0.weight")        # entries by which weight files are told apart
 
 
@@ -42,10 +43,15 @@ class FrameByFrame(nn.Module):
     clip_len = 10                                                          # in training: the state's past is cut off there
     frame_stride = 1                                                       # the state takes in every frame
     needs_flow = False
-    recipe = {                                                             # the paper's
-        "optimizer": "adam", "lr": 1e-7, "weight_decay": 1e-4, "alpha_lr": 0.1, "clip_len": 10,
-        "objective": "binary cross-entropy on min-max normalised density",
+    recipe = {                                                             # the paper's; defaults of train.py
+        "optimizer": "adam", "optimizer_options": {"weight_decay": 1e-4}, "lr": 1e-7, "milestones": (), "gamma": 1.0,  # a constant rate
+        "batch_size": 1, "accumulate": 1, "gradients": "averaged",         # a step for every clip of `clip_len` frames
+        "epochs": 10, "val_every": 1,                                      # ours: the paper has no number. Thawed in epoch 5, then as many again
+        "flip": False, "kl_over": "sample",
+        "loss_weights": {"kl": 0.0, "cc": 0.0, "nss": 0.0, "sim": 0.0, "l1": 0.0, "bce": 1.0},
     }
+    start_file = Path("saved_models/SalGAN.pth")                           # what training starts from; the paper's was trained on SALICON
+    start_download = None                                                  # torchvision has no SalGAN
     parts = ("salgan.0.weight",)                                           # which of PARTS its state dict has
 
     def __init__(self, frame_size: tuple[int, int], **others) -> None:
@@ -162,8 +168,8 @@ class FrameByFrame(nn.Module):
         """
         named = dict(self.named_parameters())
         alpha = named.pop("alpha", None)
-        groups = [{"params": list(named.values()), "lr": lr, "weight_decay": self.recipe["weight_decay"]}]
-        return groups if alpha is None else [*groups, {"params": [alpha], "lr": self.recipe["alpha_lr"], "weight_decay": 0.0}]
+        groups = [{"params": list(named.values()), "lr": lr, "weight_decay": self.recipe["optimizer_options"]["weight_decay"]}]
+        return groups if alpha is None else [*groups, {"params": [alpha], "lr": ALPHA_RATE, "weight_decay": 0.0}]
 
     def thaw(self, epoch: int) -> None:
         """Set which layers learn in an epoch, for training that thaws what came from SalGAN gradually (optional).
@@ -185,7 +191,7 @@ class FrameByFrame(nn.Module):
         for index, layer in enumerate(self.salgan):
             layer.requires_grad_(index >= first)
 
-    def load_salgan(self, entries: dict[str, Tensor], source: str) -> list[str]:
+    def load_start(self, entries: dict[str, Tensor], source: str) -> list[str]:
         """Start from SalGAN, trained on still pictures (the paper's on SALICON); layers that it does not have stay as they are.
 
         Args:
@@ -226,18 +232,22 @@ class FrameByFrame(nn.Module):
                 over or of another shape; the message names it.
         """
         entries, configuration = utils.read_weights(path)
-        if tuple(name for name in PARTS if name in entries) != cls.parts:
-            raise ValueError(f"{path} does not hold {cls.__name__}: of {', '.join(PARTS)} expected {', '.join(cls.parts)} and no other, "
-                             f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
-        config = {**configuration, **({"frame_size": frame_size} if frame_size else {}), **changes}
-        config = cls.completed(config, entries, str(path))
-        try:
-            model = cls(**config)
-        except (TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"the configuration that belongs to {path} does not fit {cls.__name__}: {error}; it is {config}") from error
+        model = cls.built_for({**configuration, **({"frame_size": frame_size} if frame_size else {}), **changes}, entries, str(path))
         utils.load_entries(model, entries, str(path))
         model.is_described = bool(configuration)
         return model.eval()
+
+    @classmethod
+    def built_for(cls, config: dict, entries: dict[str, Tensor], source: str) -> "FrameByFrame":
+        """Build the network of a configuration that came with a file's entries; a ValueError where either is not of this network."""
+        if tuple(name for name in PARTS if name in entries) != cls.parts:
+            raise ValueError(f"{source} does not hold {cls.__name__}: of {', '.join(PARTS)} expected {', '.join(cls.parts)} and no other, "
+                             f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
+        config = cls.completed(config, entries, source)
+        try:
+            return cls(**config)
+        except (TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"the configuration that belongs to {source} does not fit {cls.__name__}: {error}; it is {config}") from error
 
     @classmethod
     def completed(cls, config: dict, entries: dict[str, Tensor], source: str) -> dict:

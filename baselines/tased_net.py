@@ -28,6 +28,7 @@ PARTS_OF_S3D = {"base1": 0, "base2": 5, "base3": 8, "base4": 14}
 OVERLAPPING = {"kernel_size": (1, 3, 3), "stride": (1, 2, 2), "padding": (0, 1, 1)}  # poolings that halve height and width
 APART = {"kernel_size": (1, 2, 2), "stride": (1, 2, 2)}
 
+ENCODER_RATE = 0.01                                                        # of `lr`: the encoder knows Kinetics already; its rate stays constant
 BLUR_SIGMA, BLUR_RADIUS = 7, 28                                            # scipy cuts its Gaussian off at 4 sigma
 
 
@@ -46,16 +47,20 @@ class TASEDNet(nn.Module):
     clip_len = 32                                                          # fixed by the network: 32 -> 16 -> 8 -> 4 -> 2 -> 1
     needs_flow = False
     first_frames = "mirror"                                                # the first 31 maps come from windows turned around in time
-    recipe = {                                                             # the paper's
+    recipe = {                                                             # the paper's; defaults of train.py
+        "optimizer": "sgd", "optimizer_options": {"momentum": 0.9, "weight_decay": 2e-7},
         "lr": 0.1,                                                         # of the decoder, which starts from nothing
-        "encoder_lr_ratio": 0.01,                                          # the encoder knows Kinetics already; its rate stays constant
         "milestones": (750, 950), "gamma": 0.1,                            # updates after which the decoder's rate is multiplied by gamma
-        "batch_size": 8, "accumulate": 5, "updates": 1000,                 # 40 clips an update, as many as memory takes at a time
+        "batch_size": 8, "accumulate": 5,                                  # 40 clips an update, as many as memory takes at a time
         "gradients": "summed",                                             # over the 5 batches, not averaged: `lr` belongs to the sum
-        "momentum": 0.9, "weight_decay": 2e-7,                             # of SGD
-        "objective": "kl over the batch",                                  # both sides normalised over all 8 maps, so busy maps weigh more
+        "epochs": 67,                                                      # 1000 updates of 40 clips: 66.7 times one of each of DHF1K's 600 videos
+        "val_every": 3,                                                    # ours; the authors keep the last weights
         "flip": True,                                                      # half of the clips, left to right
+        "kl_over": "batch",                                                # both sides normalised over all 8 maps, so busy maps weigh more
+        "loss_weights": {"kl": 1.0, "cc": 0.0, "nss": 0.0, "sim": 0.0, "l1": 0.0, "bce": 0.0},
     }
+    start_file = Path("saved_models/S3D_kinetics400.pt")                   # what training starts from
+    start_download = None                                                  # torchvision's S3D has other names for its parts
 
     def __init__(self, frame_size: tuple[int, int] = (224, 384), frame_stride: int = 1) -> None:
         super().__init__()
@@ -162,11 +167,11 @@ class TASEDNet(nn.Module):
         """
         named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         return [
-            {"params": [p for name, p in named if name.startswith("base")], "lr": lr * self.recipe["encoder_lr_ratio"], "scheduled": False},
+            {"params": [p for name, p in named if name.startswith("base")], "lr": lr * ENCODER_RATE, "scheduled": False},
             {"params": [p for name, p in named if not name.startswith("base")], "lr": lr, "scheduled": True},
         ]
 
-    def load_encoder(self, entries: dict[str, Tensor], source: str) -> list[str]:
+    def load_start(self, entries: dict[str, Tensor], source: str) -> list[str]:
         """Fill the encoder with S3D's weights.
 
         Args:
@@ -209,17 +214,21 @@ class TASEDNet(nn.Module):
             ValueError: it is no weight file, or an entry is missing, left over or of another shape; the message names it.
         """
         entries, configuration = utils.read_weights(path)
-        if any(name not in entries for name in ("base1.0.conv_s.weight", "convtsp4.13.weight")):
-            raise ValueError(f"{path} does not hold TASED-Net: expected entries such as base1.0.conv_s.weight and convtsp4.13.weight, "
-                             f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
-        config = {**configuration, **({"frame_size": frame_size} if frame_size else {}), **changes}
-        try:
-            model = cls(**config)
-        except TypeError as error:
-            raise ValueError(f"the configuration that belongs to {path} does not fit {cls.__name__}: {error}; it is {config}") from error
+        model = cls.built_for({**configuration, **({"frame_size": frame_size} if frame_size else {}), **changes}, entries, str(path))
         utils.load_entries(model, entries, str(path))
         model.is_described = bool(configuration)
         return model.eval()
+
+    @classmethod
+    def built_for(cls, config: dict, entries: dict[str, Tensor], source: str) -> "TASEDNet":
+        """Build the network of a configuration that came with a file's entries; a ValueError where either is not of this network."""
+        if any(name not in entries for name in ("base1.0.conv_s.weight", "convtsp4.13.weight")):
+            raise ValueError(f"{source} does not hold TASED-Net: expected entries such as base1.0.conv_s.weight and convtsp4.13.weight, "
+                             f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
+        try:
+            return cls(**config)
+        except TypeError as error:
+            raise ValueError(f"the configuration that belongs to {source} does not fit {cls.__name__}: {error}; it is {config}") from error
 
 
 class PointConv(nn.Module):

@@ -275,7 +275,7 @@ def test_what_is_frozen_is_in_no_group_and_sgd_takes_them():
         part.requires_grad_(False)
     encoder, decoder = model.parameter_groups(model.recipe["lr"])
     assert encoder["params"] == [] and len(decoder["params"]) == sum(name.startswith("convtsp") for name, _ in model.named_parameters())
-    torch.optim.SGD([encoder, decoder], momentum=model.recipe["momentum"], weight_decay=model.recipe["weight_decay"])
+    torch.optim.SGD([encoder, decoder], **model.recipe["optimizer_options"])
 
 
 # Weight files
