@@ -8,6 +8,7 @@ import functools
 import itertools
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,121 @@ for i in range(4):
 OUR_NAMES = {theirs: ours for ours, theirs in AUTHORS_NAMES.items()}
 
 
-class RecSalNet(nn.Module):
+class SaliencyModel(nn.Module):
+    """What train.py, predict.py and test.py need of every network, and most networks need not write again.
+
+    A network adds `forward`, and whatever it does otherwise. The scripts contain no network's name: it states what it needs.
+
+    Args:
+        frame_size: (H, W) that frames are resized to; None: each stays as it is.
+        prepare: how, a function of the module: (frame, size) -> (3, h, w) uint8.
+        others: further arguments of the network, for its `config`, from which it can be built again.
+    """
+
+    temporal = "window"                                                    # how it moves through time: see `predict.saliency_maps`
+    clip_len = 32                                                          # frames of a window, of a group, or of a clip to train on
+    frame_stride = 1                                                       # frames of the video from one frame of a clip to the next
+    first_frames = "repeat"                                                # what fills the window before a video's first frame: that frame
+    needs_flow = False
+    inputs = ("frame",)                                                    # what `forward` takes of "frame" and "flow", for groups
+    known_by: tuple[str, ...] = ()                                         # entries that its weight files have,
+    unlike: tuple[str, ...] = ()                                           # and those that another network's have
+    read_file = staticmethod(utils.read_weights)
+    recipe = {                                                             # train.py's defaults
+        "optimizer": "adam", "optimizer_options": {}, "lr": 1e-4, "milestones": (), "gamma": 1.0,  # a constant rate
+        "batch_size": 1, "accumulate": 1, "gradients": "averaged", "epochs": 10, "val_every": 1, "flip": False, "kl_over": "sample",
+        "loss_weights": {"kl": 1.0, "cc": 0.0, "nss": 0.0, "sim": 0.0, "l1": 0.0, "bce": 0.0},
+    }
+    start_file: Path | None = None                                         # pretrained weights that training starts from, where they are there;
+    start_download: str | None = None                                      # else torchvision's of this name
+
+    def __init__(self, frame_size: tuple[int, int] | None, prepare: Callable[..., Tensor], **others) -> None:
+        super().__init__()
+        self.config = {"frame_size": frame_size and list(frame_size), **others}
+        self.is_described = True                                           # False: weights came without a configuration
+        self.prepare = functools.partial(prepare, size=frame_size and tuple(frame_size))  # light: travels to loader processes
+
+    def normalise(self, clip: Tensor) -> Tensor:
+        """Bring prepared frames to the network's range.
+
+        Args:
+            clip: (B, 3, T, h, w) or (B, 3, h, w) uint8, RGB, on any device.
+
+        Returns:
+            The same as float32, ImageNet-normalised.
+        """
+        shape = (3, *[1] * (clip.ndim - 2))
+        mean, std = (torch.tensor(x).to(clip.device, non_blocking=True).view(shape) for x in (IMAGENET_MEAN, IMAGENET_STD))
+        return (clip.float() / 255 - mean) / std
+
+    def finish(self, output: Tensor, size: tuple[int, int]) -> Tensor:
+        """Bring raw output, (B, h, w), to the frame's own size: (B, H, W) float32 in [0, 1], resized bilinearly."""
+        return F.interpolate(output[:, None].float(), size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+
+    def quantise(self, saliency: Tensor) -> Tensor:
+        """A finished map, (H, W), as files hold it: uint8, min-max normalised; a constant one becomes 0."""
+        return stretch(saliency)
+
+    def parameter_groups(self, lr: float) -> list[dict]:
+        """What the optimiser gets: one group, everything that receives a gradient."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
+
+    def load_start(self, entries: dict[str, Tensor], source: str) -> list[str]:
+        """Fill what comes pretrained from a file's entries; returns the names that have no place here."""
+        raise ValueError(f"{type(self).__name__} starts from nothing pretrained, and not from {source}: give --encoder-weights none")
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, frame_size: tuple[int, int] | None = None, **changes) -> "SaliencyModel":
+        """Build the network that a weight file belongs to, and load it.
+
+        What the entries cannot tell, such as the frame size, comes from the `.json` beside the file, or from within a `last.pt`; else
+        it is the paper's.
+
+        Args:
+            path: the authors' file, or one written by train.py; or its https URL.
+            frame_size: (H, W) to resize frames to, instead of what the network was trained at.
+            changes: other arguments of the network to replace; the file's entries must still fit.
+
+        Returns:
+            The network in eval mode, on the CPU.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no weight file or another network's, its configuration does not fit, or an entry is missing, left
+                over or of another shape; the message names it.
+        """
+        entries, configuration = cls.read_file(path)
+        if any(name not in entries for name in cls.known_by) or any(name in entries for name in cls.unlike):
+            unlike = f", without {' and '.join(cls.unlike)}" * bool(cls.unlike)
+            raise ValueError(f"{path} does not hold {cls.__name__}: expected entries such as {' and '.join(cls.known_by)}{unlike}, "
+                             f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
+        changes = {**({"frame_size": frame_size} if frame_size else {}), **changes}
+        model = cls.built_for(cls.completed(configuration, changes, entries, str(path)), entries, str(path))
+        utils.load_entries(model, entries, str(path))
+        model.is_described = bool(configuration)
+        return model.eval()
+
+    @classmethod
+    def completed(cls, configuration: dict, changes: dict, entries: dict[str, Tensor], source: str) -> dict:
+        """The configuration that came with a file, changed, and with what the file's entries tell."""
+        return {**configuration, **changes}
+
+    @classmethod
+    def built_for(cls, config: dict, entries: dict[str, Tensor], source: str) -> "SaliencyModel":
+        """Build the network of a configuration that came with a file; before it takes memory, its shapes are compared with the file's.
+
+        Raises:
+            ValueError: this is no configuration of the network, or the file's entries do not fit it.
+        """
+        try:
+            with torch.device("meta"):                                     # shapes only
+                utils.check_entries(cls(**config), entries, source)
+            return cls(**config)
+        except (TypeError, AttributeError, ZeroDivisionError, OverflowError) as error:
+            raise ValueError(f"the configuration that belongs to {source} does not fit {cls.__name__}: {error}; it is {config}") from error
+
+
+class RecSalNet(SaliencyModel):
     """A clip of 32 frames in, the saliency map of its last frame out.
 
     The defaults are the published network: 55.2 M parameters, 944 GFLOP per map at 224 x 384. State dicts carry the
@@ -49,13 +164,10 @@ class RecSalNet(nn.Module):
         embed_dim, depths, num_heads, patch_norm, drop_path: of the encoder (`SwinTransformer3D`).
     """
 
-    temporal = "window"                                                    # each map needs a window of clip_len frames
     clip_len = 32                                                          # fixed by the network: 16 tokens -> 8 -> 1
-    needs_flow = False
-    first_frames = "repeat"                                                # what fills the window before a video's first frame: that frame
-    recipe = {                                                             # the paper's; defaults of train.py
-        "optimizer": "adam", "optimizer_options": {}, "lr": 1e-5, "milestones": (), "gamma": 1.0,  # a constant rate
-        "batch_size": 1, "accumulate": 1, "gradients": "averaged", "epochs": 500, "val_every": 3, "flip": False, "kl_over": "sample",
+    known_by = ("conv1.weight", "backbone.patch_embed.proj.weight")
+    recipe = {**SaliencyModel.recipe,                                      # the paper's
+        "lr": 1e-5, "epochs": 500, "val_every": 3,
         "loss_weights": {"kl": 1.0, "cc": 1.0, "nss": 0.1, "sim": 0.0, "l1": 0.0, "bce": 0.0},
     }
     start_file = Path("saved_models/swin_small_patch244_window877_kinetics400_1k.pth")  # what training starts from, where it is there;
@@ -64,19 +176,12 @@ class RecSalNet(nn.Module):
     def __init__(self, num_recursions: int = 2, frame_size: tuple[int, int] = (224, 384), frame_stride: int = 1,
                  width: int = 192, embed_dim: int = 96, depths: tuple = (2, 2, 18, 2), num_heads: tuple = (3, 6, 12, 24),
                  patch_norm: bool = False, drop_path: float = 0.2) -> None:
-        super().__init__()
         check_frame_size(frame_size, 32)
         check_frame_stride(frame_stride)
         check_configuration(num_recursions, width, embed_dim, num_heads, drop_path)
-        self.config = {
-            "num_recursions": num_recursions, "frame_size": list(frame_size), "frame_stride": frame_stride,
-            "width": width, "embed_dim": embed_dim, "depths": list(depths), "num_heads": list(num_heads),
-            "patch_norm": patch_norm, "drop_path": drop_path,
-        }
-        self.is_described = True                                           # False: weights came without a configuration
-        self.num_recursions = num_recursions
-        self.frame_stride = frame_stride
-        self.prepare = functools.partial(prepare_frame, size=tuple(frame_size))  # light: travels to loader processes
+        super().__init__(frame_size, prepare_frame, num_recursions=num_recursions, frame_stride=frame_stride, width=width, embed_dim=embed_dim,
+                         depths=list(depths), num_heads=list(num_heads), patch_norm=patch_norm, drop_path=drop_path)
+        self.num_recursions, self.frame_stride = num_recursions, frame_stride
         self.encoder = SwinTransformer3D(embed_dim, depths, num_heads, patch_norm=patch_norm, drop_path=drop_path)
         self.laterals = nn.ModuleList(
             nn.Conv3d(dim, width, kernel_size=(2, 1, 1), stride=(2, 1, 1)) for dim in self.encoder.dims
@@ -138,18 +243,6 @@ class RecSalNet(nn.Module):
         self.readout.float()
         return self
 
-    def normalise(self, clip: Tensor) -> Tensor:
-        """Bring a clip of prepared frames to the network's range.
-
-        Args:
-            clip: (B, 3, T, h, w) uint8, on any device.
-
-        Returns:
-            The same as float32, ImageNet-normalised.
-        """
-        mean, std = (torch.tensor(x).to(clip.device, non_blocking=True).view(3, 1, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
-        return (clip.float() / 255 - mean) / std
-
     def finish(self, output: Tensor, size: tuple[int, int]) -> Tensor:
         """Bring raw output to the frame's own size, as the authors do before scoring.
 
@@ -165,69 +258,28 @@ class RecSalNet(nn.Module):
         """
         if min(size) < 6:
             raise ValueError(f"frames must be at least 6 pixels high and wide for the 11 x 11 blur, got {size[0]} x {size[1]} (H x W)")
-        maps = F.interpolate(output[:, None].float(), size=tuple(size), mode="bilinear", align_corners=False)
         with without_autocast(output.device):                              # or the blur would round to bfloat16
-            return blur(maps)[:, 0]
-
-    def quantise(self, saliency: Tensor) -> Tensor:
-        """A finished map, (H, W), as the authors' files hold it: uint8, min-max normalised; a constant one becomes 0."""
-        return stretch(saliency)
-
-    def parameter_groups(self, lr: float) -> list[dict]:
-        """What the optimiser gets: one group, everything that receives a gradient (the paper's recipe)."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
+            return blur(super().finish(output, size)[:, None])[:, 0]
 
     def load_start(self, entries: dict[str, Tensor], source: str) -> list[str]:
         """Fill what comes pretrained, the encoder, as `load_encoder` does; returns the names that have no place here."""
         return load_encoder(self.encoder, entries, source)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, frame_size: tuple[int, int] | None = None, **changes) -> "RecSalNet":
-        """Build the network a weight file belongs to, and load it.
-
-        Sizes and patch_norm follow from the file's entries; what they cannot tell (number of recursions, frame size,
-        frame stride) comes from the `.json` beside the file, or from within a `last.pt`; else it is the paper's.
-
-        Args:
-            path: the authors' `RecSalNet.pth` or one written by train.py.
-            frame_size: (H, W) to resize frames to, instead of the one the network was trained at.
-            changes: other arguments of the network to replace, such as drop_path; the file's entries must still fit.
-
-        Returns:
-            The network in eval mode, on the CPU.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no weight file, or an entry is missing, left over or of another shape; the message names it.
-        """
-        entries, configuration = utils.read_weights(path)
-        if any(name not in entries or entries[name].ndim != 5 for name in ("conv1.weight", "backbone.patch_embed.proj.weight")):
-            raise ValueError(f"{path} does not hold RecSal-Net: expected entries such as conv1.weight and backbone.patch_embed.proj.weight, "
-                             f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
-        config = {**configuration, **infer_configuration(entries), **({"frame_size": frame_size} if frame_size else {}), **changes}
-        model = cls.built_for(config, entries, str(path))
-        utils.load_entries(model, entries, str(path))
-        model.is_described = bool(configuration)
-        return model.eval()
-
+    def completed(cls, configuration: dict, changes: dict, entries: dict[str, Tensor], source: str) -> dict:
+        """Sizes and patch_norm follow from the entries; what they cannot tell (number of recursions, frame size and stride) from the file."""
+        if any(entries[name].ndim != 5 for name in cls.known_by):
+            raise ValueError(f"{source} does not hold {cls.__name__}: its {cls.known_by[0]} should have 5 dimensions")
+        return {**configuration, **infer_configuration(entries), **changes}
 
     @classmethod
     def built_for(cls, config: dict, entries: dict[str, Tensor], source: str) -> "RecSalNet":
-        """Build the network of a configuration that came with a file; before it takes memory, its shapes are compared with the file's.
-
-        Raises:
-            ValueError: this is no configuration of the network, or the file's entries do not fit it.
-        """
+        """As `SaliencyModel.built_for`; numbers of blocks are bounded, and the windows' indices are those of every such network."""
         depths = config.get("depths", [])
         if not isinstance(depths, (list, tuple)) or any(not isinstance(n, int) or not 0 < n <= 1000 for n in depths):
             raise ValueError(f"depths of the configuration that belongs to {source} must be numbers of blocks, got {depths}")
-        try:
-            with torch.device("meta"):                                         # shapes only
-                utils.check_entries(cls(**config), entries, source)
-            model = cls(**config)
-        except (TypeError, AttributeError, ZeroDivisionError, OverflowError) as error:
-            raise ValueError(f"the configuration that belongs to {source} does not fit {cls.__name__}: {error}; it is {config}") from error
-        for name, constant in model.state_dict().items():                      # the windows' indices: others would point nowhere
+        model = super().built_for(config, entries, source)
+        for name, constant in model.state_dict().items():                      # others would point nowhere
             if not constant.is_floating_point() and not torch.equal(constant, entries[name]):
                 raise ValueError(f"{name} of {source} is not what it is in every {cls.__name__}: the file is damaged")
         return model

@@ -94,6 +94,8 @@ def flows(frames: Iterable[np.ndarray], flow: Flow) -> Iterator[np.ndarray]:
 
 def components(flow: np.ndarray) -> np.ndarray:
     """A flow, (H, W, 2), as a picture, (H, W, 3) uint8: x, y and magnitude, each times 16 plus 128, rounded, clipped to 0 .. 255."""
+    if np.isnan(flow).any():
+        raise ValueError(f"parts of a flow of {flow.shape[0]} x {flow.shape[1]} are not numbers")
     channels = np.dstack([flow, np.hypot(flow[..., 0], flow[..., 1])])
     return np.clip(np.rint(channels * 16 + 128), 0, 255).astype(np.uint8)
 

@@ -4,7 +4,6 @@ Source: Linardos, Mohedano, Nieto, O'Connor, Giro-i-Nieto, McGuinness, "Simple v
 saliency prediction", BMVC 2019; SalGAN: Pan et al., "SalGAN: Visual Saliency Prediction with Generative Adversarial
 Networks", arXiv 1701.01081, 2017.
 """
-import functools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import utils
-from model import check_frame_size, without_autocast
+from model import SaliencyModel, check_frame_size, without_autocast
 
 State = Tensor | tuple[Tensor, ...] | None                                 # what is carried from frame to frame; None before the first
 
@@ -26,10 +25,9 @@ ENCODED, UPSAMPLED = 30, 56                                                # lay
 # Epoch -> the first of `salgan`'s layers that learns: none, the decoder's finer half, all of it, two encoder stages, everything.
 THAWED_FROM = {1: 62, 2: 44, 3: ENCODED, 4: 17, 5: 0}
 ALPHA_RATE = 0.1                                                           # learning rate of a learnt alpha: one number, with far to go
-PARTS = ("salgan.0.weight", "Gates.weight", "final_convs.0.weight")        # entries by which weight files are told apart
 
 
-class FrameByFrame(nn.Module):
+class FrameByFrame(SaliencyModel):
     """What the four networks share: frames and the state in, a saliency map for each frame and the new state out.
 
     A network adds `run`, `self.salgan` and, where it has any, layers of its own that do not come from SalGAN.
@@ -41,25 +39,17 @@ class FrameByFrame(nn.Module):
 
     temporal = "state"                                                     # each map needs its frame and what is carried
     clip_len = 10                                                          # in training: the state's past is cut off there
-    frame_stride = 1                                                       # the state takes in every frame
-    needs_flow = False
-    recipe = {                                                             # the paper's; defaults of train.py
-        "optimizer": "adam", "optimizer_options": {"weight_decay": 1e-4}, "lr": 1e-7, "milestones": (), "gamma": 1.0,  # a constant rate
-        "batch_size": 1, "accumulate": 1, "gradients": "averaged",         # a step for every clip of `clip_len` frames
-        "epochs": 10, "val_every": 1,                                      # ours: the paper has no number. Thawed in epoch 5, then as many again
-        "flip": False, "kl_over": "sample",
+    known_by, unlike = ("salgan.0.weight",), ("Gates.weight", "final_convs.0.weight")
+    recipe = {**SaliencyModel.recipe,                                      # the paper's; a step for every clip
+        "optimizer_options": {"weight_decay": 1e-4}, "lr": 1e-7,
+        "epochs": 10,                                                      # ours: the paper has no number. Thawed in epoch 5, then as many again
         "loss_weights": {"kl": 0.0, "cc": 0.0, "nss": 0.0, "sim": 0.0, "l1": 0.0, "bce": 1.0},
     }
-    start_file = Path("saved_models/SalGAN.pth")                           # what training starts from; the paper's was trained on SALICON
-    start_download = None                                                  # torchvision has no SalGAN
-    parts = ("salgan.0.weight",)                                           # which of PARTS its state dict has
+    start_file = Path("saved_models/SalGAN.pth")                           # the paper's was trained on SALICON
 
     def __init__(self, frame_size: tuple[int, int], **others) -> None:
-        super().__init__()
         check_frame_size(frame_size, 16)
-        self.config = {**others, "frame_size": list(frame_size)}
-        self.is_described = True                                           # False: weights came without a configuration
-        self.prepare = functools.partial(prepare_frame, size=tuple(frame_size))  # light: travels to loader processes
+        super().__init__(frame_size, prepare_frame, **others)
 
     def run(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
         """`maps` with time in front: frames (T, B, 3, h, w) -> saliency maps (T, B, h, w), and the new state."""
@@ -150,9 +140,7 @@ class FrameByFrame(nn.Module):
         low, high = output.amin((1, 2), keepdim=True), output.amax((1, 2), keepdim=True)
         spread = torch.where(high == low, torch.ones_like(low), high - low)
         maps = (output - low) / spread                                     # (B, h, w)
-        if maps.shape[1:] == tuple(size):
-            return maps
-        return F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+        return maps if maps.shape[1:] == tuple(size) else super().finish(maps, size)
 
     def quantise(self, saliency: Tensor) -> Tensor:
         """What is saved of a finished map: (H, W) in [0, 1] -> (H, W) uint8, times 255 and rounded; no further stretching."""
@@ -209,50 +197,6 @@ class FrameByFrame(nn.Module):
         others = {name: t for name, t in own.items() if name not in shared}
         utils.load_entries(self, {**others, **{name: entries[name] for name in shared if name in entries}}, source)
         return [name for name in entries if name not in shared]
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, frame_size: tuple[int, int] | None = None, **changes) -> "FrameByFrame":
-        """Build the network a weight file belongs to, and load it.
-
-        What the entries cannot tell (place of the state, residual, frame size) comes from the `.json` beside the file, or from
-        within a `last.pt`; else it is the default. Entries of SalEMA without `alpha` are those of SalGAN: its constant alpha
-        is then needed from either place, for a default would make plausible maps of the wrong network.
-
-        Args:
-            path: the authors' `SalEMA30.pt`, or one written by train.py.
-            frame_size: (H, W) to resize frames to, instead of the one the network was trained at.
-            changes: other arguments of the network to replace, such as ema_loc; the file's entries must still fit.
-
-        Returns:
-            The network in eval mode, on the CPU.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no weight file or another network's, its configuration does not fit, or an entry is missing, left
-                over or of another shape; the message names it.
-        """
-        entries, configuration = utils.read_weights(path)
-        model = cls.built_for({**configuration, **({"frame_size": frame_size} if frame_size else {}), **changes}, entries, str(path))
-        utils.load_entries(model, entries, str(path))
-        model.is_described = bool(configuration)
-        return model.eval()
-
-    @classmethod
-    def built_for(cls, config: dict, entries: dict[str, Tensor], source: str) -> "FrameByFrame":
-        """Build the network of a configuration that came with a file's entries; a ValueError where either is not of this network."""
-        if tuple(name for name in PARTS if name in entries) != cls.parts:
-            raise ValueError(f"{source} does not hold {cls.__name__}: of {', '.join(PARTS)} expected {', '.join(cls.parts)} and no other, "
-                             f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
-        config = cls.completed(config, entries, source)
-        try:
-            return cls(**config)
-        except (TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"the configuration that belongs to {source} does not fit {cls.__name__}: {error}; it is {config}") from error
-
-    @classmethod
-    def completed(cls, config: dict, entries: dict[str, Tensor], source: str) -> dict:
-        """A configuration with what a file's entries tell added to it; here nothing."""
-        return config
 
 
 class SalGAN(FrameByFrame):
@@ -352,12 +296,13 @@ class SalEMA(FrameByFrame):
         return states[0] if len(states) == 1 else states
 
     @classmethod
-    def completed(cls, config: dict, entries: dict[str, Tensor], source: str) -> dict:
-        """A configuration with alpha, which the entries tell where it was learnt.
+    def completed(cls, configuration: dict, changes: dict, entries: dict[str, Tensor], source: str) -> dict:
+        """The entries tell alpha where it was learnt. Without one they are those of SalGAN: a default would make plausible maps of the wrong network.
 
         Raises:
             ValueError: neither they nor the configuration tell.
         """
+        config = {**configuration, **changes}
         if "alpha" in entries:
             return {"alpha": "learnt", **config}
         if config.get("alpha", "learnt") == "learnt":
@@ -376,7 +321,7 @@ class SalCLSTM30(FrameByFrame):
     Source: Linardos et al. 2019.
     """
 
-    parts = ("salgan.0.weight", "Gates.weight")
+    known_by, unlike = ("salgan.0.weight", "Gates.weight"), ("final_convs.0.weight",)
 
     def __init__(self, residual: bool = False, frame_size: tuple[int, int] = (192, 256)) -> None:
         super().__init__(frame_size, residual=residual)
@@ -402,7 +347,7 @@ class SalCLSTM56(FrameByFrame):
     Source: Linardos et al. 2019.
     """
 
-    parts = ("salgan.0.weight", "Gates.weight", "final_convs.0.weight")
+    known_by, unlike = ("salgan.0.weight", "Gates.weight", "final_convs.0.weight"), ()
 
     def __init__(self, frame_size: tuple[int, int] = (192, 256)) -> None:
         super().__init__(frame_size)

@@ -5,7 +5,6 @@ Frames go through one at a time. The released weights, `stsconvnet.caffemodel`, 
 Source: Bak, Kocak, Erdem, Erdem, "Spatio-Temporal Saliency Networks for Dynamic Saliency Prediction", IEEE Transactions on
 Multimedia, 2018.
 """
-import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import utils
-from model import check_frame_size, without_autocast
+from model import SaliencyModel, check_frame_size, without_autocast
 
 # Caffe's layers: channels in, channels out, side of the kernel. Their names are those of state dicts; a second stream's end in _b.
 STREAM = {"conv1": (3, 96, 7), "conv2": (96, 256, 5), "conv3": (256, 512, 3), "conv4": (512, 512, 5), "conv5": (512, 512, 5)}
 TAIL = {"conv6": (512, 256, 7), "conv7": (256, 128, 11), "conv8": (128, 32, 11), "conv9": (32, 1, 13)}
 POOLED = ("conv1", "conv2")                                                # a pooling follows these
-PARTS = ("deconv1.weight", "conv5_b.weight", "conv_fuse.weight")           # entries by which weight files are told apart
 
 MEAN, SCALE = (100, 110, 118), 0.0078431372549                             # RGB, in levels; 2 / 255
 LARGEST, SMALLEST = 512, 4                                                 # sides of frames; two poolings leave nothing of 3 pixels
@@ -37,7 +35,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5                               # pro
 MOST_DIMS = 32                                                             # Caffe's own limit
 
 
-class Streams(nn.Module):
+class Streams(SaliencyModel):
     """What the four networks share: streams of the same layers, what fuses them, the tail; before and after the network.
 
     A network adds `forward` and, where it has two streams, `fuse`.
@@ -48,10 +46,9 @@ class Streams(nn.Module):
         others: further arguments of the network, for its `config`.
     """
 
-    temporal = "frame"                                                     # each map needs its frame, and its flow, alone
-    clip_len = 1
-    frame_stride = 1
-    needs_flow = False
+    temporal, clip_len = "group", 1                                        # each map needs its frame, and its flow, alone
+    known_by, unlike = ("deconv1.weight",), ("conv5_b.weight", "conv_fuse.weight")
+    read_file = staticmethod(lambda path: read_entries(path))
     recipe = {                                                             # loss and optimiser are the paper's; numbers are ours, none are released
         "optimizer": "sgd", "lr": 1e-7,                                    # small, for the loss is a sum over pixels; 100 times as much diverged
         "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 2,
@@ -61,15 +58,10 @@ class Streams(nn.Module):
         "flip": False,                                                     # turned around, the picture of a flow is one of another flow
     }
     suffixes = ("",)                                                       # of the layers of each stream
-    parts = ("deconv1.weight",)                                            # which of PARTS its state dict has
 
     def __init__(self, frame_size: tuple[int, int] | None = None, **others) -> None:
-        super().__init__()
         check_size(frame_size)
-        self.config = {"frame_size": None if frame_size is None else list(frame_size), **others}
-        self.is_described = True                                           # False: weights came without a configuration
-        size = None if frame_size is None else tuple(frame_size)
-        self.prepare = functools.partial(prepare_frame, size=size)         # of frames and of flow images; light: travels to loader processes
+        super().__init__(frame_size, prepare_frame, **others)              # flow images are prepared like frames
         for suffix in self.suffixes:
             for name, shape in STREAM.items():
                 self.add_module(name + suffix, convolution(*shape))
@@ -150,54 +142,14 @@ class Streams(nn.Module):
         """A finished map, (H, W) float in [0, 1], as the authors' files hold it: uint8, 255 times as much, cut off."""
         return (255 * saliency).to(torch.uint8)
 
-    def parameter_groups(self, lr: float) -> list[dict]:
-        """What SGD gets: one group, everything that receives a gradient."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, frame_size: tuple[int, int] | None = None, **changes) -> "Streams":
-        """Build the network and load a weight file of it.
-
-        Frame size and kind of flow image come from the `.json` beside the file, or from within a `last.pt`; else they are the
-        defaults. SSNet and TSNet have the same entries: of files without a configuration, the caller must know which it is.
-
-        Args:
-            path: the authors' `stsconvnet.caffemodel`, or a file written by train.py.
-            frame_size: (H, W) to resize frames to, instead of what the network was trained at.
-            changes: other arguments of the network to replace.
-
-        Returns:
-            The network in eval mode, on the CPU.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no weight file or another network's, its configuration does not fit, or an entry is missing, left
-                over or of another shape; the message names it.
-        """
-        entries, configuration = read_entries(path)
-        if tuple(name for name in PARTS if name in entries) != cls.parts:
-            raise ValueError(f"{path} does not hold {cls.__name__}: of {', '.join(PARTS)} expected {', '.join(cls.parts)} and no other, "
-                             f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
-        config = {**configuration, **({"frame_size": frame_size} if frame_size else {}), **changes}
-        if configuration and cls.needs_flow and "flow_kind" not in config:
-            raise ValueError(f"the configuration that belongs to {path} does not fit {cls.__name__}: it has no flow_kind, one of {FLOW_KINDS}, "
-                             f"and is SSNet's where it was written by train.py; it is {config}")
-        try:
-            model = cls(**config)
-        except (TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"the configuration that belongs to {path} does not fit {cls.__name__}: {error}; it is {config}") from error
-        utils.load_entries(model, entries, str(path))
-        model.is_described = bool(configuration)
-        return model.eval()
-
 
 class FlowStreams(Streams):
     """A network that sees optical flow, as a picture.
 
     Args:
         frame_size: as in `Streams`; frames and flow images alike.
-        flow_kind: how flow becomes a picture, which the authors' release leaves open: "components" (`flow_image`) or "wheel", the
-            colour wheel. It changes nothing here: it tells whoever makes the pictures.
+        flow_kind: how flow becomes a picture, which the authors' release leaves open: "components" or "wheel", the
+            colour wheel (`optical_flow.PICTURES`). It changes nothing here: it tells whoever makes the pictures.
     """
 
     needs_flow = True
@@ -206,7 +158,15 @@ class FlowStreams(Streams):
         if flow_kind not in FLOW_KINDS:
             raise ValueError(f"flow_kind must be one of {FLOW_KINDS}, got {flow_kind!r}")
         super().__init__(frame_size, flow_kind=flow_kind)
-        self.flow_kind = flow_kind
+        self.flow_picture = flow_kind
+
+    @classmethod
+    def completed(cls, configuration: dict, changes: dict, entries: dict[str, Tensor], source: str) -> dict:
+        """A described SSNet has TSNet's entries, and no kind of flow."""
+        if configuration and "flow_kind" not in {**configuration, **changes}:
+            raise ValueError(f"the configuration that belongs to {source} does not fit {cls.__name__}: it has no flow_kind, one of {FLOW_KINDS}, "
+                             f"and is SSNet's where it was written by train.py; it is {configuration}")
+        return super().completed(configuration, changes, entries, source)
 
 
 class SSNet(Streams):
@@ -238,6 +198,8 @@ class SSNet(Streams):
 class TSNet(FlowStreams):
     """The temporal stream alone: the picture of a flow in, the saliency map of its frame out. 25.8 M parameters."""
 
+    inputs = ("flow",)
+
     def forward(self, flow: Tensor) -> Tensor:
         """As `SSNet.forward`, of a flow image, (B, 3, h, w)."""
         return self.run(flow=flow)
@@ -247,7 +209,8 @@ class STSMaxNet(FlowStreams):
     """Two streams, fused by the larger of both at each place of each channel. 40.7 M parameters."""
 
     suffixes = ("", "_b")
-    parts = ("deconv1.weight", "conv5_b.weight")
+    known_by, unlike = ("deconv1.weight", "conv5_b.weight"), ("conv_fuse.weight",)
+    inputs = ("frame", "flow")
 
     def forward(self, frame: Tensor, flow: Tensor) -> Tensor:
         """Predict the saliency map of a frame.
@@ -272,7 +235,7 @@ class STSMaxNet(FlowStreams):
 class STSConvNet(STSMaxNet):
     """Two streams, fused by a learnt 1 x 1 convolution; the network whose weights were released. 41.2 M parameters."""
 
-    parts = ("deconv1.weight", "conv5_b.weight", "conv_fuse.weight")
+    known_by, unlike = ("deconv1.weight", "conv5_b.weight", "conv_fuse.weight"), ()
 
     def __init__(self, frame_size: tuple[int, int] | None = None, flow_kind: str = "components") -> None:
         super().__init__(frame_size, flow_kind)
@@ -342,24 +305,6 @@ def fitted(height: int, width: int) -> tuple[int, int]:
     """A frame's (H, W), with a larger side of 512 where it is above, the other in proportion, rounded; no side falls below 4."""
     scale = min(1, LARGEST / max(height, width))
     return max(SMALLEST, round(scale * height)), max(SMALLEST, round(scale * width))
-
-
-def flow_image(flow: np.ndarray) -> np.ndarray:
-    """Optical flow as a picture of its components: x, y and magnitude, each times 16 plus 128, so 128 is rest.
-
-    Args:
-        flow: (H, W, 2) float32, in pixels from one frame to the next, x to the right and y downwards; 8 pixels are the most shown.
-
-    Returns:
-        (H, W, 3) uint8, rounded to the nearest level, of two equally near ones to the even one.
-
-    Raises:
-        ValueError: this is no flow, or parts of it are not numbers.
-    """
-    if flow.ndim != 3 or flow.shape[2] != 2 or np.isnan(flow).any():
-        raise ValueError(f"flow must be (H, W, 2) without NaN, got {tuple(flow.shape)} with {np.isnan(flow).sum()} NaN")
-    x, y = np.moveaxis(flow, 2, 0).astype(np.float64)
-    return np.rint(16 * np.stack([x, y, np.hypot(x, y)], axis=2) + 128).clip(0, 255).astype(np.uint8)
 
 
 def check_size(frame_size: tuple[int, int] | None) -> None:

@@ -3,7 +3,6 @@
 Source: Min, Corso, "TASED-Net: Temporally-Aggregating Spatial Encoder-Decoder Network for Video Saliency Detection",
 ICCV 2019.
 """
-import functools
 from pathlib import Path
 
 import cv2
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import utils
-from model import check_clip, check_frame_size, check_frame_stride, without_autocast
+from model import SaliencyModel, check_clip, check_frame_size, check_frame_stride, without_autocast
 
 # Widths of the Mixed blocks: 3b and 3c, 4b to 4f, 5b and 5c of S3D. Attributes of modules are the authors' names in state dicts.
 MIXED_BLOCKS = {
@@ -32,7 +31,7 @@ ENCODER_RATE = 0.01                                                        # of 
 BLUR_SIGMA, BLUR_RADIUS = 7, 28                                            # scipy cuts its Gaussian off at 4 sigma
 
 
-class TASEDNet(nn.Module):
+class TASEDNet(SaliencyModel):
     """A clip of 32 frames in, the saliency map of its last frame out.
 
     The published network has 21.3 M parameters. State dicts carry the authors' names: their `TASED_updated.pt` loads
@@ -43,11 +42,10 @@ class TASEDNet(nn.Module):
         frame_stride: frames of the video from one frame of a clip to the next.
     """
 
-    temporal = "window"                                                    # each map needs a window of clip_len frames
     clip_len = 32                                                          # fixed by the network: 32 -> 16 -> 8 -> 4 -> 2 -> 1
-    needs_flow = False
     first_frames = "mirror"                                                # the first 31 maps come from windows turned around in time
-    recipe = {                                                             # the paper's; defaults of train.py
+    known_by = ("base1.0.conv_s.weight", "convtsp4.13.weight")
+    recipe = {**SaliencyModel.recipe,                                      # the paper's
         "optimizer": "sgd", "optimizer_options": {"momentum": 0.9, "weight_decay": 2e-7},
         "lr": 0.1,                                                         # of the decoder, which starts from nothing
         "milestones": (750, 950), "gamma": 0.1,                            # updates after which the decoder's rate is multiplied by gamma
@@ -57,20 +55,15 @@ class TASEDNet(nn.Module):
         "val_every": 3,                                                    # ours; the authors keep the last weights
         "flip": True,                                                      # half of the clips, left to right
         "kl_over": "batch",                                                # both sides normalised over all 8 maps, so busy maps weigh more
-        "loss_weights": {"kl": 1.0, "cc": 0.0, "nss": 0.0, "sim": 0.0, "l1": 0.0, "bce": 0.0},
     }
-    start_file = Path("saved_models/S3D_kinetics400.pt")                   # what training starts from
-    start_download = None                                                  # torchvision's S3D has other names for its parts
+    start_file = Path("saved_models/S3D_kinetics400.pt")                   # torchvision's S3D has other names for its parts
 
     def __init__(self, frame_size: tuple[int, int] = (224, 384), frame_stride: int = 1) -> None:
-        super().__init__()
         # The encoder halves five times, and the decoder doubles as often: what does not divide by 32 would come out at another size.
         check_frame_size(frame_size, 32)
         check_frame_stride(frame_stride)
-        self.config = {"frame_size": list(frame_size), "frame_stride": frame_stride}
-        self.is_described = True                                           # False: weights came without a configuration
+        super().__init__(frame_size, prepare_frame, frame_stride=frame_stride)
         self.frame_stride = frame_stride
-        self.prepare = functools.partial(prepare_frame, size=tuple(frame_size))  # light: travels to loader processes
         self.base1 = nn.Sequential(
             SeparableConv(3, 64, side=7, stride=2), nn.MaxPool3d(**OVERLAPPING), PointConv(64, 64), SeparableConv(64, 192, side=3),
         )
@@ -150,9 +143,7 @@ class TASEDNet(nn.Module):
             maps = blur((255 * output.float()).trunc() / 255)
         peaks = maps.amax(dim=(1, 2), keepdim=True)
         maps = maps / peaks.where(peaks > 0, 1)
-        if maps.shape[1:] == tuple(size):
-            return maps
-        return F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+        return maps if maps.shape[1:] == tuple(size) else super().finish(maps, size)
 
     def quantise(self, saliency: Tensor) -> Tensor:
         """A finished map, (H, W) float in [0, 1], as the authors' files hold it: uint8, 255 times as much, cut off."""
@@ -194,41 +185,6 @@ class TASEDNet(nn.Module):
         utils.load_entries(self, {**self.state_dict(), **found}, source)
         used = set(names.values())
         return [name for name in entries if name not in used]
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, frame_size: tuple[int, int] | None = None, **changes) -> "TASEDNet":
-        """Build the network and load a weight file of it.
-
-        Frame size and stride come from the `.json` beside the file, or from within a `last.pt`; else they are the paper's.
-
-        Args:
-            path: the authors' `TASED_updated.pt` or one written by train.py.
-            frame_size: (H, W) to resize frames to, instead of the one the network was trained at.
-            changes: other arguments of the network to replace.
-
-        Returns:
-            The network in eval mode, on the CPU.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no weight file, or an entry is missing, left over or of another shape; the message names it.
-        """
-        entries, configuration = utils.read_weights(path)
-        model = cls.built_for({**configuration, **({"frame_size": frame_size} if frame_size else {}), **changes}, entries, str(path))
-        utils.load_entries(model, entries, str(path))
-        model.is_described = bool(configuration)
-        return model.eval()
-
-    @classmethod
-    def built_for(cls, config: dict, entries: dict[str, Tensor], source: str) -> "TASEDNet":
-        """Build the network of a configuration that came with a file's entries; a ValueError where either is not of this network."""
-        if any(name not in entries for name in ("base1.0.conv_s.weight", "convtsp4.13.weight")):
-            raise ValueError(f"{source} does not hold TASED-Net: expected entries such as base1.0.conv_s.weight and convtsp4.13.weight, "
-                             f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
-        try:
-            return cls(**config)
-        except TypeError as error:
-            raise ValueError(f"the configuration that belongs to {source} does not fit {cls.__name__}: {error}; it is {config}") from error
 
 
 class PointConv(nn.Module):

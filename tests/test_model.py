@@ -188,7 +188,7 @@ def test_other_weights_a_broken_file_and_no_file_are_said_to_be_so(tmp_path):
     torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")
     (tmp_path / "broken.pth").write_bytes(b"PK\x03\x04 half a download")
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="does not hold RecSal-Net.*fc.weight"):
+    with pytest.raises(ValueError, match="does not hold RecSalNet.*fc.weight"):
         RecSalNet.from_pretrained(tmp_path / "other.pth")
     with pytest.raises(ValueError, match="cannot be read as a PyTorch weight file.*Was it interrupted"):
         RecSalNet.from_pretrained(tmp_path / "broken.pth")

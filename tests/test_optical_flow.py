@@ -52,6 +52,11 @@ def test_a_flow_as_components_is_sixteen_levels_a_pixel_around_128():
     assert components(flow).tolist() == [[[128, 128, 128], [176, 64, 208]], [[255, 0, 255], [136, 128, 136]]]
 
 
+def test_a_flow_that_is_no_number_makes_no_picture():
+    with pytest.raises(ValueError, match="of 2 x 3 are not numbers"):
+        components(np.full((2, 3, 2), np.nan, np.float32))
+
+
 def test_a_flow_as_a_colour_wheel_tells_directions_apart_and_stillness_is_white():
     assert (wheel(np.zeros((4, 4, 2), np.float32)) == 255).all()
     flow = np.zeros((1, 2, 2), np.float32)

@@ -434,7 +434,7 @@ def test_starting_from_salgan_fills_what_is_shared_leaves_the_rest_and_says_what
     model = small(network)
     before = {name: t.clone() for name, t in model.state_dict().items()}
     entries = {name: t + 1 for name, t in small(SalGAN).state_dict().items()}
-    assert model.load_salgan({**entries, "epoch": torch.tensor(3)}, "salgan.pt") == [*unused, "epoch"]
+    assert model.load_start({**entries, "epoch": torch.tensor(3)}, "salgan.pt") == [*unused, "epoch"]
     for name, t in model.state_dict().items():
         assert torch.equal(t, entries[name] if name.startswith("salgan.") else before[name])
 
@@ -444,7 +444,7 @@ def test_starting_from_something_else_than_salgan_names_what_is_missing(small):
     del entries["salgan.28.bias"]
     entries["salgan.0.bias"] = torch.zeros(7)
     with pytest.raises(ValueError, match=r"half.pt do not fit SalEMA: 1 missing: salgan.28.bias; 1 of another shape: salgan.0.bias"):
-        small(SalEMA).load_salgan(entries, "half.pt")
+        small(SalEMA).load_start(entries, "half.pt")
 
 
 def learning(model):

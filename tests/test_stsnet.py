@@ -13,7 +13,8 @@ from parity import fill
 
 import utils
 from baselines import stsnet
-from baselines.stsnet import SSNet, STSConvNet, STSMaxNet, TSNet, blur, flow_image, mirrored, read_caffemodel
+from baselines.optical_flow import components
+from baselines.stsnet import SSNet, STSConvNet, STSMaxNet, TSNet, blur, mirrored, read_caffemodel
 
 CLASSES = {"ssnet": SSNet, "tsnet": TSNet, "stsmaxnet": STSMaxNet, "stsconvnet": STSConvNet}
 
@@ -266,23 +267,10 @@ def test_pixels_are_levels_minus_the_mean_divided_by_half_of_255(model, shape):
     torch.testing.assert_close(model.normalise(torch.cat([pixel, pixel])), torch.cat([found, found]))
 
 
-def test_a_flow_image_holds_x_y_and_magnitude_sixteenfold_around_128():
-    flow = np.array([[[0, 0], [3, -4], [-8, 0], [0.03, -0.04], [100, -100], [np.inf, -np.inf]]], np.float32)
-    expected = [[128, 128, 128], [176, 64, 208], [0, 128, 255], [128, 127, 129], [255, 0, 255], [255, 0, 255]]
-    image = flow_image(flow)
-    assert image.dtype == np.uint8 and image.tolist() == [expected]
-
-
-@pytest.mark.parametrize("flow", [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.float32), np.full((4, 4, 2), np.nan, np.float32)])
-def test_what_is_no_flow_is_a_value_error(flow):
-    with pytest.raises(ValueError, match=r"flow must be \(H, W, 2\) without NaN, got \(4, 4"):
-        flow_image(flow)
-
-
 def test_a_flow_image_is_prepared_and_normalised_as_a_frame_is():
     model = STSConvNet(frame_size=(24, 32), flow_kind="wheel")
-    assert model.flow_kind == "wheel" and model.config == {"frame_size": [24, 32], "flow_kind": "wheel"} and json.dumps(model.config)
-    image = model.prepare(flow_image(np.zeros((45, 80, 2), np.float32)))
+    assert model.flow_picture == "wheel" and model.config == {"frame_size": [24, 32], "flow_kind": "wheel"} and json.dumps(model.config)
+    image = model.prepare(components(np.zeros((45, 80, 2), np.float32)))
     assert (image == 128).all() and image.shape == (3, 24, 32)
     assert model.normalise(image[None])[0, :, 0, 0].tolist() == pytest.approx([28 * 2 / 255, 18 * 2 / 255, 10 * 2 / 255])
 

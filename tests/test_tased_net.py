@@ -310,7 +310,7 @@ def test_another_networks_file_is_refused(tmp_path, s3d):
     torch.save({"backbone.norm.bias": torch.zeros(768), "convtsp1.0.weight": torch.zeros(96, 192, 2, 3, 3)}, tmp_path / "RecSalNet.pth")
     torch.save(s3d, tmp_path / "S3D_kinetics400.pt")
     for name in ("other.pth", "RecSalNet.pth", "S3D_kinetics400.pt"):
-        with pytest.raises(ValueError, match=f"{name} does not hold TASED-Net: expected entries such as base1.0.conv_s.weight"):
+        with pytest.raises(ValueError, match=f"{name} does not hold TASEDNet: expected entries such as base1.0.conv_s.weight"):
             TASEDNet.from_pretrained(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"absent.pt: it does not exist"):
         TASEDNet.from_pretrained(tmp_path / "absent.pt")
@@ -345,7 +345,7 @@ def test_s3d_fills_the_whole_encoder_leaves_the_decoder_and_tells_what_it_has_no
     torch.save({prefix + name: t for name, t in s3d.items()}, tmp_path / "S3D_kinetics400.pt")
     model = TASEDNet()
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    assert model.load_encoder(utils.read_weights(tmp_path / "S3D_kinetics400.pt")[0], "S3D_kinetics400.pt") == ["fc.0.weight", "fc.0.bias"]
+    assert model.load_start(utils.read_weights(tmp_path / "S3D_kinetics400.pt")[0], "S3D_kinetics400.pt") == ["fc.0.weight", "fc.0.bias"]
     for name, t in model.state_dict().items():
         assert torch.equal(t, entries[name] if name.startswith("base") else before[name])
 
@@ -356,16 +356,16 @@ def test_an_encoder_file_without_an_entry_is_refused_by_its_name_there_and_chang
     model = TASEDNet()
     before = model.base1[0].conv_t.weight.clone()
     with pytest.raises(ValueError, match=f"S3D.pt does not hold the whole S3D encoder: 1 of 462 entries are missing, the first {missing}"):
-        model.load_encoder(s3d, "S3D.pt")
+        model.load_start(s3d, "S3D.pt")
     assert torch.equal(model.base1[0].conv_t.weight, before)
 
 
 def test_an_encoder_file_with_an_entry_of_another_shape_is_refused_by_name(s3d):
     s3d["base.2.bn.bias"] = torch.zeros(3)
     with pytest.raises(ValueError, match=r"weights of S3D.pt .* of another shape: base1.2.bn.bias \(3,\), expected \(64,\)"):
-        TASEDNet().load_encoder(s3d, "S3D.pt")
+        TASEDNet().load_start(s3d, "S3D.pt")
 
 
 def test_an_encoder_file_older_than_batch_norms_counters_loads(s3d):
     old = {name: t for name, t in s3d.items() if not name.endswith("num_batches_tracked")}
-    assert TASEDNet().load_encoder(old, "S3D.pt") == ["fc.0.weight", "fc.0.bias"]
+    assert TASEDNet().load_start(old, "S3D.pt") == ["fc.0.weight", "fc.0.bias"]
