@@ -61,6 +61,7 @@ class SaliencyModel(nn.Module):
         "batch_size": 1, "accumulate": 1, "gradients": "averaged", "epochs": 10, "val_every": 1, "flip": False, "kl_over": "sample",
         "loss_weights": {"kl": 1.0, "cc": 0.0, "nss": 0.0, "sim": 0.0, "l1": 0.0, "bce": 0.0},
     }
+    has_idle_parameters = False                                            # whether some that could learn get no gradient
     start_file: Path | None = None                                         # pretrained weights that training starts from, where they are there;
     start_download: str | None = None                                      # else torchvision's of this name
 
@@ -213,6 +214,11 @@ class RecSalNet(SaliencyModel):
             state = self.recurse(encoded, state)                               # F_i^(4k+1), k = 1 .. K
         side_maps = [decode(f) for decode, f in zip(self.decoders, state)]     # P_1 .. P_4, (B, 1, 1, H, W)
         return self.read_out(torch.cat(side_maps, dim=1))[:, 0, 0]             # P
+
+    @property
+    def has_idle_parameters(self) -> bool:
+        """Without recursions (K = 0), their block gets no gradient."""
+        return self.num_recursions == 0
 
     def recurse(self, encoded: list[Tensor], state: list[Tensor]) -> list[Tensor]:
         """One pass through the recursive block, recomputed in the backward pass where checkpointing is on."""

@@ -437,8 +437,8 @@ def compile_network(model: nn.Module) -> None:
 
 
 def default_weights(name: str) -> Path:
-    """Where train.py keeps the weights of a key of `MODELS`."""
-    return Path("saved_models") / f"{MODELS[name].__name__}.pth"
+    """Where train.py keeps the weights of a key of `MODELS`: the first one's in saved_models itself."""
+    return Path("saved_models") / ("" if name == next(iter(MODELS)) else name) / f"{MODELS[name].__name__}.pth"
 
 
 def load_model(weights: str | Path, device: torch.device, precision: str = "float32", compiled: bool = False,

@@ -1,14 +1,16 @@
-"""Train RecSal-Net. With no argument: the paper's recipe on data/DHF1K.
+"""Train a saliency network. With no argument: RecSal-Net by the paper's recipe, on data/DHF1K.
 
     python train.py
     python train.py --resume
     python train.py --dataset ucf-sports --weights saved_models/RecSalNet.pth         # fine-tuning
     python train.py --dataset dhf1k hollywood2 ucf-sports --cache cache               # on several datasets
+    python train.py --model tased_net                                                 # another network, by its own recipe
     torchrun --nproc-per-node 4 train.py --batch-size 2                               # on 4 GPUs: steps of 8 clips
 """
 import argparse
 import contextlib
 import functools
+import inspect
 import itertools
 import json
 import math
@@ -31,10 +33,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
-from torchvision.models.video import Swin3D_S_Weights
+from torchvision.models import get_weight
 from tqdm import tqdm
 
 import utils
+from baselines import MODELS
 from dataloader import (
     DATASET_FOLDERS,
     DATASETS,
@@ -42,6 +45,7 @@ from dataloader import (
     ClipDataset,
     FrameCache,
     Video,
+    VideoClips,
     clip_loader,
     dataset_folder,
     find_videos,
@@ -49,42 +53,63 @@ from dataloader import (
     naming_deaths,
     readable,
 )
-from loss import LABELS, TERMS, cc, kldiv, nss, objective, similarity
-from model import RecSalNet
+from loss import KL_OVER, LABELS, SIGNS, TERMS, cc, kldiv, nss, objective, similarity
+from model import SaliencyModel
 from predict import (
     at_least,
     compile_network,
     default_precision,
+    default_weights,
     device_arguments,
     introduce,
     keep_freed_memory,
+    model_argument,
     positive,
     precision_context,
     select_device,
 )
-from swin_transformer import SwinTransformer3D, load_encoder
 
-KINETICS = Path("saved_models/swin_small_patch244_window877_kinetics400_1k.pth")
+OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+GRADIENTS = ("averaged", "summed")                                         # of the batches of a step
+# Flags whose defaults are the chosen network's recipe, and arguments of networks.
+RECIPE = ("lr", "batch_size", "accumulate", "gradients", "epochs", "val_every", "flip", "kl_over")
 VALIDATION = {"cc": cc, "kl": kldiv, "nss": nss, "sim": similarity}       # the AUCs are test.py's
-NETWORK = ("num_recursions", "frame_size", "frame_stride", "width", "embed_dim", "depths", "num_heads", "patch_norm", "drop_path")
+NETWORK = ("num_recursions", "frame_size", "frame_stride", "width", "embed_dim", "depths", "num_heads", "patch_norm", "drop_path",
+           "alpha", "ema_loc", "residual", "dropout")
 STOPPED, TERMINATED = 130, 143                                             # exit codes of a run stopped by Ctrl-C, by SIGTERM
 
 
 # One epoch, one validation
 
-def train_one_epoch(model: nn.Module, loader: DataLoader, compute_terms: Callable[..., dict], optimizer: Optimizer, precision: str,
-                    accumulate: int, progress: dict, stop: "StopRequest") -> bool:
+@dataclass(frozen=True)
+class Steps:
+    """How the steps of the optimiser are made.
+
+    Attributes:
+        compute_terms: saliency (B, H, W), density, fixations -> terms with "loss".
+        precision: "float32" or "bfloat16" (autocast), of the forward pass.
+        accumulate: batches of a step.
+        gradients: "averaged" over all maps of a step, or "summed" over its batches.
+        milestones, gamma: after so many steps, the rate of groups that are "scheduled" is multiplied by gamma.
+    """
+    compute_terms: Callable[..., dict]
+    precision: str = "float32"
+    accumulate: int = 1
+    gradients: str = "averaged"
+    milestones: tuple[int, ...] = ()
+    gamma: float = 1.0
+
+
+def train_one_epoch(model: nn.Module, loader: DataLoader, steps: Steps, optimizer: Optimizer, progress: dict, stop: "StopRequest") -> bool:
     """Train on what is left of an epoch, stopping between optimiser steps when asked to.
 
-    Several processes make each step together, on the mean over all their clips; one that has none takes part all the same.
+    Several processes make each step together, on the mean over all their maps; one that has none takes part all the same.
 
     Args:
-        model: on its device, in `DistributedDataParallel` where there are several processes; set to train mode here.
+        model: on its device, as `for_training` wraps it; set to train mode here.
         loader: of batches; its sampler starts where `progress` says.
-        compute_terms: saliency (B, H, W), density, fixations -> terms with "loss".
+        steps: how they are made.
         optimizer: over the model's parameters.
-        precision: "float32" or "bfloat16" (autocast), of the forward pass.
-        accumulate: batches whose gradients are averaged to one step.
         progress: of `new_progress`, this process's, updated in place after each optimiser step.
         stop: says whether the user asked to stop.
 
@@ -99,13 +124,16 @@ def train_one_epoch(model: nn.Module, loader: DataLoader, compute_terms: Callabl
     started = time.perf_counter()
     epoch = loader.batch_sampler.epoch + 1
     bar = tqdm(total=len(loader), desc=f"epoch {epoch}", unit="batch", leave=False, disable=utils.hide_bar())
-    for group in groups(readable(loader), accumulate, progress):
+    for group in groups(readable(loader), steps.accumulate, progress):
         used = [batch for batch in group if "clip" in batch]
-        clips, = utils.added_up([sum(len(batch["clip"]) for batch in used)])
+        count, maps = utils.added_up([len(used), sum(len(batch["density"]) for batch in used)])
         optimizer.zero_grad(set_to_none=True)
-        if clips:
-            backward(model, used, clips, compute_terms, precision, progress)
+        if count:
+            backward(model, used, maps, steps, progress)
+        if maps:
+            set_rates(optimizer, progress["steps"], steps.milestones, steps.gamma)
             optimizer.step()
+            progress["steps"] += 1
         note_skipped(progress, group)
         progress["batches"] += len(group)
         bar.update(len(group))
@@ -115,46 +143,107 @@ def train_one_epoch(model: nn.Module, loader: DataLoader, compute_terms: Callabl
     bar.close()
     progress["seconds"] += time.perf_counter() - started
     finished, (trained, skipped) = progress["batches"] >= progress["length"], utils.added_up([progress["clips"], progress["skipped"]])
+    if finished:
+        progress["carried"] = nothing_carried()
     if finished and not trained:
         raise ValueError(f"all {skipped:.0f} clips of epoch {epoch} were skipped: nothing to train on")
     return finished
 
 
-def backward(model: nn.Module, batches: list[dict], clips: float, compute_terms: Callable[..., dict], precision: str, progress: dict) -> None:
-    """Gradients of the mean loss over the clips of a step, of which other processes may have some.
+def set_rates(optimizer: Optimizer, steps: int, milestones: tuple[int, ...], gamma: float) -> None:
+    """Set the learning rates of the next step: those of "scheduled" groups have been multiplied by gamma at each milestone passed."""
+    for group in optimizer.param_groups:
+        if group.get("scheduled"):
+            group["lr"] = group["initial_lr"] * gamma ** sum(steps >= milestone for milestone in milestones)
+
+
+def backward(model: nn.Module, batches: list[dict], maps: float, steps: Steps, progress: dict) -> None:
+    """Gradients of the loss of a step, of which other processes may have some batches.
 
     Args:
         model: as in `train_one_epoch`; the gradients are in its parameters, the same in all processes.
         batches: this process's, with clips; may be empty.
-        clips: how many there are in all processes.
-        compute_terms, precision, progress: as in `train_one_epoch`.
+        maps: how many are compared in all processes.
+        steps, progress: as in `train_one_epoch`.
     """
     for batch in batches[:-1]:
         with model.no_sync() if utils.num_processes() > 1 else contextlib.nullcontext():  # gradients travel once a step
-            loss_share(model, batch, clips, compute_terms, precision, progress).backward()
-    last = loss_share(model, batches[-1], clips, compute_terms, precision, progress) if batches else nothing_of(model, precision)
+            loss_share(model, batch, maps, steps, progress).backward()
+    last = loss_share(model, batches[-1], maps, steps, progress) if batches else nothing_of(model, steps.precision)
     last.backward()
 
 
-def loss_share(model: nn.Module, batch: dict, clips: float, compute_terms: Callable[..., dict], precision: str, progress: dict) -> Tensor:
-    """What a batch adds to the mean loss over `clips`; its terms are added to the progress."""
-    terms, count = forward_terms(model, batch, compute_terms, precision), len(batch["clip"])
-    add_terms(progress["sums"], terms, count)
+def loss_share(model: nn.Module, batch: dict, maps: float, steps: Steps, progress: dict) -> Tensor:
+    """What a batch adds to the loss of a step on so many `maps`; its terms are added to the progress."""
+    terms, count = forward_terms(model, batch, steps.compute_terms, steps.precision, progress["carried"]), len(batch["density"])
+    if count:
+        add_terms(progress["sums"], terms, count)
     progress["clips"] += count
-    return terms["loss"] * (count * utils.num_processes() / clips)         # processes' gradients are averaged, not added
+    share = count / max(1, maps) if steps.gradients == "averaged" else 1
+    return terms["loss"] * (share * utils.num_processes())                 # processes' gradients are averaged, not added
 
 
 def nothing_of(model: nn.Module, precision: str) -> Tensor:
     """A loss without a gradient, for a process that has no clip of a step: the others wait for it."""
     network, device = plain(model), next(model.parameters()).device
     clip = torch.zeros(1, 3, network.clip_len, *network.config["frame_size"], dtype=torch.uint8, device=device)
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training]
+    for norm in norms:                                                     # whose averages this is nothing for
+        norm.eval()
     with precision_context(precision, device):
-        return model(network.normalise(clip)).sum() * 0
+        outputs = model(network.normalise(clip))
+    for norm in norms:
+        norm.train()
+    return (outputs[0] if isinstance(outputs, tuple) else outputs).sum() * 0
+
+
+class AllMaps(nn.Module):
+    """A network that carries a state, as it is trained: a clip and the state in, all maps and the new state out."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, clip: Tensor, state=None) -> tuple[Tensor, object]:
+        return self.network.maps(clip, state)
+
+
+def for_training(network: nn.Module, idle_parameters: bool = False) -> nn.Module:
+    """The network as `train_one_epoch` wants it.
+
+    Args:
+        network: on its device.
+        idle_parameters: whether some get no gradient at times, for which several processes must look.
+    """
+    model = AllMaps(network) if network.temporal == "state" else network
+    return DistributedDataParallel(model, find_unused_parameters=idle_parameters) if utils.num_processes() > 1 else model
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """The network without what several processes wrap around it."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+    """The network without what `for_training` wraps around it."""
+    model = model.module if isinstance(model, DistributedDataParallel) else model
+    return model.network if isinstance(model, AllMaps) else model
+
+
+def nothing_carried() -> dict:
+    """What a network carries from clip to clip before the first: the number of the video, and the state."""
+    return {"video": -1, "state": None}
+
+
+def carried_maps(model: nn.Module, clip: Tensor, batch: dict, carried: dict) -> Tensor:
+    """The maps of a clip's annotated frames, (A, h, w), by a network that carries a state; the state starts anew with each video."""
+    if batch["number"] != carried["video"]:
+        carried.update(nothing_carried(), video=batch["number"])
+    maps, state = model(plain(model).normalise(clip), of_each_tensor(lambda t: t.to(clip.device), carried["state"]))
+    carried["state"] = of_each_tensor(Tensor.detach, state)                # the gradient ends where the clip begins
+    return maps[0, batch["annotated"]]
+
+
+def of_each_tensor(function: Callable[[Tensor], Tensor], state):
+    """A state with a function of each of its tensors: None, a tensor, or several."""
+    if state is None or isinstance(state, Tensor):
+        return state if state is None else function(state)
+    return tuple(of_each_tensor(function, part) for part in state)
 
 
 def groups(batches: Iterator[dict], size: int, progress: dict) -> Iterator[list[dict]]:
@@ -168,12 +257,14 @@ def groups(batches: Iterator[dict], size: int, progress: dict) -> Iterator[list[
         yield group
 
 
-def forward_terms(model: nn.Module, batch: dict, compute_terms: Callable[..., dict], precision: str) -> dict:
-    """One forward pass: the terms of a batch, with a finite "loss"."""
+def forward_terms(model: nn.Module, batch: dict, compute_terms: Callable[..., dict], precision: str, carried: dict) -> dict:
+    """One forward pass: the terms of a batch, with a finite "loss"; of a clip without annotation, a loss of nothing."""
     device = next(model.parameters()).device
     clip, density = (batch[name].to(device, non_blocking=True) for name in ("clip", "density"))
     with precision_context(precision, device):
-        saliency = model(plain(model).normalise(clip))
+        saliency = carried_maps(model, clip, batch, carried) if "number" in batch else model(plain(model).normalise(clip))
+    if not len(density):
+        return {"loss": saliency.sum()}
     terms = compute_terms(saliency.float(), density, batch["fixations"])   # fixations are listed on the CPU
     if not torch.isfinite(terms["loss"]):
         values = {name: float(torch.as_tensor(value).detach()) for name, value in terms.items()}
@@ -240,7 +331,7 @@ def mean_terms(sums: dict[str, float]) -> dict[str, float]:
 
 def combined(progress: dict) -> dict:
     """The progress of all processes together: clips and sums added up, time as the first one's."""
-    parts = utils.gathered(progress)
+    parts = utils.gathered({**progress, "carried": nothing_carried()})     # each process keeps its own
     sums = {name: sum(part["sums"].get(name, 0) for part in parts) for name in {name: None for part in parts for name in part["sums"]}}
     return {**parts[0], "sums": sums, **{name: sum(part[name] for part in parts) for name in ("clips", "skipped")}}
 
@@ -252,9 +343,11 @@ def note_skipped(progress: dict, batches: list[dict]) -> None:
         progress["skipped"] += 1
 
 
-def new_progress(length: int) -> dict:
-    """Where an epoch stands: batches used of `length`, clips used and skipped, sums of terms, seconds in all and waiting for clips."""
-    return {"batches": 0, "length": length, "clips": 0, "skipped": 0, "sums": {}, "seconds": 0.0, "waited": 0.0}
+def new_progress(length: int, steps: int = 0) -> dict:
+    """Where an epoch stands: batches used of `length`, maps compared, clips skipped, sums of terms, seconds in all and waiting for clips;
+    the optimiser's steps since the run began; what a network carries."""
+    return {"batches": 0, "length": length, "clips": 0, "skipped": 0, "sums": {}, "seconds": 0.0, "waited": 0.0, "steps": steps,
+            "carried": nothing_carried()}
 
 
 class Stopped(Exception):
@@ -296,40 +389,67 @@ class StopRequest:
 
 # Setting up
 
-def initialise_encoder(encoder: SwinTransformer3D, weights: str) -> str:
-    """Fill the encoder with pretrained weights; returns what they were, for the log.
+def initialise(model: nn.Module, weights: str) -> str:
+    """Fill what a network starts from with pretrained weights; returns what they were, for the log.
 
     Args:
-        encoder: to fill.
-        weights: "auto" (the authors' Kinetics file where it is in saved_models/, else torchvision's), "torchvision",
-            "none", or a file: the authors', torchvision's swin3d_s, or a 2-D Swin-S of timm.
+        model: the network.
+        weights: "auto" (its file where that is in saved_models/, else torchvision's), "torchvision", "none", or a file.
+
+    Raises:
+        FileNotFoundError: there are none; the message says what to do.
+        ValueError: the file is another one, or this network starts from nothing pretrained.
     """
-    if weights == "none":
+    file = model.start_file
+    if weights == "none" or (weights == "auto" and file is None):
         return "none, random initialisation"
     if weights == "auto":
-        weights = str(KINETICS) if KINETICS.is_file() else "torchvision"
-    entries, source = download_encoder() if weights == "torchvision" else (utils.read_weights(weights)[0], weights)
-    dropped = load_encoder(encoder, entries, source)
-    return f"{source}, unused: {', '.join(dropped) or 'nothing'}"
+        weights = str(file) if file.is_file() else "torchvision"
+    entries, source = download_start(model) if weights == "torchvision" else (utils.read_weights(weights)[0], weights)
+    return f"{source}, unused: {', '.join(model.load_start(entries, source)) or 'nothing'}"
 
 
-def download_encoder() -> tuple[dict[str, Tensor], str]:
-    """torchvision's swin3d_s, Kinetics-400, from its cache or the internet."""
-    weights = Swin3D_S_Weights.KINETICS400_V1
-    try:
-        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True), f"torchvision's {weights}"
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise FileNotFoundError(
-            f"no encoder weights: {KINETICS} is not there, and {weights.url} could not be downloaded ({error}). "
-            "Fetch either elsewhere and give its path as --encoder-weights FILE, or start from random weights with --encoder-weights none"
-        ) from error
+def download_start(model: nn.Module) -> tuple[dict[str, Tensor], str]:
+    """What torchvision has for a network to start from, from its cache or the internet."""
+    reason = "torchvision has none for it"
+    if model.start_download:
+        weights = get_weight(model.start_download)
+        try:
+            return weights.get_state_dict(progress=True, check_hash=True, weights_only=True), f"torchvision's {weights}"
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            reason = f"{weights.url} could not be downloaded ({error})"
+    raise FileNotFoundError(f"no encoder weights for {type(model).__name__}: {model.start_file} is not there, and {reason}. Fetch them elsewhere and "
+                            "give their path as --encoder-weights FILE, or start from random weights with --encoder-weights none")
 
 
-def make_model(weights: str | None, stored: dict | None, network: dict) -> nn.Module:
-    """The network to train: a new one, that of a weight file, or that of a run to resume; `network` are arguments that the user gave."""
+def make_model(name: str, weights: str | None, stored: dict | None, network: dict) -> nn.Module:
+    """The network to train: a new one, that of a weight file, or that of a run to resume.
+
+    Args:
+        name: a key of `MODELS`.
+        weights: the file, if it is one's.
+        stored: what `read_last` read, if a run is resumed.
+        network: arguments that the user gave.
+
+    Raises:
+        ValueError: the network has no such argument.
+    """
+    takes = {key: set(inspect.signature(model).parameters) for key, model in MODELS.items()}
+    foreign = [argument for argument in network if argument not in takes[name]]
+    if foreign:
+        owners = [key for key in takes if foreign[0] in takes[key]]
+        raise ValueError(f"--{foreign[0].replace('_', '-')} is an argument of {', '.join(owners)}, not of {name}")
+    model = MODELS[name]
     if stored:
-        return RecSalNet.built_for({**stored["configuration"], **network}, stored["model"], "last.pt")
-    return RecSalNet.from_pretrained(weights, **network) if weights else RecSalNet(**network)
+        return model.built_for({**stored["configuration"], **network}, stored["model"], "last.pt")
+    return model.from_pretrained(weights, **network) if weights else model(**network)
+
+
+def make_optimizer(model: nn.Module, lr: float) -> Optimizer:
+    """The recipe's optimiser over the model's groups of parameters; each remembers its first learning rate."""
+    groups = [{**group, "initial_lr": group["lr"]} for group in model.parameter_groups(lr)]
+    fused = next(model.parameters()).device.type != "mps"
+    return OPTIMIZERS[model.recipe["optimizer"]](groups, lr=lr, fused=fused, **model.recipe["optimizer_options"])
 
 
 @dataclass(frozen=True)
@@ -420,11 +540,12 @@ def validation_videos(source: DataSource, skip_bad: bool) -> list[Video]:
 
 def make_sets(model: nn.Module, train_videos: list[Video], val_videos: list[Video], flip: bool, seed: int,
               skip_bad: bool, cache: FrameCache | None) -> tuple[ClipDataset, ClipDataset]:
-    """Clips for training, one of each video, at the network's size; and for validation, one after the other, at full resolution."""
-    common = {"prepare": model.prepare, "clip_len": model.clip_len, "frame_stride": model.frame_stride, "seed": seed, "skip_bad": skip_bad,
-              "cache": cache}
-    train_set = ClipDataset(train_videos, size=tuple(model.config["frame_size"]), flip=flip, **common)
-    return train_set, ClipDataset(val_videos, every=model.clip_len * model.frame_stride, **common)
+    """Clips for training at the network's size, one of each video or, where a state is carried, all; and for validation at full resolution."""
+    common = {"prepare": model.prepare, "clip_len": model.clip_len, "seed": seed, "skip_bad": skip_bad, "cache": cache}
+    own = {"size": tuple(model.config["frame_size"]), "flip": flip}
+    stride = {"frame_stride": model.frame_stride}
+    train_set = VideoClips(train_videos, **common, **own) if model.temporal == "state" else ClipDataset(train_videos, **common, **own, **stride)
+    return train_set, ClipDataset(val_videos, every=model.clip_len * model.frame_stride, **common, **stride)
 
 
 # The run
@@ -442,7 +563,7 @@ class Run:
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, folder: Path, recipe: dict, data: dict) -> None:
         self.model, self.optimizer, self.folder, self.recipe, self.data = model, optimizer, folder, recipe, data
-        self.epoch = 0                                                     # finished epochs
+        self.epoch = self.steps = 0                                        # finished epochs, and steps of the optimiser until then
         self.best_cc: float | None = None                                  # of the validations so far
         self.progress: dict | None = None                                  # of the running epoch
         self.weights, self.last = run_files(folder, type(model))
@@ -450,10 +571,12 @@ class Run:
     def save(self) -> None:
         """Write everything that continuing needs to last.pt; all processes call this, and the first one writes."""
         progress, random = self.progress and combined(self.progress), utils.gathered(utils.random_state())
+        carried = utils.gathered(self.progress["carried"] if self.progress else nothing_carried())
         if utils.is_first():
             utils.save_checkpoint({
                 "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(), "random": random, "recipe": self.recipe,
                 "configuration": self.model.config, "epoch": self.epoch, "best_cc": self.best_cc, "progress": progress,
+                "steps": self.steps, "carried": carried,
             }, self.last)
 
     def restore(self, stored: dict) -> None:
@@ -463,11 +586,13 @@ class Run:
         utils.load_entries(self.model, stored["model"], str(self.last))
         load_optimizer(self.optimizer, stored["optimizer"], self.last)
         utils.set_random_state(stored["random"][utils.process_number()])
-        self.epoch, self.best_cc, self.progress = stored["epoch"], stored["best_cc"], stored["progress"]
+        self.epoch, self.best_cc, self.progress, self.steps = stored["epoch"], stored["best_cc"], stored["progress"], stored["steps"]
         if utils.is_first():
             trim_log(self.folder / "log.jsonl", self.epoch)
         if self.progress and not utils.is_first():                         # sums are all in the first one's
-            self.progress = {**new_progress(self.progress["length"]), "batches": self.progress["batches"]}
+            self.progress = {**new_progress(self.progress["length"], self.progress["steps"]), "batches": self.progress["batches"]}
+        if self.progress:
+            self.progress["carried"] = stored["carried"][utils.process_number()]
 
     def keep_weights(self, scores: dict | None) -> None:
         """Write the present weights as the run's result, and beside them what they are; of several processes, the first one does."""
@@ -477,7 +602,7 @@ class Run:
         utils.save_checkpoint(dict(self.model.state_dict()), self.weights)
         utils.write_json(self.weights.with_suffix(".json"), {
             "model": type(self.model).__name__, "configuration": self.model.config, "epoch": self.epoch, "validation": scores,
-            "protocol": f"clips {apart} frames apart, full resolution, 11 x 11 blur, mean over clips" if scores else None,
+            "protocol": f"clips {apart} frames apart, full resolution, finished as for scoring, mean over clips" if scores else None,
             "data": self.data, "recipe": self.recipe,
             "device": next(self.model.parameters()).device.type, "revision": utils.revision(), "versions": utils.versions(),
         })
@@ -544,9 +669,9 @@ def read_last(path: Path) -> dict:
     needed = {"model", "optimizer", "random", "recipe", "configuration", "epoch", "best_cc", "progress"}
     if not isinstance(stored, dict) or not needed <= stored.keys():
         raise ValueError(f"{path} is no last.pt of train.py: expected {sorted(needed)}, got {utils.describe(stored)}")
-    stored = {**stored, "random": stored["random"] if isinstance(stored["random"], list) else [stored["random"]]}
+    stored = up_to_date(stored)
     kinds = {"model": dict, "optimizer": dict, "recipe": dict, "configuration": dict, "epoch": int, "best_cc": (float, type(None)),
-             "progress": (dict, type(None))}
+             "progress": (dict, type(None)), "steps": int, "carried": list}
     wrong = [name for name, kind in kinds.items() if not isinstance(stored[name], kind)]
     wrong += [name for name in ("recipe", "configuration") if not wrong and not is_plain(stored[name])]
     if wrong:
@@ -554,15 +679,29 @@ def read_last(path: Path) -> dict:
     if stored["progress"] is not None:
         check_kinds({**stored["progress"], "sums": {}}, new_progress(0), f"{path}, progress")
         check_kinds(stored["progress"].get("sums"), dict.fromkeys(stored["progress"]["sums"], 0.0), f"{path}, progress")
-    numbers = {"epoch": stored["epoch"], "best_cc": stored["best_cc"] or 0, **(stored["progress"] or {}), "sums": 0}
+    numbers = {name: stored[name] or 0 for name in ("epoch", "best_cc", "steps")} | (stored["progress"] or {}) | {"sums": 0, "carried": 0}
     wrong = [name for name, value in numbers.items() if math.isnan(value) or (value < 0 and name != "best_cc")]
     if wrong:
         raise ValueError(f"{path} is damaged: {', '.join(wrong)} cannot be {numbers[wrong[0]]}")
+    for carried in stored["carried"]:
+        check_kinds({**carried, "state": None} if isinstance(carried, dict) else carried, nothing_carried(), f"{path}, carried")
     for state in stored["random"]:
         check_kinds({**state, "cuda": []} if isinstance(state, dict) else state, {**utils.random_state(), "cuda": []}, f"{path}, random")
-    stored["recipe"] = {"processes": 1, **stored["recipe"]}
-    if len(stored["random"]) != stored["recipe"]["processes"]:
-        raise ValueError(f"{path} is damaged: it holds {len(stored['random'])} random states of {stored['recipe']['processes']} processes")
+    for name in ("random", "carried"):
+        if len(stored[name]) != stored["recipe"]["processes"]:
+            raise ValueError(f"{path} is damaged: it holds {len(stored[name])} {name} states of {stored['recipe']['processes']} processes")
+    return stored
+
+
+def up_to_date(stored: dict) -> dict:
+    """The content of a last.pt with what earlier versions did not write."""
+    stored = {"steps": 0, **stored, "random": stored["random"] if isinstance(stored["random"], list) else [stored["random"]]}
+    stored = {"carried": [nothing_carried()] * len(stored["random"]), **stored}
+    if isinstance(stored["progress"], dict):
+        stored["progress"] = {"steps": stored["steps"], "carried": nothing_carried(), **stored["progress"]}
+    if isinstance(stored["recipe"], dict):
+        weights = stored["recipe"].get("objective")
+        stored["recipe"] = {"processes": 1, **stored["recipe"], **({"objective": {"bce": 0.0, **weights}} if isinstance(weights, dict) else {})}
     return stored
 
 
@@ -619,24 +758,24 @@ def check_recipe(stored: dict, given: dict) -> None:
                          "Give the same options, or start another run in another --run-dir")
 
 
-def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, compute_terms: Callable[..., dict], epochs: int, accumulate: int,
-        val_every: int, precision: str, writer, stop: StopRequest) -> bool:
+def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, steps: Steps, epochs: int, val_every: int, thaw: bool, writer,
+        stop: StopRequest) -> bool:
     """Train until `epochs` epochs are finished; returns False where the user stopped it before."""
     batches = train_loader.batch_sampler
-    model = run.model
-    if utils.num_processes() > 1:                                          # without recursions (K = 0), their block gets no gradient
-        model = DistributedDataParallel(model, find_unused_parameters=model.num_recursions == 0)
+    model = for_training(run.model, thaw or run.model.has_idle_parameters)
     with contextlib.suppress(Stopped), stop, naming_deaths(train_loader, *filter(None, [val_loader])):
         while run.epoch < epochs and not any(utils.added_up([stop.requested])):  # all stop after the same epoch
             started = time.time()
             batches.epoch, batches.start = run.epoch, 0
-            run.progress = run.progress or new_progress(len(batches))
+            run.progress = run.progress or new_progress(len(batches), run.steps)
             batches.start = run.progress["batches"]
-            if not train_one_epoch(model, train_loader, compute_terms, run.optimizer, precision, accumulate, run.progress, stop):
+            if thaw:
+                run.model.thaw(run.epoch + 1)
+            if not train_one_epoch(model, train_loader, steps, run.optimizer, run.progress, stop):
                 run.save()                                                 # in the middle of the epoch
                 break
             validation_due = val_loader is not None and (run.epoch + 1 == epochs or (run.epoch + 1) % (val_every or 1) == 0)
-            scores = validate_for(run, val_loader, precision, stop) if validation_due else None
+            scores = validate_for(run, val_loader, steps.precision, stop) if validation_due else None
             finish_epoch(run, scores, val_loader is not None, time.time() - started, writer)
     return run.epoch >= epochs
 
@@ -652,7 +791,7 @@ def validate_for(run: Run, loader: DataLoader, precision: str, stop: StopRequest
 def finish_epoch(run: Run, scores: dict | None, validated: bool, seconds: float, writer) -> None:
     """Keep the best weights, or the last ones of a run that is not `validated`, log, and write last.pt."""
     progress, run.progress = combined(run.progress), None
-    run.epoch += 1
+    run.epoch, run.steps = run.epoch + 1, progress["steps"]
     if scores is not None:
         run.consider(scores)
     elif not validated:
@@ -723,16 +862,27 @@ def share(text: str) -> float:
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    model_argument(parser)
     data_arguments(parser.add_argument_group("data"))
-    network_arguments(parser.add_argument_group("network (the defaults are the paper's, or those of --weights)"))
-    training_arguments(parser.add_argument_group("training"), RecSalNet.recipe)
-    terms = parser.add_argument_group("objective: loss = kl KL - cc CC - nss NSS - sim SIM + l1 L1")
-    for name, weight in RecSalNet.recipe["loss_weights"].items():
-        terms.add_argument(f"--{name}-weight", type=finite, default=weight,
-                           help=f"weight of {LABELS[name]} (default: {weight})")
+    network_arguments(parser.add_argument_group("network (the defaults are the papers', or those of --weights)"))
+    training_arguments(parser.add_argument_group("training (the defaults are the network's own recipe)"))
+    signs = " ".join(f"{'+-'[SIGNS[name] < 0]} {name} {LABELS[name]}" for name in TERMS)
+    terms = parser.add_argument_group(f"objective: loss = {signs.removeprefix('+ ')}")
+    for name in TERMS:
+        terms.add_argument(f"--{name}-weight", type=finite, help=f"weight of {LABELS[name]} ({of_recipes('loss_weights', name)})")
+    terms.add_argument("--kl-over", choices=KL_OVER, help="what both maps of KL are divided by the sum of: each sample, or the whole batch, as if it "
+                                                          f"were one map ({of_recipes('kl_over')})")
     run_arguments(parser.add_argument_group("run folder"))
     device_arguments(parser, "bfloat16 on CUDA, else float32", "autocast")
     return parser
+
+
+def of_recipes(*keys: str) -> str:
+    """The default of a flag in words: the first network's, and those that differ from it."""
+    values = {name: functools.reduce(lambda value, key: value[key], keys, model.recipe) for name, model in MODELS.items()}
+    usual = values[next(iter(MODELS))]
+    others = {value: ", ".join(name for name in values if values[name] == value) for value in values.values() if value != usual}
+    return "; ".join([f"default: {usual}", *(f"{names}: {value}" for value, names in others.items())])
 
 
 def data_arguments(group) -> None:
@@ -749,15 +899,14 @@ def data_arguments(group) -> None:
                             help="what to choose weights by (default: val; datasets that have none: the test set, as the papers do)")
     validation.add_argument("--hold-out", type=share, metavar="SHARE",
                             help="choose weights by this share of the training videos, which are then not trained on, such as 0.1 (default: none)")
-    group.add_argument("--frame-size", type=at_least(32), nargs=2, metavar=("H", "W"),
-                       help="size the network sees, in pixels, multiples of 32 (default: 224 384)")
+    group.add_argument("--frame-size", type=at_least(16), nargs=2, metavar=("H", "W"),
+                       help="size the network sees, in pixels, multiples of 32, of 16 for the recurrent ones (default: the paper's, such as 224 384)")
     group.add_argument("--frame-stride", type=at_least(1),
                        help="frames of the video from one frame of a clip to the next (default: 1)")
     group.add_argument("--cache", type=Path, metavar="DIR",
                        help="keep the frames at the network's size there, uncompressed (105 GB for DHF1K at 224 x 384), and read clips from it many "
                             "times faster; made on demand, and anew where frames have changed (default: none)")
-    group.add_argument("--flip", action=onoff, default=False,
-                       help="mirror half of the training clips; the authors do not (default: off)")
+    group.add_argument("--flip", action=onoff, help=f"mirror half of the training clips ({of_recipes('flip')})")
     group.add_argument("--skip-bad", action=onoff, default=False,
                        help="leave out unreadable videos and clips, counted and reported, instead of stopping (default: off)")
     workers = min(4, os.cpu_count() or 1)
@@ -770,7 +919,9 @@ def network_arguments(group) -> None:
     start.add_argument("--weights", metavar="FILE",
                        help="weights of the whole network to start from, for fine-tuning: a path, or an https URL as in test.py (default: none)")
     start.add_argument("--encoder-weights", default="auto", metavar="{auto,torchvision,none,FILE}",
-                       help=f"Kinetics-400 weights to start from; auto: {KINETICS} if it is there, else torchvision's, downloaded (default: auto)")
+                       help="pretrained weights to start from; auto: the network's own file if it lies in saved_models/ "
+                            f"({', '.join(sorted({model.start_file.name for model in MODELS.values() if model.start_file}))}), "
+                            "else torchvision's, downloaded, where it has some (default: auto)")
     group.add_argument("--num-recursions", type=at_least(0), help="K, passes through the recursive block (default: 2)")
     group.add_argument("--patch-norm", action=argparse.BooleanOptionalAction,
                        help="LayerNorm after the patch embedding; the authors have none (default: off)")
@@ -780,25 +931,39 @@ def network_arguments(group) -> None:
     group.add_argument("--num-heads", type=at_least(1), nargs=4, help="attention heads in each stage (default: 3 6 12 24)")
     group.add_argument("--drop-path", type=float,
                        help="stochastic depth of the encoder's last block, a probability (default: 0.2)")
+    group.add_argument("--alpha", type=alpha, help="SalEMA: learnt, or a constant; the new frame's share is its sigmoid (default: learnt)")
+    group.add_argument("--ema-loc", type=at_least(0), nargs="+", metavar="LAYER", help="SalEMA: the layer that is averaged, or two (default: 30)")
+    group.add_argument("--residual", action=argparse.BooleanOptionalAction,
+                       help="SalEMA, SalCLSTM30: add what goes into the layer with the state to what comes out (default: off)")
+    group.add_argument("--dropout", action=argparse.BooleanOptionalAction, help="SalEMA: drop half of the averaged layer's channels (default: off)")
+    group.add_argument("--thaw", action=argparse.BooleanOptionalAction, default=False,
+                       help="train the pretrained part of a recurrent network from its end towards its front, all of it from epoch 5 (default: off)")
 
 
-def training_arguments(group, recipe: dict) -> None:
-    group.add_argument("--epochs", type=at_least(1), default=recipe["epochs"],
-                       help=f"epochs, each one clip of every video, shared out where there are several processes (default: {recipe['epochs']})")
-    group.add_argument("--lr", type=positive, default=recipe["lr"],
-                       help=f"learning rate of Adam, the same however many processes there are (default: {recipe['lr']})")
-    group.add_argument("--batch-size", type=at_least(1), default=recipe["batch_size"],
-                       help=f"clips in a forward pass, of each process where there are several (default: {recipe['batch_size']})")
-    group.add_argument("--accumulate", type=at_least(1), default=1,
-                       help="batches whose gradients are averaged to one step (default: 1)")
+def alpha(text: str) -> float | str:
+    """An argparse type: "learnt" or a number."""
+    return text if text == "learnt" else finite(text)
+
+
+def training_arguments(group) -> None:
+    group.add_argument("--epochs", type=at_least(1),
+                       help="epochs, each one clip of every video, or all of it where a state is carried, shared out where there are several "
+                            f"processes ({of_recipes('epochs')})")
+    group.add_argument("--lr", type=positive,
+                       help=f"learning rate, the same however many processes there are ({of_recipes('lr')})")
+    group.add_argument("--batch-size", type=at_least(1),
+                       help=f"clips in a forward pass, of each process where there are several ({of_recipes('batch_size')})")
+    group.add_argument("--accumulate", type=at_least(1), help=f"batches of a step ({of_recipes('accumulate')})")
+    group.add_argument("--gradients", choices=GRADIENTS,
+                       help=f"whether a step's gradients are averaged over its clips or summed over its batches ({of_recipes('gradients')})")
     group.add_argument("--activation-checkpointing", action=argparse.BooleanOptionalAction, default=False,
                        help="less memory for more time: recompute activations in the backward pass (default: off)")
     group.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False,
                        help="let PyTorch compile the network for training steps, which takes minutes, and once more where an epoch's last batch "
                             "is shorter; meant for GPUs (default: off)")
-    group.add_argument("--val-every", type=at_least(0), default=recipe["val_every"],
+    group.add_argument("--val-every", type=at_least(0),
                        help="epochs from one validation to the next; the last is always validated; 0: none, keep the last weights "
-                            f"(default: {recipe['val_every']})")
+                            f"({of_recipes('val_every')})")
     group.add_argument("--seed", type=at_least(0), default=0, help="of initial weights, clips and stochastic depth (default: 0)")
     group.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=False,
                        help="only operations that give the same bits in every run; on a CPU training does so anyway (default: off)")
@@ -807,7 +972,7 @@ def training_arguments(group, recipe: dict) -> None:
 def run_arguments(group) -> None:
     group.add_argument("--run-dir", type=Path,
                        help="gets RecSalNet.pth (best weights), RecSalNet.json, last.pt and log.jsonl "
-                            "(default: saved_models; of other datasets than dhf1k, a folder of their names in it)")
+                            "(default: saved_models; of another network or other datasets than dhf1k, a folder of their names in it)")
     again = group.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue the run in --run-dir exactly where it stopped")
     again.add_argument("--overwrite", action="store_true",
@@ -816,9 +981,9 @@ def run_arguments(group) -> None:
                        help="curves in RUN_DIR/tensorboard, where TensorBoard is installed (default: on)")
 
 
-def default_run_dir(datasets: list[str]) -> Path:
-    """saved_models for DHF1K; for others a folder in it, so that the weights to fine-tune stay where they are."""
-    return Path("saved_models") if datasets == ["dhf1k"] else Path("saved_models", "+".join(datasets))
+def default_run_dir(model: str, datasets: list[str]) -> Path:
+    """Where `default_weights` are for DHF1K; for others a folder in it, so that the weights to fine-tune stay where they are."""
+    return default_weights(model).parent / ("" if datasets == ["dhf1k"] else "+".join(datasets))
 
 
 def launcher() -> str | None:
@@ -884,48 +1049,64 @@ def prepare_frames(cache: FrameCache, videos: list[Video], workers: int, skip_ba
         utils.wait_for_all()
 
 
+def chosen_recipe(own: dict, given: dict) -> dict:
+    """A network's recipe, with what the user gave instead of it; `given` are all arguments, None where nothing was."""
+    weights = {name: given[f"{name}_weight"] for name in TERMS if given[f"{name}_weight"] is not None}
+    return {**own, **{name: given[name] for name in RECIPE if given[name] is not None}, "loss_weights": {**own["loss_weights"], **weights}}
+
+
+def check_abilities(model_class: type[SaliencyModel], **wanted: bool) -> None:
+    """Raise a ValueError where something is asked of a network that it cannot do."""
+    for name, asked in wanted.items():
+        if asked and not hasattr(model_class, name):
+            able = [key for key, model in MODELS.items() if hasattr(model, name)]
+            raise ValueError(f"--{name.replace('_', '-')} is for {', '.join(able)}: {model_class.__name__} cannot do it")
+
+
 def main(args: argparse.Namespace) -> int:
     """Train; returns the exit code."""
     utils.seed_everything(args.seed, args.deterministic)
     keep_freed_memory()
     device = select_device(args.device)
     precision = args.precision or default_precision(device)
-    weights = {name: getattr(args, f"{name}_weight") for name in TERMS}
-    datasets = args.dataset or ["dhf1k"]
-    run_dir = args.run_dir or default_run_dir(datasets)
-    if args.hold_out and not args.val_every:
+    model_class, datasets = MODELS[args.model], args.dataset or ["dhf1k"]
+    recipe = chosen_recipe(model_class.recipe, vars(args))
+    run_dir = args.run_dir or default_run_dir(args.model, datasets)
+    check_abilities(model_class, thaw=args.thaw, activation_checkpointing=args.activation_checkpointing)
+    if args.hold_out and not recipe["val_every"]:
         raise ValueError("--hold-out takes videos to validate on, and --val-every 0 says not to validate: leave out one of them")
     restarted = is_restart_of(run_dir / "run.json")
-    last = run_files(run_dir, RecSalNet)[1]
+    last = run_files(run_dir, model_class)[1]
     resume = args.resume or utils.gathered(restarted and last.is_file())[0]
     if not resume and not args.overwrite and not restarted and utils.is_first():
-        utils.refuse_to_replace(run_files(run_dir, RecSalNet),
+        utils.refuse_to_replace(run_files(run_dir, model_class),
                                 "continue with --resume, start anew with --overwrite, or choose another --run-dir")
 
     stored = read_last(last) if resume else None
-    model = make_model(args.weights, stored, {name: getattr(args, name) for name in NETWORK if getattr(args, name) is not None})
-    sources = choose_sources(datasets, args.data, args.train_split, args.val_split, validated=args.val_every > 0 and not args.hold_out)
+    if args.ema_loc:
+        args.ema_loc = args.ema_loc[0] if len(args.ema_loc) == 1 else tuple(args.ema_loc)
+    model = make_model(args.model, args.weights, stored, {name: getattr(args, name) for name in NETWORK if getattr(args, name) is not None})
+    sources = choose_sources(datasets, args.data, args.train_split, args.val_split, validated=recipe["val_every"] > 0 and not args.hold_out)
     train_videos, val_videos = training_videos(sources, args.skip_bad, args.hold_out, args.seed)
     cache = FrameCache(args.cache, model.prepare) if args.cache else None
-    train_set, val_set = make_sets(model, train_videos, val_videos, args.flip, args.seed, args.skip_bad, cache)
-    train_loader = clip_loader(train_set, args.batch_size, args.workers, shuffle=True)
-    val_loader = clip_loader(val_set, 1, args.workers, shuffle=False) if args.val_every else None
+    train_set, val_set = make_sets(model, train_videos, val_videos, recipe["flip"], args.seed, args.skip_bad, cache)
+    train_loader = clip_loader(train_set, recipe["batch_size"], args.workers, shuffle=True)
+    val_loader = clip_loader(val_set, 1, args.workers, shuffle=False) if recipe["val_every"] else None
 
     run_dir.mkdir(parents=True, exist_ok=True)                             # a folder that cannot be written is said now
     if args.weights and not stored:
         introduce(model, args.weights)
     elif not stored and utils.is_first():                                  # the others get the first one's weights
-        print(f"encoder weights: {initialise_encoder(model.encoder, args.encoder_weights)}")
-    model.activation_checkpointing = args.activation_checkpointing
+        print(f"encoder weights: {initialise(model, args.encoder_weights)}")
+    if args.activation_checkpointing:
+        model.activation_checkpointing = True
     model.to(device)
-    recipe = {**model.config, "processes": utils.num_processes(), "objective": weights, "precision": precision,
-              "train": fingerprint(train_videos), "val": fingerprint(val_videos),
-              **{name: getattr(args, name) for name in ("weights", "encoder_weights", "seed", "lr", "batch_size", "accumulate", "flip",
-                                                        "val_every", "compile", "deterministic")}}
+    record = {**model.config, "processes": utils.num_processes(), "objective": recipe["loss_weights"], "precision": precision,
+              "train": fingerprint(train_videos), "val": fingerprint(val_videos), **{name: recipe[name] for name in RECIPE if name != "epochs"},
+              **{name: getattr(args, name) for name in ("weights", "encoder_weights", "seed", "compile", "deterministic", "thaw")}}
     if args.compile:
         compile_network(model)
-    optimizer = torch.optim.Adam(model.parameter_groups(args.lr), fused=device.type != "mps")
-    run = Run(model, optimizer, run_dir, recipe, describe_data(sources, args.hold_out, val_videos))
+    run = Run(model, make_optimizer(model, recipe["lr"]), run_dir, record, describe_data(sources, args.hold_out, val_videos))
     if stored:
         run.restore(stored)
         print(f"resuming after epoch {run.epoch}" + (f" and {run.progress['batches']} batches" if run.progress else ""))
@@ -937,8 +1118,10 @@ def main(args: argparse.Namespace) -> int:
     stop = StopRequest()
     print(f"training {type(model).__name__} ({sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters) "
           f"at {model.config['frame_size'][0]} x {model.config['frame_size'][1]} on {device.type} in {precision}")
-    finished = fit(run, train_loader, val_loader, functools.partial(objective, weights=weights), args.epochs, args.accumulate,
-                   args.val_every, precision, open_tensorboard(run_dir, args.tensorboard), stop)
+    steps = Steps(functools.partial(objective, weights=recipe["loss_weights"], kl_over=recipe["kl_over"]), precision, recipe["accumulate"],
+                  recipe["gradients"], recipe["milestones"], recipe["gamma"])
+    finished = fit(run, train_loader, val_loader, steps, recipe["epochs"], recipe["val_every"], args.thaw,
+                   open_tensorboard(run_dir, args.tensorboard), stop)
     if not finished:
         print(f"stopped in epoch {run.epoch + 1}; the same command with --resume continues")
         return TERMINATED if stop.terminated else STOPPED

@@ -374,6 +374,8 @@ class Readout(nn.Conv2d):
 def salgan_layers() -> list[nn.Module]:
     """SalGAN's 62 layers: VGG-16 without its last pool, its mirror, the readout. Positions are part of released state dicts."""
     encoder = convolutions(STAGES, 3, lambda: nn.MaxPool2d(2))
+    with torch.no_grad():
+        encoder[0].weight /= 64                                            # whose input is levels, not numbers around 1
     decoder = convolutions(reversed(STAGES), STAGES[-1][-1], lambda: nn.Upsample(scale_factor=2, mode="nearest"))
     return [*encoder, *decoder, Readout(STAGES[0][-1], 1, kernel_size=1), nn.Sigmoid()]
 
@@ -384,6 +386,7 @@ def convolutions(stages: Iterable[tuple[int, ...]], channels: int, between: Call
     for stage in stages:
         for width in stage:
             layers += [nn.Conv2d(channels, width, kernel_size=3, padding=1), nn.ReLU()]
+            nn.init.kaiming_normal_(layers[-2].weight, nonlinearity="relu")  # our choice: PyTorch's own fades out over 26 layers
             channels = width
         layers.append(between())
     return layers[:-1]

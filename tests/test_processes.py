@@ -47,7 +47,7 @@ def make_batch(samples):
 
 def gradients(model, batches, clips):
     model.zero_grad()
-    train.backward(model, [make_batch(samples) for samples in batches], clips, functools.partial(objective, weights=WEIGHTS), "float32", train.new_progress(1))
+    train.backward(model, [make_batch(samples) for samples in batches], clips, train.Steps(functools.partial(objective, weights=WEIGHTS)), train.new_progress(1))
     return {name: p.grad for name, p in train.plain(model).named_parameters() if p.grad is not None}
 
 

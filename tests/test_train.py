@@ -6,15 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TESTS, TINY_FLAGS
+from conftest import TESTS, TINY, TINY_FLAGS
+from torch import nn
 
 import train
+from baselines import MODELS, salema
+from baselines.tased_net import TASEDNet
 from dataloader import ClipDataset, Video, clip_loader, find_videos
-from model import RecSalNet
+from model import RecSalNet, SaliencyModel, prepare_frame
 from swin_transformer import SwinTransformer3D
 
 
@@ -42,8 +46,10 @@ def log_of(run_dir):
 
 def test_no_argument_means_the_papers_recipe():
     args = vars(train.arguments().parse_args([]))
-    expected = {"lr": 1e-5, "epochs": 500, "batch_size": 1, "accumulate": 1, "val_every": 3, "flip": False,
-                "kl_weight": 1.0, "cc_weight": 1.0, "nss_weight": 0.1, "sim_weight": 0.0, "l1_weight": 0.0, "encoder_weights": "auto", "weights": None, "hold_out": None, "cache": None}
+    assert train.chosen_recipe(train.MODELS[args["model"]].recipe, args) == {
+        "optimizer": "adam", "optimizer_options": {}, "lr": 1e-5, "milestones": (), "gamma": 1.0, "batch_size": 1, "accumulate": 1, "gradients": "averaged", "epochs": 500,
+        "val_every": 3, "flip": False, "kl_over": "sample", "loss_weights": {"kl": 1.0, "cc": 1.0, "nss": 0.1, "sim": 0.0, "l1": 0.0, "bce": 0.0}}
+    expected = {"encoder_weights": "auto", "weights": None, "hold_out": None, "cache": None, "model": "recsalnet", "thaw": False}
     assert {name: args[name] for name in expected} == expected
     assert all(args[name] is None for name in train.NETWORK)              # so the network's own defaults hold
     assert RecSalNet().config == {"num_recursions": 2, "frame_size": [224, 384], "frame_stride": 1, "width": 192, "embed_dim": 96, "depths": [2, 2, 18, 2],
@@ -51,7 +57,7 @@ def test_no_argument_means_the_papers_recipe():
     assert args["run_dir"] is args["dataset"] is args["data"] is None      # DHF1K, as the message of the next-but-one test shows
     source, = train.choose_sources(["dhf1k"], args["data"], args["train_split"], args["val_split"])
     assert (str(source.folder), source.train_split, source.val_split) == ("data/DHF1K", "train", "val")
-    assert str(train.default_run_dir(["dhf1k"])) == "saved_models"
+    assert str(train.default_run_dir("recsalnet", ["dhf1k"])) == "saved_models" and str(train.default_run_dir("salema", ["diem"])) == "saved_models/salema/diem"
 
 
 # Which data
@@ -359,7 +365,7 @@ def test_encoder_weights_are_read_from_a_file(tiny_set, tmp_path):
     torch.save({"state_dict": {f"backbone.{name}": t for name, t in encoder.state_dict().items()} | {"cls_head.fc_cls.bias": torch.zeros(400)}}, tmp_path / "kinetics.pth")
     torch.manual_seed(0)
     model = RecSalNet(embed_dim=12, depths=(1, 2, 1, 1), num_heads=(1, 1, 2, 2))
-    assert "unused: cls_head.fc_cls.bias" in train.initialise_encoder(model.encoder, str(tmp_path / "kinetics.pth"))
+    assert "unused: cls_head.fc_cls.bias" in train.initialise(model, str(tmp_path / "kinetics.pth"))
     assert same(model.encoder.state_dict(), encoder.state_dict())
 
 
@@ -367,9 +373,9 @@ def test_weights_that_cannot_be_downloaded_are_said_with_what_to_do(monkeypatch,
     def offline(*args, **kwargs):
         raise OSError("no route to host")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train.Swin3D_S_Weights.KINETICS400_V1.__class__, "get_state_dict", offline)
+    monkeypatch.setattr(train.get_weight(RecSalNet.start_download).__class__, "get_state_dict", offline)
     with pytest.raises(FileNotFoundError, match="could not be downloaded.*no route to host.*--encoder-weights none"):
-        train.initialise_encoder(SwinTransformer3D(), "auto")
+        train.initialise(RecSalNet(**TINY), "auto")
 
 
 # Bad files
@@ -622,7 +628,7 @@ def test_a_state_of_a_run_with_a_network_that_its_weights_do_not_fit_is_refused(
 
 @pytest.mark.parametrize("changed, said", [
     ({"optimizer": {}}, "optimiser's state in .*last.pt cannot be read"), ({"random": []}, "holds 0 random states of 1 processes"), ({"random": "a"}, "last.pt, random is damaged: expected a dict"),
-    ({"configuration": [1]}, "configuration is not what"), ({"progress": "x"}, "progress is not what"), ({"progress": {"batches": 1}}, "last.pt, progress is damaged: expected a dict .*got {'batches': 1"),
+    ({"configuration": [1]}, "configuration is not what"), ({"progress": "x"}, "progress is not what"), ({"progress": {"batches": 1}}, "last.pt, progress is damaged: expected a dict .*'batches': 1"),
     ({"progress": {**train.new_progress(2), "clips": [3]}}, "progress, clips is damaged: expected a int"), ({"recipe": {"lr": torch.zeros(3)}}, "recipe is not what"),
     ({"random": [{"cpu": torch.zeros(5), "cuda": []}]}, "random, cpu is damaged: expected a Tensor"), ({"amsgrad": True}, "not this run's: amsgrad of a group"),
     ({"exp_avg": torch.tensor(0.), "exp_avg_sq": torch.tensor(0.)}, "does not fit the network: 2 entries"), ({"best_cc": math.nan}, "best_cc cannot be nan"), ({"epoch": -5}, "epoch cannot be -5"),
@@ -696,3 +702,143 @@ def test_validation_is_at_the_annotations_full_resolution(tiny_set, monkeypatch)
     scores = train.validate(model, loader, "float32")
     assert sizes == [(45, 80)] * scores["clips"] and scores["clips"] >= 2
     assert all(math.isfinite(scores[name]) for name in ("cc", "kl", "nss", "sim")) and not model.training
+
+
+# Other networks
+
+SMALL = ((8, 8), (8, 8), (8, 8, 8), (8, 8, 8), (8, 8, 8))                  # channels of a SalGAN that is quick
+
+
+@pytest.fixture
+def small_salgan(monkeypatch):
+    monkeypatch.setattr(salema, "STAGES", SMALL)
+
+
+def train_model(name, tiny_set, run_dir, *extra):
+    flags = ["--model", name, "--data", tiny_set, "--run-dir", run_dir, "--encoder-weights", "none", "--workers", "0", "--device", "cpu", "--no-tensorboard",
+             "--frame-size", "32", "32", "--epochs", "1", "--batch-size", "1", "--lr", "1e-3", *extra]
+    return train.main(train.arguments().parse_args([str(flag) for flag in flags]))
+
+
+def test_every_network_has_a_recipe_of_the_same_names():
+    for model in MODELS.values():
+        assert model.recipe.keys() == SaliencyModel.recipe.keys() and model.recipe["loss_weights"].keys() == train.TERMS.keys()
+        assert model.recipe["optimizer"] in train.OPTIMIZERS and model.recipe["gradients"] in train.GRADIENTS and model.recipe["kl_over"] in train.KL_OVER
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "recsalnet"])
+def test_every_network_trains_and_its_weights_load(name, tiny_set, tmp_path, small_salgan):
+    assert train_model(name, tiny_set, tmp_path, "--val-every", "0") == 0
+    model = MODELS[name].from_pretrained(tmp_path / f"{MODELS[name].__name__}.pth")
+    assert model.is_described and model.config["frame_size"] == [32, 32]
+    record, = log_of(tmp_path)
+    assert math.isfinite(record["loss"])
+    term = "bce" if model.temporal == "state" else "kl"
+    count = 114 if model.temporal == "state" else 3
+    assert record["loss"] * count == pytest.approx(record[term] * (count - record[f"{term}_left_out"]), rel=1e-6) and record["loss"] > 0
+
+
+def test_rates_fall_at_milestones_where_they_are_scheduled():
+    first, second = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+    optimizer = torch.optim.SGD([{"params": [first], "lr": 0.001, "initial_lr": 0.001, "scheduled": False}, {"params": [second], "lr": 0.1, "initial_lr": 0.1, "scheduled": True}], lr=1)
+    found = {}
+    for steps in (0, 749, 750, 949, 950, 5000):
+        train.set_rates(optimizer, steps, (750, 950), 0.1)
+        found[steps] = [group["lr"] for group in optimizer.param_groups]
+    assert {steps: rate for steps, (_, rate) in found.items()} == pytest.approx({0: 0.1, 749: 0.1, 750: 0.01, 949: 0.01, 950: 0.001, 5000: 0.001})
+    assert all(rate == 0.001 for rate, _ in found.values())
+
+
+def test_optimisers_are_the_recipes():
+    model = TASEDNet()
+    optimizer = train.make_optimizer(model, 0.1)
+    assert isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["momentum"] == 0.9
+    assert [(group["lr"], group["initial_lr"], group["weight_decay"], group["scheduled"]) for group in optimizer.param_groups] == [(0.001, 0.001, 2e-7, False), (0.1, 0.1, 2e-7, True)]
+    assert isinstance(train.make_optimizer(RecSalNet(**TINY), 1e-5), torch.optim.Adam)
+
+
+class OneNumber(SaliencyModel):
+    """A network of one parameter: every pixel of every map."""
+    clip_len = 1
+
+    def __init__(self):
+        super().__init__((2, 2), prepare_frame)
+        self.value = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, clip):
+        return self.value.expand(len(clip), 2, 2)
+
+
+@pytest.mark.parametrize("gradients, expected", [("averaged", (2 * 3.0 + 5.0) / 3), ("summed", 3.0 + 5.0)])
+def test_gradients_of_a_step_are_averaged_over_its_maps_or_summed_over_its_batches(gradients, expected):
+    model = OneNumber()
+    batch = lambda size, slope: {"clip": torch.zeros(size, 3, 1, 2, 2, dtype=torch.uint8), "density": torch.full((size, 2, 2), slope), "fixations": torch.zeros(size, 2, 2, dtype=torch.bool)}
+    steps = train.Steps(lambda saliency, density, fixations: {"loss": (saliency * density).mean()}, gradients=gradients)
+    train.backward(model, [batch(2, 3.0), batch(1, 5.0)], 3, steps, train.new_progress(1))
+    assert model.value.grad.item() == pytest.approx(expected)
+
+
+def test_the_state_is_carried_through_a_video_and_starts_anew_with_the_next(tiny_set):
+    """The network adds up the brightness of all frames it has seen."""
+    class AddsUp(OneNumber):
+        temporal = "state"
+
+        def normalise(self, clip):
+            return clip.float()
+
+        def maps(self, clip, state=None):
+            sums = clip.mean((1, 3, 4)).cumsum(1) + (0 if state is None else state)          # (1, T)
+            return self.value * sums[..., None, None].expand(-1, -1, 2, 2), sums[:, -1:]
+    model, carried, found = train.AllMaps(AddsUp()), train.nothing_carried(), []
+    for number, level, length in ((7, 1, 3), (7, 10, 2), (8, 100, 2)):
+        batch = {"number": number, "annotated": torch.tensor([True] * length)}
+        found += train.carried_maps(model, torch.full((1, 3, length, 2, 2), level, dtype=torch.uint8), batch, carried)[:, 0, 0].tolist()
+    assert found == [0.5, 1, 1.5, 6.5, 11.5, 50, 100] and not carried["state"].requires_grad
+
+
+def test_a_run_stopped_in_the_middle_of_a_video_goes_on_bit_for_bit(tiny_set, tmp_path, small_salgan, monkeypatch):
+    flags = ("--epochs", "2", "--val-every", "0", "--flip", "--residual", "--dropout")
+    train_model("salema", tiny_set, tmp_path / "straight", *flags)
+    backward, made = train.backward, []
+    monkeypatch.setattr(train, "backward", lambda *arguments: (made.append(1), len(made) == 3 and signal.raise_signal(signal.SIGTERM), backward(*arguments))[-1])
+    assert train_model("salema", tiny_set, tmp_path / "cut", *flags) == train.TERMINATED
+    stored = torch.load(tmp_path / "cut" / "last.pt", weights_only=True)
+    assert stored["progress"]["batches"] == stored["progress"]["steps"] == 3 and stored["carried"][0]["state"] is not None
+    monkeypatch.setattr(train, "backward", backward)
+    train_model("salema", tiny_set, tmp_path / "cut", *flags, "--resume")
+    assert same(weights_of(tmp_path / "cut"), weights_of(tmp_path / "straight"))
+
+
+def test_thawing_trains_what_the_epoch_says(tiny_set, tmp_path, small_salgan):
+    torch.manual_seed(0)
+    train_model("salema", tiny_set, tmp_path, "--thaw", "--val-every", "0")
+    assert MODELS["salema"].from_pretrained(tmp_path / "SalEMA.pth").alpha.item() != 0.25
+    torch.manual_seed(0)
+    assert torch.equal(weights_of(tmp_path)["salgan.0.weight"], MODELS["salema"]().state_dict()["salgan.0.weight"])
+
+
+def test_a_network_starts_from_its_own_kind_of_file(tiny_set, tmp_path, small_salgan, capsys):
+    torch.save(MODELS["salgan"]().state_dict(), tmp_path / "SalGAN.pth")
+    train_model("salclstm30", tiny_set, tmp_path / "run", "--encoder-weights", tmp_path / "SalGAN.pth", "--val-every", "0")
+    assert "SalGAN.pth, unused: nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, flags, said", [
+    ("tased_net", ["--alpha", "0.1"], "--alpha is an argument of salema, not of tased_net"), ("salema", ["--width", "16"], "--width is an argument of recsalnet"),
+    ("salema", ["--batch-size", "2"], "a batch must be 1 clip"), ("tased_net", ["--thaw"], "--thaw is for salema, salgan, salclstm30, salclstm56"),
+    ("salema", ["--activation-checkpointing"], "--activation-checkpointing is for recsalnet"), ("salema", ["--compile"], "--compile is for networks of windows"),
+    ("salgan", ["--encoder-weights", "auto"], "no encoder weights for SalGAN: saved_models/SalGAN.pth is not there, and torchvision has none for it"),
+])
+def test_what_a_network_cannot_do_is_said(name, flags, said, tiny_set, tmp_path, small_salgan, monkeypatch):
+    monkeypatch.setattr(MODELS[name], "start_file", Path("saved_models/SalGAN.pth"))
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        train_model(name, tiny_set, tmp_path, *flags)
+
+
+def test_a_carried_state_that_is_damaged_is_refused(tiny_set, tmp_path, small_salgan):
+    train_model("salema", tiny_set, tmp_path, "--val-every", "0")
+    stored = torch.load(tmp_path / "last.pt", weights_only=True)
+    for carried, said in (([], "0 carried states of 1 processes"), ([{"video": "a", "state": None}], "carried, video is damaged"), ([3], "carried is damaged")):
+        torch.save({**stored, "carried": carried}, tmp_path / "last.pt")
+        with pytest.raises(ValueError, match=said):
+            train_model("salema", tiny_set, tmp_path, "--val-every", "0", "--resume")
