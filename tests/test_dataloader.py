@@ -28,6 +28,9 @@ from dataloader import (
     ClipDataset,
     EpochBatches,
     FrameCache,
+    Video,
+    VideoBatches,
+    VideoClips,
     check_dataset,
     clip_loader,
     find_videos,
@@ -1194,6 +1197,89 @@ def test_the_death_of_a_loader_process_is_reported_with_the_file_it_read(tmp_pat
         list(readable(loader))
     with pytest.raises(RuntimeError, match="^something else$"), dataloader.naming_deaths(loader):
         raise RuntimeError("something else")
+
+
+# Clips of a video one after the other
+
+def video_clips(videos, **options):
+    prepare = lambda frame: torch.from_numpy(frame[:4, :6].copy()).permute(2, 0, 1)
+    return VideoClips(videos, prepare, 10, (4, 6), **options)
+
+
+def test_a_videos_clips_follow_each_other_and_the_last_one_is_shorter(tiny_set):
+    videos = find_videos(tiny_set, "train")
+    clips = video_clips(videos)
+    first = [clips[0, index] for index in range(-(-len(videos[0].frames) // 10))]
+    assert [clip["clip"].shape[1] for clip in first] == [10] * (len(videos[0].frames) // 10) + [len(videos[0].frames) % 10]
+    assert [name for clip in first for name in clip["frame"]] == [path.stem for path in videos[0].frames] and {clip["number"] for clip in first} == {0}
+    frame = read_frame(videos[0].frames[13])
+    assert torch.equal(first[1]["clip"][:, 3], torch.from_numpy(frame[:4, :6].copy()).permute(2, 0, 1))
+    assert torch.equal(first[1]["density"][3], torch.from_numpy(resize_density(read_density(videos[0].maps[videos[0].frames[13].stem]), (4, 6))))
+    assert clips[0, len(first)]["number"] == 1
+
+
+def test_frames_without_annotation_are_seen_and_not_compared_and_what_follows_the_last_annotated_clip_is_left_out(tiny_set):
+    video = find_videos(tiny_set, "train")[0]
+    kept = [path.stem for path in video.frames[:25] if path.stem not in {video.frames[3].stem, video.frames[12].stem}]
+    partly = Video(video.name, video.frames, {stem: video.maps[stem] for stem in kept}, video.fixations)
+    clips = video_clips([partly])
+    assert len(clips) == 3 and clips[0, 0]["annotated"].tolist() == [n != 3 for n in range(10)]
+    assert [len(clips[0, n]["density"]) for n in range(3)] == [9, 9, 5] and clips[0, 2]["clip"].shape[1] == 10
+    none = Video(video.name, video.frames, {video.frames[15].stem: video.maps[video.frames[15].stem]}, video.fixations)
+    assert video_clips([none])[0, 0]["density"].shape == (0, 4, 6)
+
+
+def test_a_whole_video_is_mirrored_or_none_of_it(tiny_set):
+    videos = find_videos(tiny_set, "train")
+    plain, mirrored = video_clips(videos), video_clips(videos, flip=True)
+    for epoch in range(6):
+        turned = {}
+        for index in range(len(plain)):
+            straight, other = plain[epoch, index], mirrored[epoch, index]
+            same = torch.equal(straight["clip"], other["clip"])
+            assert same or (torch.equal(straight["clip"].flip(-1), other["clip"]) and torch.equal(straight["density"].flip(-1), other["density"]))
+            turned.setdefault(straight["number"], set()).add(same)
+        assert all(len(found) == 1 for found in turned.values())
+    assert not all(torch.equal(plain[epoch, 0]["clip"], mirrored[epoch, 0]["clip"]) for epoch in range(6))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+def test_each_process_takes_videos_of_its_own_whole_and_in_order(processes):
+    lengths = [3, 1, 4, 2]
+    clips = [[10 * video + clip for clip in range(length)] for video, length in enumerate(lengths)]
+    shares = [VideoBatches(clips, True, 0, process, processes) for process in range(processes)]
+    for share in shares:
+        share.epoch = 5
+    taken = [list(share) for share in shares]
+    assert len({len(batches) for batches in taken}) == 1 and all(len(share) == len(batches) for share, batches in zip(shares, taken))
+    indices = [[index for batch in batches for _, index in batch] for batches in taken]
+    assert sorted(itertools.chain(*indices)) == sorted(itertools.chain(*clips))
+    for own in indices:
+        videos = [index // 10 for index in own]
+        assert own == [clip for video in dict.fromkeys(videos) for clip in clips[video]]
+    for share, batches in zip(shares, taken):
+        share.start = 2
+        assert list(share) == batches[2:]
+
+
+def test_videos_come_in_another_order_in_each_epoch():
+    batches = VideoBatches([[number] for number in range(20)], True, 0)
+    orders = []
+    for epoch in (0, 1, 0):
+        batches.epoch = epoch
+        orders.append([index for (_, index), in batches])
+    assert orders[0] == orders[2] != orders[1] and sorted(orders[1]) == list(range(20))
+
+
+def test_clips_that_cannot_be_read_are_left_out_or_raised(tiny_set, tmp_path):
+    shutil.copytree(tiny_set, tmp_path / "set")
+    videos = find_videos(tmp_path / "set", "train")
+    videos[0].frames[12].write_bytes(b"half a picture")
+    loader = clip_loader(video_clips(videos, skip_bad=True), 1, 0, shuffle=False)
+    batches = list(readable(loader))
+    assert ["clip" in batch for batch in batches[:3]] == [True, False, True] and len(batches[1]["skipped"]) == 1
+    with pytest.raises(ValueError, match="To go on without such clips: --skip-bad"):
+        list(readable(clip_loader(video_clips(videos), 1, 0, shuffle=False)))
 
 
 def test_a_loader_draws_nothing_from_trainings_random_numbers(tiny_set):
