@@ -34,13 +34,14 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.clips
 
 # What takes long: bfloat16 beside float32 on the demo's scores (after make demo; CI does that one too), an hour of video, runs that are
-# killed again and again, damaged files by the thousand, memory over many steps and frames.
+# killed again and again, damaged files by the thousand, memory over many steps and frames, every network learning.
 soak: .venv/installed
 	PYTHONPATH=. $(BIN)/python tests/long/bfloat16_scores.py
 	PYTHONPATH=. $(BIN)/python tests/long/hour_of_video.py
 	PYTHONPATH=.:data $(BIN)/python tests/long/kill.py
 	PYTHONPATH=. $(BIN)/python tests/long/fuzz.py
 	PYTHONPATH=.:data $(BIN)/python tests/long/memory.py
+	PYTHONPATH=.:data $(BIN)/python tests/long/learn.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

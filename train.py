@@ -685,12 +685,21 @@ def read_last(path: Path) -> dict:
         raise ValueError(f"{path} is damaged: {', '.join(wrong)} cannot be {numbers[wrong[0]]}")
     for carried in stored["carried"]:
         check_kinds({**carried, "state": None} if isinstance(carried, dict) else carried, nothing_carried(), f"{path}, carried")
+        if not is_state(carried["state"]):
+            raise ValueError(f"{path}, carried is damaged: its state is no tensors of numbers")
     for state in stored["random"]:
         check_kinds({**state, "cuda": []} if isinstance(state, dict) else state, {**utils.random_state(), "cuda": []}, f"{path}, random")
     for name in ("random", "carried"):
         if len(stored[name]) != stored["recipe"]["processes"]:
             raise ValueError(f"{path} is damaged: it holds {len(stored[name])} {name} states of {stored['recipe']['processes']} processes")
     return stored
+
+
+def is_state(content) -> bool:
+    """Whether it is None, a tensor of floating-point numbers, or several of those."""
+    if isinstance(content, (list, tuple)):
+        return all(map(is_state, content))
+    return content is None or (isinstance(content, Tensor) and content.is_floating_point())
 
 
 def up_to_date(stored: dict) -> dict:
@@ -820,14 +829,15 @@ def log_epoch(run: Run, progress: dict, scores: dict | None, seconds: float, wri
 def epoch_line(run: Run, terms: dict, left_out: dict, skipped: int, scores: dict | None, seconds: float, speed: dict) -> str:
     """The line of an epoch: mean terms, what was left out, validation, time, and how fast training was."""
     parts = [f"epoch {run.epoch}", *(f"{LABELS.get(name, name)} {value:.4f}" for name, value in terms.items())]
+    samples = "frames" if run.model.temporal == "state" else "clips"
     undefined = ", ".join(f"{LABELS[name.removesuffix('_left_out')]} {count}" for name, count in left_out.items() if count)
-    parts += [f"(clips left out as undefined: {undefined})"] if undefined else []
+    parts += [f"({samples} left out as undefined: {undefined})"] if undefined else []
     parts += [f"{skipped} clips skipped"] if skipped else []
     if scores is not None:
         measured = " ".join(f"{LABELS[name]} {scores[name]:.4f}" for name in VALIDATION)
         skipped_too = f" ({scores['skipped']} skipped)" if scores["skipped"] else ""
         parts.append(f"| validation on {scores['clips']} clips{skipped_too}: {measured} (best CC {run.best_cc:.4f})")
-    return "  ".join([*parts, f"| {seconds:.1f} s, {speed['clips_per_second']:.3g} clips/s, {speed['data_wait']:.0%} waiting for clips"])
+    return "  ".join([*parts, f"| {seconds:.1f} s, {speed['clips_per_second']:.3g} {samples}/s, {speed['data_wait']:.0%} waiting for clips"])
 
 
 def open_tensorboard(folder: Path, wanted: bool):

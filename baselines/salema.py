@@ -237,6 +237,8 @@ class SalEMA(FrameByFrame):
     Source: Linardos et al. 2019.
     """
 
+    has_idle_parameters = True                                             # of a video's first frame alone, alpha has no part in the map
+
     def __init__(self, alpha: float | str = "learnt", ema_loc: int | tuple[int, int] = 30, residual: bool = False, dropout: bool = False,
                  frame_size: tuple[int, int] = (192, 256)) -> None:
         described = list(ema_loc) if isinstance(ema_loc, tuple) else ema_loc

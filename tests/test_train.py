@@ -838,7 +838,7 @@ def test_what_a_network_cannot_do_is_said(name, flags, said, tiny_set, tmp_path,
 def test_a_carried_state_that_is_damaged_is_refused(tiny_set, tmp_path, small_salgan):
     train_model("salema", tiny_set, tmp_path, "--val-every", "0")
     stored = torch.load(tmp_path / "last.pt", weights_only=True)
-    for carried, said in (([], "0 carried states of 1 processes"), ([{"video": "a", "state": None}], "carried, video is damaged"), ([3], "carried is damaged")):
+    for carried, said in (([], "0 carried states of 1 processes"), ([{"video": "a", "state": None}], "carried, video is damaged"), ([3], "carried is damaged"), ([{"video": 0, "state": (3,)}], "state is no tensors")):
         torch.save({**stored, "carried": carried}, tmp_path / "last.pt")
         with pytest.raises(ValueError, match=said):
             train_model("salema", tiny_set, tmp_path, "--val-every", "0", "--resume")
