@@ -1,0 +1,562 @@
+"""SMCF: three ResNet-50 trunks (frames, optical flow, both merged), self-attention over groups of frames, two decoders.
+
+It finds salient objects, with sharp edges, where the other networks predict where people look. At the end of this file are
+the measures of that field.
+
+Source: Yang, Mu, Guo, Hu, Wang, "Video salient object detection via self-attention-guided multilayer cross-stack fusion", 2023.
+"""
+import functools
+import itertools
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import resnet50
+
+import utils
+from model import IMAGENET_MEAN, IMAGENET_STD, check_frame_size, prepare_frame, without_autocast
+
+# Attributes of modules are the authors' names in state dicts, which also number what is alike.
+RGB, FLOW, MERGED = "_rgb", "_flow", ""                                    # suffixes of the trunks' parts
+WIDTHS = (64, 256, 512, 1024, 2048)                                        # channels of a trunk's stem and its four levels
+REDUCED = 32                                                               # channels of everything behind the trunks
+LEVELS = (1, 2, 3, 4)                                                      # at 1/4, 1/8, 1/16 and 1/32 of the frame's size
+UNUSED = ("resnet.conv1", "resnet.bn1", "RGBF_conv3")                      # in released state dicts, but on no way to an output
+FLOW_ONLY = re.compile(r"resnet\.\w+_flow\.|atten_flow_|reduce_m")         # entries of parts that see nothing but the flow
+
+
+class SMCF(nn.Module):
+    """Groups of 5 frames and their optical flow in, the salient object's map of each frame out.
+
+    The published network has 206 M parameters, 19 M of them unused. State dicts carry the authors' names: their
+    `SMCF-19epoch.pth` loads strictly here, and ours loads in their code.
+
+    Args:
+        frame_size: (H, W) that frames and flow are resized to, multiples of 32; the authors' is 352 x 352.
+    """
+
+    temporal = "group"                                                     # maps are made for clip_len consecutive frames at once
+    clip_len = 5                                                           # attention spans these
+    frame_stride = 1
+    needs_flow = True
+    recipe = {                                                             # the paper's
+        "optimizer": "sgd", "lr": 2e-3, "momentum": 0.9, "weight_decay": 5e-4,
+        "batch_size": 10, "epochs": 20,                                    # frames are shuffled: a group in training is 5 unrelated ones
+        "decay_epochs": 20, "gamma": 0.1,                                  # the rate falls every so many epochs: with 20 in all, never
+        "scales": (0.75, 1, 1.25),                                         # of frame_size, rounded to multiples of 32: 256, 352, 448
+        "objective": "binary cross-entropy of the logits, saliency plus motion",
+        "stages": ("pretrain_rgb", "pretrain_flow", "finetune"),           # frames as both inputs; flow as both; each as itself
+    }
+
+    def __init__(self, frame_size: tuple[int, int] = (352, 352)) -> None:
+        super().__init__()
+        # The trunks halve five times and the decoders double from level to level: other sizes would not meet.
+        check_frame_size(frame_size, 32)
+        self.config = {"frame_size": list(frame_size)}
+        self.is_described = True                                           # False: weights came without a configuration
+        self.prepare = functools.partial(prepare_frame, size=tuple(frame_size))  # light: travels to loader processes
+        self.resnet = Trunks()
+        for level, width in enumerate(WIDTHS):
+            self.add_module(f"atten_rgb_{level}", channel_attention(width))
+            self.add_module(f"atten_flow_{level}", channel_attention(width))
+        for name, level in reductions():
+            self.add_module(f"reduce_{name}", DimReduce(WIDTHS[level], REDUCED))
+        for number in LEVELS:
+            self.add_module(f"CSF{number}", CrossStackFusion(REDUCED))
+        self.output_s, self.output_e = Decoder(REDUCED), Decoder(REDUCED)
+        self.RGBF_conv3 = BasicConv2d(2048, 1024, side=3)
+        self.transformer_1, self.transformer_2 = (Transformer(width, group=self.clip_len) for width in WIDTHS[3:])
+        for name in UNUSED:                                                # DistributedDataParallel would wait for their gradients
+            self.get_submodule(name).requires_grad_(False)
+
+    def forward(self, frame: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict the maps of groups of 5 frames each; a group knows nothing of the others.
+
+        Args:
+            frame: (B, 3, h, w), RGB, ImageNet-normalised; B a multiple of 5, h and w of 32. Entries 0 to 4 are one group,
+                5 to 9 the next; at test time the frames of a group are consecutive ones of a video.
+            flow: the same of the frames' optical flow, drawn in colours.
+
+        Returns:
+            saliency_logits, (B, 1, h, w): `finish` makes maps of it. motion_logits, (B, 1, h, w): the same object as the flow
+            decoder sees it, for training. Both are float32 in an autocast region and in a bfloat16 network too.
+
+        Raises:
+            ValueError: frames and flow have another shape, or another one than each other.
+        """
+        check_group(frame, flow, self.clip_len)
+        merged, motion = self.encode(frame, flow)                          # 2 x 4 x (B, C_i, h_i, w_i), level i at 1/4 .. 1/32
+        trans3 = self.reduce_trans3(self.transformer_1(merged[2]))         # (B, 32, h/16, w/16)
+        trans4 = self.reduce_trans4(self.transformer_2(merged[3]))         # (B, 32, h/32, w/32)
+        s = self.reduced("a", merged)                                      # s_1 .. s_4, (B, 32, h_i, w_i)
+        e = self.reduced("m", motion)                                      # e_1 .. e_4, (B, 32, h_i, w_i)
+        for fuse in (self.CSF1, self.CSF2, self.CSF3, self.CSF4):
+            s, e = fuse(s, e)
+        saliency_logits = self.output_s(s, trans3, trans4)                 # (B, 1, h/4, w/4)
+        motion_logits = self.output_e(e, trans3, trans4)                   # (B, 1, h/4, w/4)
+        return tuple(enlarge(logits, frame.shape[-2:]) for logits in (saliency_logits, motion_logits))
+
+    def encode(self, frame: Tensor, flow: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What the trunks make of frames and flow: m_1 .. m_4, merged, and y_1 .. y_4, of the flow; (B, C_i, h_i, w_i)."""
+        x, y = self.resnet.stem(frame, RGB), self.resnet.stem(flow, FLOW)  # (B, 64, h/2, w/2)
+        m = self.merged(0, x, y)                                           # m_0
+        x, y, m = (F.max_pool2d(t, 3, stride=2, padding=1) for t in (x, y, m))
+        merged, motion = [], []
+        for i in LEVELS:
+            x, y = self.resnet.level(i, x, RGB), self.resnet.level(i, y, FLOW)
+            m = self.resnet.level(i, m, MERGED) + self.merged(i, x, y)     # m_i, (B, C_i, h_i, w_i)
+            merged.append(m)
+            motion.append(y)
+        return merged, motion
+
+    def merged(self, level: int, x: Tensor, y: Tensor) -> Tensor:
+        """Frames' features x and flow's y, (B, C, h', w'): each weighted, by channel, by what the other one shows."""
+        return x * self.get_submodule(f"atten_flow_{level}")(y) + y * self.get_submodule(f"atten_rgb_{level}")(x)
+
+    def reduced(self, stream: str, features: list[Tensor]) -> list[Tensor]:
+        """The four levels of a stream, "a" (merged) or "m" (motion), in 32 channels."""
+        return [self.get_submodule(f"reduce_{stream}{level}")(f) for level, f in zip(LEVELS, features)]
+
+    def bfloat16(self) -> "SMCF":
+        """Half the memory and, where the hardware has it, more speed; the two last convolutions stay in float32."""
+        super().bfloat16()
+        for decoder in (self.output_s, self.output_e):
+            decoder.output[-1].float()
+        return self
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Bring prepared frames, or flow images, to the network's range.
+
+        Args:
+            images: (B, 3, h, w) or (B, 3, T, h, w) uint8, RGB, on any device.
+
+        Returns:
+            The same as float32, ImageNet-normalised.
+        """
+        shape = (3, *[1] * (images.ndim - 2))
+        mean, std = (torch.tensor(x).to(images.device, non_blocking=True).view(shape) for x in (IMAGENET_MEAN, IMAGENET_STD))
+        return (images.float() / 255 - mean) / std
+
+    def finish(self, output: Tensor, size: tuple[int, int]) -> Tensor:
+        """Bring saliency logits to the range and the size of the frame's map, as the authors do before scoring.
+
+        Args:
+            output: saliency_logits, the first of what `forward` returned, (B, 1, h, w) or (B, h, w).
+            size: (H, W) of the frame.
+
+        Returns:
+            (B, H, W) float32 in [0, 1]: the logits' sigmoid, resized bilinearly (corners aligned), then each map min-max
+            normalised; a constant one becomes zeros.
+        """
+        logits = output if output.ndim == 4 else output[:, None]
+        maps = torch.sigmoid(logits.float())
+        maps = maps - maps.amin((2, 3), keepdim=True)                      # so that a constant map meets no rounding when resized
+        maps = enlarge(maps, size)[:, 0]                                   # (B, H, W)
+        low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+        return (maps - low) / torch.where(high > low, high - low, torch.ones_like(low))
+
+    def quantise(self, saliency: Tensor) -> Tensor:
+        """What is saved of a finished map: (H, W) in [0, 1] -> (H, W) uint8, times 255 and rounded; no further stretching."""
+        return (saliency * 255).round().to(torch.uint8)
+
+    def parameter_groups(self, lr: float) -> list[dict]:
+        """What SGD gets: one group, everything that receives a gradient."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
+
+    def load_imagenet(self, entries: dict[str, Tensor], source: str) -> list[str]:
+        """Fill all three trunks with the same weights of ResNet-50; both pretraining stages start from there.
+
+        Args:
+            entries: names and tensors of torchvision's file, `conv1.weight`, `layer1.0.conv1.weight` and so on.
+            source: where they come from, for the error message.
+
+        Returns:
+            The names of the entries that have no place here: the classifier's, `fc.*`.
+
+        Raises:
+            ValueError: an entry of the trunks is missing, or of another shape; the message names it. Nothing is changed then.
+        """
+        # Files of PyTorch before 0.4.1 have no counters, and with a constant momentum nothing depends on them.
+        names = {ours: name_in_resnet(ours) for ours in self.resnet.state_dict()}
+        wanted = list(dict.fromkeys(names.values()))                       # three of ours share one of theirs
+        missing = [theirs for theirs in wanted if theirs not in entries and not theirs.endswith(".num_batches_tracked")]
+        if missing:
+            raise ValueError(f"{source} does not hold the whole ResNet-50: {len(missing)} of {len(wanted)} entries are missing, "
+                             f"the first {missing[0]}; it is {utils.describe(entries)}")
+        found = {ours: entries[theirs] for ours, theirs in names.items() if theirs in entries}
+        utils.load_entries(self.resnet, {**self.resnet.state_dict(), **found}, source)
+        return [name for name in entries if name not in set(wanted)]
+
+    def load_stages(self, flow_entries: dict[str, Tensor], rgb_entries: dict[str, Tensor], source: str, keep_flow: bool = False) -> list[str]:
+        """Start finetuning from what the two stages before it have learnt.
+
+        The authors load the flow stage's file and then the RGB stage's over it: of an entry that both hold, the RGB stage's
+        stays. Each stage trains the whole network, feeding its one input to both streams. Between two whole files nothing of
+        the flow stage is therefore left, the flow trunk starts from what it learnt on frames, and the flow file matters only
+        where the RGB file is partial. That is the default. `keep_flow` is our variant: the parts that see nothing but
+        the flow (its trunk, its channel attention, its reductions) come from the flow stage.
+
+        Args:
+            flow_entries: of the stage `pretrain_flow`, as `utils.read_weights` gives them.
+            rgb_entries: of the stage `pretrain_rgb`.
+            source: where both come from, for messages.
+            keep_flow: whether the flow stage's entries win in parts that see only the flow.
+
+        Returns:
+            Names of the entries that came from the flow stage: none by default, where both files are whole.
+
+        Raises:
+            ValueError: both together lack an entry, or one is left over or of another shape; the message names it.
+        """
+        kept = [name for name in flow_entries if name not in rgb_entries or (keep_flow and FLOW_ONLY.match(name))]
+        utils.load_entries(self, {**rgb_entries, **{name: flow_entries[name] for name in kept}}, source)
+        return kept
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, frame_size: tuple[int, int] | None = None, **changes) -> "SMCF":
+        """Build the network and load a weight file of it.
+
+        The frame size comes from the `.json` beside the file, or from within a `last.pt`; else it is the paper's.
+
+        Args:
+            path: the authors' `SMCF-19epoch.pth` or one written by train.py.
+            frame_size: (H, W) to resize frames to, instead of the one the network was trained at.
+            changes: other arguments of the network to replace.
+
+        Returns:
+            The network in eval mode, on the CPU.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no weight file, or an entry is missing, left over or of another shape; the message names it.
+        """
+        entries, configuration = utils.read_weights(path)
+        if any(name not in entries for name in ("resnet.conv1_rgb.weight", "CSF1.conv_f1.0.conv_bn.0.weight")):
+            raise ValueError(f"{path} does not hold SMCF: expected entries such as resnet.conv1_rgb.weight and CSF1.conv_f1.0.conv_bn.0.weight, "
+                             f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
+        config = {**configuration, **({"frame_size": frame_size} if frame_size else {}), **changes}
+        try:
+            with torch.device("meta"):                                     # drawing 206 M numbers, only to replace them, takes seconds
+                model = cls(**config)
+        except TypeError as error:
+            raise ValueError(f"the configuration that belongs to {path} does not fit {cls.__name__}: {error}; it is {config}") from error
+        utils.check_entries(model, entries, str(path))
+        model = model.to_empty(device="cpu")
+        utils.load_entries(model, entries, str(path))
+        model.is_described = bool(configuration)
+        return model.eval()
+
+
+class Trunks(nn.Module):
+    """Three ResNet-50s side by side, their parts told apart by suffixes; the merged one's stem, conv1 and bn1, is unused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for suffix in (RGB, FLOW, MERGED):
+            trunk = resnet50()                                             # random weights; the classifier stays behind
+            for part in ("conv1", "bn1", *(f"layer{level}" for level in LEVELS)):
+                self.add_module(part + suffix, trunk.get_submodule(part))
+
+    def stem(self, images: Tensor, suffix: str) -> Tensor:
+        """What a trunk begins with: (B, 3, h, w) -> (B, 64, h/2, w/2)."""
+        conv, bn = self.get_submodule(f"conv1{suffix}"), self.get_submodule(f"bn1{suffix}")
+        return F.relu(bn(conv(images)))
+
+    def level(self, number: int, x: Tensor, suffix: str) -> Tensor:
+        """One level of a trunk, 1 to 4; all but the first halve height and width."""
+        return self.get_submodule(f"layer{number}{suffix}")(x)
+
+
+class BasicConv2d(nn.Module):
+    """A convolution that keeps height and width, and batch normalisation. No activation follows: in this network ReLUs are the trunks' only."""
+
+    def __init__(self, before: int, after: int, side: int) -> None:
+        super().__init__()
+        self.conv_bn = nn.Sequential(nn.Conv2d(before, after, side, padding=side // 2, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_bn(x)
+
+
+class DimReduce(nn.Module):
+    """Fewer channels: a convolution of 1 x 1 and two of 3 x 3."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.reduce = nn.Sequential(BasicConv2d(before, after, 1), BasicConv2d(after, after, 3), BasicConv2d(after, after, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.reduce(x)
+
+
+class Transformer(nn.Module):
+    """Self-attention over all positions of a group of frames; there is no positional embedding, nor a normalisation at the end.
+
+    Args:
+        width: channels.
+        group: frames that attend to each other, consecutive entries of the batch.
+        depth: layers. heads: of attention. hidden: width of the perceptrons' middle.
+    """
+
+    def __init__(self, width: int, group: int, depth: int = 4, heads: int = 4, hidden: int = 782) -> None:
+        super().__init__()
+        self.group = group
+        self.layers = nn.ModuleList(
+            nn.ModuleList([Residual(PreNorm(width, Attention(width, heads))), Residual(PreNorm(width, FeedForward(width, hidden)))])
+            for _ in range(depth)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h', w') -> the same shape; B a multiple of the group."""
+        grid = (self.group, *x.shape[2:])
+        x = x.unflatten(0, (-1, self.group)).movedim(2, -1)                # (B/5, 5, h', w', C)
+        tokens = x.flatten(1, 3)                                           # (B/5, 5 h' w', C)
+        for attend, transform in self.layers:
+            tokens = transform(attend(tokens))
+        return tokens.unflatten(1, grid).movedim(-1, 2).flatten(0, 1)      # (B, C, h', w')
+
+
+class Residual(nn.Module):
+    """What a module adds to its input."""
+
+    def __init__(self, fn: nn.Module) -> None:
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.fn(x)
+
+
+class PreNorm(nn.Module):
+    """A module behind layer normalisation."""
+
+    def __init__(self, width: int, fn: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.fn = nn.LayerNorm(width), fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fn(self.norm(x))
+
+
+class Attention(nn.Module):
+    """Self-attention of several heads; the authors scale by the square root of all channels, not of a head's, so it is softer than usual."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.scale = heads, width ** -0.5
+        self.to_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(width, width), nn.Dropout(0.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(G, N, C) -> the same shape: within each of G groups, N positions attend to each other."""
+        q, k, v = self.to_qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (G, heads, N, C / heads)
+        x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        return self.to_out(x.transpose(1, 2).flatten(2))                   # (G, N, C)
+
+
+class FeedForward(nn.Module):
+    """A perceptron of one hidden layer, applied to each position. Places of the layers are part of released state dicts."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.0), nn.Linear(hidden, width), nn.Dropout(0.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class UpConv(nn.Module):
+    """Enlarge to a size, then a convolution of 1 x 1."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = BasicConv2d(width, width, 1)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        return self.conv(enlarge(x, size))
+
+
+class CrossStackFusion(nn.Module):
+    """Exchange between saliency s_1 .. s_4 and motion e_1 .. e_4: each level takes in the other stream's, this level and all coarser ones.
+
+    s_i' = s_i + F_i([s_i, e_i, up(e_j), j > i]), side by side, and e_i' = e_i + G_i(e_i s_i prod up(s_j), j > i), as a product.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        for number in range(1, 13):                                        # 1 to 6 carry motion to saliency, 7 to 12 back
+            self.add_module(f"conv{number}", UpConv(width))
+        for number in range(1, 9):                                         # F_1 .. F_4, G_1 .. G_4
+            inputs = max(1, 6 - number)                                    # 5, 4, 3, 2 maps side by side; then one, a product
+            self.add_module(f"conv_f{number}", nn.Sequential(BasicConv2d(inputs * width, width, 3), BasicConv2d(width, width, 3)))
+
+    def forward(self, s: list[Tensor], e: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """4 x (B, C, h_i, w_i) of each stream, finest first, and the same shapes out."""
+        coarser_e, coarser_s = self.coarser(e, first=1), self.coarser(s, first=7)
+        f, g = ([self.get_submodule(f"conv_f{first + i}") for i in range(4)] for first in (1, 5))
+        new_s = [s[i] + f[i](torch.cat([s[i], e[i], *coarser_e[i]], dim=1)) for i in range(4)]
+        new_e = [e[i] + g[i](math.prod(coarser_s[i], start=e[i] * s[i])) for i in range(4)]
+        return new_s, new_e
+
+    def coarser(self, levels: list[Tensor], first: int) -> list[list[Tensor]]:
+        """For each level all coarser ones at its size, through the convolutions numbered from `first`: (1, 2), (1, 3), (1, 4), (2, 3) .."""
+        carried = [[] for _ in levels]
+        for number, (i, j) in enumerate(itertools.combinations(range(4), 2), start=first):
+            carried[i].append(self.get_submodule(f"conv{number}")(levels[j], levels[i].shape[-2:]))
+        return carried
+
+
+class Decoder(nn.Module):
+    """Four levels to one map of logits at the finest one's size; attention weighs the two coarsest."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        for number in (1, 2, 3):
+            self.add_module(f"conv_upsample{number}", BasicConv2d(width, width, 3))
+        for level in LEVELS:
+            self.add_module(f"ppm{level}", PyramidPooling(width))
+        for number in (1, 2, 3):
+            self.add_module(f"conv_cat{number}", nn.Sequential(BasicConv2d(2 * width, 2 * width, 3), BasicConv2d(2 * width, width, 1)))
+        self.output = nn.Sequential(BasicConv2d(width, width, 3), nn.Conv2d(width, 1, 1))
+
+    def forward(self, levels: list[Tensor], trans3: Tensor, trans4: Tensor) -> Tensor:
+        """4 x (B, C, h_i, w_i), finest first, and the transformers' at the two coarsest sizes -> (B, 1, h_1, w_1)."""
+        x1, x2, x3, x4 = levels
+        x4 = self.ppm4(x4 * trans4)                                        # (B, C, h_4, w_4)
+        x3 = self.ppm3(self.joined(1, x3, x4) * trans3)                    # (B, C, h_3, w_3)
+        x2 = self.ppm2(self.joined(2, x2, x3))                             # (B, C, h_2, w_2)
+        x1 = self.ppm1(self.joined(3, x1, x2))                             # (B, C, h_1, w_1)
+        return self.read_out(x1)                                           # (B, 1, h_1, w_1)
+
+    def joined(self, number: int, fine: Tensor, coarse: Tensor) -> Tensor:
+        """A level and the next coarser one, enlarged to its size."""
+        coarse = self.get_submodule(f"conv_upsample{number}")(enlarge(coarse, fine.shape[-2:]))
+        return self.get_submodule(f"conv_cat{number}")(torch.cat([fine, coarse], dim=1))
+
+    def read_out(self, x: Tensor) -> Tensor:
+        """The last convolution in its own precision, float32, whatever came before: in bfloat16 a map would have few levels."""
+        smooth, last = self.output
+        x = smooth(x)
+        with without_autocast(x.device):
+            return last(x.to(last.weight.dtype))
+
+
+class PyramidPooling(nn.Module):
+    """Averages over 1, 2 x 2, 3 x 3 and 6 x 6 parts of (B, C, h', w'), put beside it: the same shape again."""
+
+    sides = (1, 2, 3, 6)
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        for number in LEVELS:
+            self.add_module(f"conv{number}", BasicConv2d(width, width // 4, 1))
+        self.out = BasicConv2d(2 * width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        convs = (self.conv1, self.conv2, self.conv3, self.conv4)
+        averages = [enlarge(conv(F.adaptive_avg_pool2d(x, side)), x.shape[-2:]) for conv, side in zip(convs, self.sides)]
+        return self.out(torch.cat([x, *averages], dim=1))
+
+
+def channel_attention(width: int) -> nn.Sequential:
+    """A weight in (0, 1) for each channel: (B, C, h', w') -> (B, C, 1, 1)."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, width, 1), nn.Sigmoid())
+
+
+def reductions() -> list[tuple[str, int]]:
+    """Names of the reductions to 32 channels and the levels they reduce: a merged, trans attended, m motion."""
+    return [(f"{stream}{level}", level) for stream, levels in (("a", LEVELS), ("trans", (3, 4)), ("m", LEVELS)) for level in levels]
+
+
+def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring (B, C, h', w') to (H, W), bilinearly, corners aligned."""
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
+
+
+def name_in_resnet(name: str) -> str:
+    """What torchvision's ResNet-50 calls an entry of `Trunks`: layer1_rgb.0.. is layer1.0.."""
+    part, rest = name.split(".", 1)
+    return f"{part.removesuffix(RGB).removesuffix(FLOW)}.{rest}"
+
+
+def check_group(frame: Tensor, flow: Tensor, group: int) -> None:
+    """Say what came and what is needed, before a convolution says it less clearly."""
+    for name, images in (("frame", frame), ("flow", flow)):
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"{name} must be (B, 3, h, w), got {tuple(images.shape)}")
+    if frame.shape != flow.shape:
+        raise ValueError(f"frame and flow must have one shape, got {tuple(frame.shape)} and {tuple(flow.shape)}")
+    b, _, h, w = frame.shape
+    if not b or b % group:
+        raise ValueError(f"frame must hold groups of {group}, B a multiple of {group}, got B = {b}: repeat the last frame to fill the last group")
+    if h % 32 or w % 32 or not h or not w:
+        raise ValueError(f"frame must have h and w divisible by 32, got {h} x {w}; resize the frames, the paper's size is 352 x 352")
+
+
+# The measures of salient-object detection
+
+def vsod_scores(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """Score maps against masks with the measures of salient-object detection, as the library pysodmetrics computes them.
+
+    It stretches each prediction to [0, 1] (a constant one stays) and averages over all frames alike, whatever their video.
+    A frame whose mask is empty counts too: its F is 0, its S is 1 minus the prediction's mean, its E the share left empty. To the
+    adaptive threshold a map of zeros is all object, for twice its mean is 0.
+
+    Args:
+        pairs: of each frame the prediction, (H, W) uint8, and the mask, (H, W), bool or uint8 with objects above 128.
+
+    Returns:
+        mae: mean absolute error, less is better; of the others more is.
+        max_f, adaptive_f: F-measure (beta^2 = 0.3): the mean curve's maximum over 256 thresholds, and at twice each map's mean.
+        s: S-measure (alpha = 0.5).
+        e, max_e, adaptive_e: E-measure: the mean curve's mean, its maximum, and at twice each map's mean. The library divides by
+        one pixel less than there are: a perfect map scores a little above 1.
+
+    Raises:
+        ModuleNotFoundError: pysodmetrics is not installed.
+        ValueError: there is no pair, or one of another shape or type.
+
+    Source: Perazzi et al. 2012 (MAE), Achanta et al. 2009 (F), Fan et al. 2017 (S), Fan et al. 2018 (E).
+    """
+    measures = vsod_measures()
+    for prediction, mask in pairs:
+        check_pair(prediction, mask)
+        levels = mask.astype(np.uint8) * 255 if mask.dtype == bool else mask
+        for measure in measures.values():
+            measure.step(prediction, levels)
+    if not measures["mae"].maes:
+        raise ValueError("there is nothing to score: no pair of a prediction and a mask came")
+    f, e = measures["f"].get_results()["f"], measures["e"].get_results()["em"]
+    scores = {
+        "mae": measures["mae"].get_results()["mae"], "max_f": f["dynamic"].max(), "adaptive_f": f["adaptive"],
+        "s": measures["s"].get_results()["sm"], "e": e["curve"].mean(), "max_e": e["curve"].max(), "adaptive_e": e["adp"],
+    }
+    return {name: float(score) for name, score in scores.items()}
+
+
+def vsod_measures() -> dict:
+    """The library's classes that gather what `vsod_scores` returns; a ModuleNotFoundError says how to install it."""
+    try:                                                                   # not installed by default: it holds NumPy and OpenCV to older versions
+        import py_sod_metrics as library
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"the measures of salient-object detection need packages of their own ({error}): "
+                                  "pip install \".[vsod]\"") from error
+    f, s = library.FmeasureHandler(with_dynamic=True, with_adaptive=True, beta=0.3), library.Smeasure(alpha=0.5)
+    ssim = s.ssim                                                          # where an object lies at the border it meets empty quarters, of
+    s.ssim = lambda prediction, mask: ssim(prediction, mask) if mask.size else 0.0  # weight 0, whose NaN would spoil the whole average
+    return {"mae": library.MAE(), "f": library.FmeasureV2({"f": f}), "s": s, "e": library.Emeasure()}
+
+
+def check_pair(prediction: np.ndarray, mask: np.ndarray) -> None:
+    """Refuse what the library would take for something else."""
+    if prediction.dtype != np.uint8 or mask.dtype not in (bool, np.uint8):
+        raise ValueError(f"a prediction must be uint8 and its mask bool or uint8, got {prediction.dtype} and {mask.dtype}")
+    if prediction.ndim != 2 or prediction.shape != mask.shape or mask.size < 2:
+        raise ValueError(f"a prediction and its mask must both be (H, W), of two pixels or more, got {prediction.shape} and {mask.shape}")
+    if mask.dtype == np.uint8 and mask.max() == 1:
+        raise ValueError("a mask of uint8 has objects above 128, but this one's highest value is 1: give it as bool")
