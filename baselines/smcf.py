@@ -104,17 +104,17 @@ class SMCF(nn.Module):
     def encode(self, frame: Tensor, flow: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """What the trunks make of frames and flow: m_1 .. m_4, merged, and y_1 .. y_4, of the flow; (B, C_i, h_i, w_i)."""
         x, y = self.resnet.stem(frame, RGB), self.resnet.stem(flow, FLOW)  # (B, 64, h/2, w/2)
-        m = self.merged(0, x, y)                                           # m_0
+        m = self.merge(0, x, y)                                            # m_0
         x, y, m = (F.max_pool2d(t, 3, stride=2, padding=1) for t in (x, y, m))
         merged, motion = [], []
         for i in LEVELS:
             x, y = self.resnet.level(i, x, RGB), self.resnet.level(i, y, FLOW)
-            m = self.resnet.level(i, m, MERGED) + self.merged(i, x, y)     # m_i, (B, C_i, h_i, w_i)
+            m = self.resnet.level(i, m, MERGED) + self.merge(i, x, y)      # m_i, (B, C_i, h_i, w_i)
             merged.append(m)
             motion.append(y)
         return merged, motion
 
-    def merged(self, level: int, x: Tensor, y: Tensor) -> Tensor:
+    def merge(self, level: int, x: Tensor, y: Tensor) -> Tensor:
         """Frames' features x and flow's y, (B, C, h', w'): each weighted, by channel, by what the other one shows."""
         return x * self.get_submodule(f"atten_flow_{level}")(y) + y * self.get_submodule(f"atten_rgb_{level}")(x)
 
