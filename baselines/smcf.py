@@ -5,12 +5,10 @@ the measures of that field.
 
 Source: Yang, Mu, Guo, Hu, Wang, "Video salient object detection via self-attention-guided multilayer cross-stack fusion", 2023.
 """
-import functools
 import itertools
 import math
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 import utils
-from model import IMAGENET_MEAN, IMAGENET_STD, check_frame_size, prepare_frame, without_autocast
+from model import SaliencyModel, check_frame_size, prepare_frame, without_autocast
 
 # Attributes of modules are the authors' names in state dicts, which also number what is alike.
 RGB, FLOW, MERGED = "_rgb", "_flow", ""                                    # suffixes of the trunks' parts
@@ -30,7 +28,7 @@ UNUSED = ("resnet.conv1", "resnet.bn1", "RGBF_conv3")                      # in 
 FLOW_ONLY = re.compile(r"resnet\.\w+_flow\.|atten_flow_|reduce_m")         # entries of parts that see nothing but the flow
 
 
-class SMCF(nn.Module):
+class SMCF(SaliencyModel):
     """Groups of 5 frames and their optical flow in, the salient object's map of each frame out.
 
     The published network has 206 M parameters, 19 M of them unused. State dicts carry the authors' names: their
@@ -42,8 +40,8 @@ class SMCF(nn.Module):
 
     temporal = "group"                                                     # maps are made for clip_len consecutive frames at once
     clip_len = 5                                                           # attention spans these
-    frame_stride = 1
-    needs_flow = True
+    needs_flow, inputs, flow_picture = True, ("frame", "flow"), "wheel"
+    known_by = ("resnet.conv1_rgb.weight", "CSF1.conv_f1.0.conv_bn.0.weight")
     recipe = {                                                             # the paper's
         "optimizer": "sgd", "lr": 2e-3, "momentum": 0.9, "weight_decay": 5e-4,
         "batch_size": 10, "epochs": 20,                                    # frames are shuffled: a group in training is 5 unrelated ones
@@ -54,12 +52,9 @@ class SMCF(nn.Module):
     }
 
     def __init__(self, frame_size: tuple[int, int] = (352, 352)) -> None:
-        super().__init__()
         # The trunks halve five times and the decoders double from level to level: other sizes would not meet.
         check_frame_size(frame_size, 32)
-        self.config = {"frame_size": list(frame_size)}
-        self.is_described = True                                           # False: weights came without a configuration
-        self.prepare = functools.partial(prepare_frame, size=tuple(frame_size))  # light: travels to loader processes
+        super().__init__(frame_size, prepare_frame)
         self.resnet = Trunks()
         for level, width in enumerate(WIDTHS):
             self.add_module(f"atten_rgb_{level}", channel_attention(width))
@@ -129,19 +124,6 @@ class SMCF(nn.Module):
             decoder.output[-1].float()
         return self
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """Bring prepared frames, or flow images, to the network's range.
-
-        Args:
-            images: (B, 3, h, w) or (B, 3, T, h, w) uint8, RGB, on any device.
-
-        Returns:
-            The same as float32, ImageNet-normalised.
-        """
-        shape = (3, *[1] * (images.ndim - 2))
-        mean, std = (torch.tensor(x).to(images.device, non_blocking=True).view(shape) for x in (IMAGENET_MEAN, IMAGENET_STD))
-        return (images.float() / 255 - mean) / std
-
     def finish(self, output: Tensor, size: tuple[int, int]) -> Tensor:
         """Bring saliency logits to the range and the size of the frame's map, as the authors do before scoring.
 
@@ -163,10 +145,6 @@ class SMCF(nn.Module):
     def quantise(self, saliency: Tensor) -> Tensor:
         """What is saved of a finished map: (H, W) in [0, 1] -> (H, W) uint8, times 255 and rounded; no further stretching."""
         return (saliency * 255).round().to(torch.uint8)
-
-    def parameter_groups(self, lr: float) -> list[dict]:
-        """What SGD gets: one group, everything that receives a gradient."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
 
     def load_imagenet(self, entries: dict[str, Tensor], source: str) -> list[str]:
         """Fill all three trunks with the same weights of ResNet-50; both pretraining stages start from there.
@@ -218,38 +196,15 @@ class SMCF(nn.Module):
         return kept
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, frame_size: tuple[int, int] | None = None, **changes) -> "SMCF":
-        """Build the network and load a weight file of it.
-
-        The frame size comes from the `.json` beside the file, or from within a `last.pt`; else it is the paper's.
-
-        Args:
-            path: the authors' `SMCF-19epoch.pth` or one written by train.py.
-            frame_size: (H, W) to resize frames to, instead of the one the network was trained at.
-            changes: other arguments of the network to replace.
-
-        Returns:
-            The network in eval mode, on the CPU.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no weight file, or an entry is missing, left over or of another shape; the message names it.
-        """
-        entries, configuration = utils.read_weights(path)
-        if any(name not in entries for name in ("resnet.conv1_rgb.weight", "CSF1.conv_f1.0.conv_bn.0.weight")):
-            raise ValueError(f"{path} does not hold SMCF: expected entries such as resnet.conv1_rgb.weight and CSF1.conv_f1.0.conv_bn.0.weight, "
-                             f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
-        config = {**configuration, **({"frame_size": frame_size} if frame_size else {}), **changes}
+    def built_for(cls, config: dict, entries: dict[str, Tensor], source: str) -> "SMCF":
+        """As `SaliencyModel.built_for`, without drawing 206 M numbers, which takes seconds, only to replace them."""
         try:
-            with torch.device("meta"):                                     # drawing 206 M numbers, only to replace them, takes seconds
+            with torch.device("meta"):
                 model = cls(**config)
         except TypeError as error:
-            raise ValueError(f"the configuration that belongs to {path} does not fit {cls.__name__}: {error}; it is {config}") from error
-        utils.check_entries(model, entries, str(path))
-        model = model.to_empty(device="cpu")
-        utils.load_entries(model, entries, str(path))
-        model.is_described = bool(configuration)
-        return model.eval()
+            raise ValueError(f"the configuration that belongs to {source} does not fit {cls.__name__}: {error}; it is {config}") from error
+        utils.check_entries(model, entries, source)
+        return model.to_empty(device="cpu")
 
 
 class Trunks(nn.Module):

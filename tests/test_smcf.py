@@ -279,7 +279,7 @@ def test_the_authors_file_loads_with_its_prefix_and_in_another_precision(release
 
 
 def test_the_configuration_that_came_with_a_file_is_used_and_can_be_replaced(shapes, monkeypatch):
-    monkeypatch.setattr(utils, "read_weights", lambda path: (constants(shapes, 1), {"frame_size": [64, 96]}))
+    monkeypatch.setattr(SMCF, "read_file", lambda path: (constants(shapes, 1), {"frame_size": [64, 96]}))
     monkeypatch.setattr(utils, "load_entries", lambda model, entries, source: None)
     model = SMCF.from_pretrained("a.pth")
     assert model.is_described and model.config == {"frame_size": [64, 96]}
@@ -289,7 +289,7 @@ def test_the_configuration_that_came_with_a_file_is_used_and_can_be_replaced(sha
 
 @pytest.mark.parametrize("configuration", [{"num_recursions": 2}, {"frame_size": 32}, {"frame_size": "large"}, {"frame_size": [33, 64]}])
 def test_a_configuration_that_does_not_fit_is_a_value_error(monkeypatch, shapes, configuration):
-    monkeypatch.setattr(utils, "read_weights", lambda path: (constants(shapes, 1), configuration))
+    monkeypatch.setattr(SMCF, "read_file", lambda path: (constants(shapes, 1), configuration))
     with pytest.raises(ValueError, match=r"a.pth does not fit SMCF|frame_size must be"):
         SMCF.from_pretrained("a.pth")
 
@@ -312,7 +312,7 @@ def test_another_networks_file_is_refused(tmp_path):
 def test_an_entry_that_does_not_fit_is_named(monkeypatch, shapes, spoil, said):
     spoiled = constants(shapes, 1)
     spoil(spoiled)
-    monkeypatch.setattr(utils, "read_weights", lambda path: (spoiled, {}))
+    monkeypatch.setattr(SMCF, "read_file", lambda path: (spoiled, {}))
     with pytest.raises(ValueError, match=f"weights of a.pth do not fit SMCF: .*{said}"):
         SMCF.from_pretrained("a.pth")
 
