@@ -571,7 +571,8 @@ class Run:
     def save(self) -> None:
         """Write everything that continuing needs to last.pt; all processes call this, and the first one writes."""
         progress, random = self.progress and combined(self.progress), utils.gathered(utils.random_state())
-        carried = utils.gathered(self.progress["carried"] if self.progress else nothing_carried())
+        carried = self.progress["carried"] if self.progress else nothing_carried()
+        carried = utils.gathered({**carried, "state": of_each_tensor(Tensor.cpu, carried["state"])})  # another machine may lack this one's GPU
         if utils.is_first():
             utils.save_checkpoint({
                 "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(), "random": random, "recipe": self.recipe,
@@ -593,6 +594,7 @@ class Run:
             self.progress = {**new_progress(self.progress["length"], self.progress["steps"]), "batches": self.progress["batches"]}
         if self.progress:
             self.progress["carried"] = stored["carried"][utils.process_number()]
+            check_carried(self.progress["carried"]["state"], self.model, self.last)
 
     def keep_weights(self, scores: dict | None) -> None:
         """Write the present weights as the run's result, and beside them what they are; of several processes, the first one does."""
@@ -659,6 +661,18 @@ def check_kinds(stored, like, where: str) -> None:
         raise ValueError(f"{where} is damaged: expected a {type(like).__name__} such as train.py writes, got {str(stored)[:80]}")
     for name in like if isinstance(like, dict) else range(len(like)) if isinstance(like, list) else ():
         check_kinds(stored[name], like[name], f"{where}, {name}")
+
+
+@torch.no_grad()
+def check_carried(state, model: nn.Module, source: Path) -> None:
+    """Raise a ValueError where the state that a run carried from clip to clip has other shapes than its network's."""
+    if state is None:
+        return
+    frame = torch.zeros(1, 3, 1, *model.config["frame_size"], dtype=torch.uint8, device=next(model.parameters()).device)
+    like = model.eval().maps(model.normalise(frame))[1] if model.temporal == "state" else None
+    found, needed = (of_each_tensor(lambda t: tuple(t.shape), each) for each in (state, like))
+    if found != needed:
+        raise ValueError(f"{source} is damaged: it carries a state of shapes {found} from clip to clip, {type(model).__name__} one of {needed}")
 
 
 def read_last(path: Path) -> dict:

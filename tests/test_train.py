@@ -835,6 +835,19 @@ def test_what_a_network_cannot_do_is_said(name, flags, said, tiny_set, tmp_path,
         train_model(name, tiny_set, tmp_path, *flags)
 
 
+@pytest.mark.parametrize("name, state", [("salema", torch.zeros(1, 8, 1, 2)), ("salclstm30", (torch.zeros(1, 8, 2, 1), torch.zeros(1, 8, 2, 2))), ("salclstm30", torch.zeros(1, 8, 2, 2)),
+                                         ("salgan", torch.zeros(1, 8, 2, 2))])
+def test_a_carried_state_of_other_shapes_than_the_networks_is_refused(name, state, tiny_set, tmp_path, small_salgan, monkeypatch):
+    backward, made = train.backward, []
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "backward", lambda *arguments: (made.append(1), len(made) == 2 and signal.raise_signal(signal.SIGTERM), backward(*arguments))[-1])
+        assert train_model(name, tiny_set, tmp_path, "--val-every", "0") == train.TERMINATED
+    stored = torch.load(tmp_path / "last.pt", weights_only=True)
+    torch.save({**stored, "carried": [{**stored["carried"][0], "state": state}]}, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match=r"last.pt is damaged: it carries a state of shapes \(.*from clip to clip, Sal\w+ one of"):
+        train_model(name, tiny_set, tmp_path, "--val-every", "0", "--resume")
+
+
 def test_a_carried_state_that_is_damaged_is_refused(tiny_set, tmp_path, small_salgan):
     train_model("salema", tiny_set, tmp_path, "--val-every", "0")
     stored = torch.load(tmp_path / "last.pt", weights_only=True)
