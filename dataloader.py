@@ -966,14 +966,15 @@ class VideoClips(ClipDataset):
 
         Returns:
             clip (3, T, h, w) uint8 with T up to `clip_len`; annotated (T,) bool, which of its frames are; density (A, H, W)
-            float32 in [0, 1] and fixations (A, H, W) bool of those; video and frame: a name for each of those; number: the video's.
+            float32 in [0, 1] and fixations (A, H, W) bool of those; video and frame: a name for each of those; number: the video's;
+            first: the clip's first frame (an index).
             Where a file cannot be read, {"skipped": why}, as of `ClipDataset`.
         """
         epoch, index = key
         number, first = self.items[index]
         mirrored = self.flip and np.random.default_rng((self.seed, epoch, number)).random() < 0.5
         try:
-            return {**self.sample(self.videos[number], first, mirrored), "number": number}
+            return {**self.sample(self.videos[number], first, mirrored), "number": number, "first": first}
         except (OSError, ValueError) as error:
             return {"skipped": str(error)}
 

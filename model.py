@@ -61,6 +61,8 @@ class SaliencyModel(nn.Module):
         "batch_size": 1, "accumulate": 1, "gradients": "averaged", "epochs": 10, "val_every": 1, "flip": False, "kl_over": "sample",
         "loss_weights": {"kl": 1.0, "cc": 0.0, "nss": 0.0, "sim": 0.0, "l1": 0.0, "bce": 0.0},
     }
+    authors_file: str | None = None                                        # what its authors call their weights
+    onnx_differs = False                                                   # whether its ONNX export is known to give other maps
     has_idle_parameters = False                                            # whether some that could learn get no gradient
     start_file: Path | None = None                                         # pretrained weights that training starts from, where they are there;
     start_download: str | None = None                                      # else torchvision's of this name
@@ -70,6 +72,22 @@ class SaliencyModel(nn.Module):
         self.config = {"frame_size": frame_size and list(frame_size), **others}
         self.is_described = True                                           # False: weights came without a configuration
         self.prepare = functools.partial(prepare, size=frame_size and tuple(frame_size))  # light: travels to loader processes
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Raw output, (B, h, w), for the last frame of a normalised clip, (B, 3, T, h, w); here of a network that carries a state."""
+        return self.maps(clip)[0][:, -1]
+
+    def maps(self, clip: Tensor, state=None) -> tuple[Tensor, object]:
+        """Raw outputs of all frames, for networks that carry a state.
+
+        Args:
+            clip: (B, 3, T, h, w), normalised; T = 1 or more.
+            state: what the call before returned, None at a video's first frame; train.py cuts its gradient off.
+
+        Returns:
+            (B, T, h, w), and the new state: a tensor, or a tuple of tensors.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs forward(clip), or maps(clip, state) if it carries a state")
 
     def normalise(self, clip: Tensor) -> Tensor:
         """Bring prepared frames to the network's range.
@@ -166,7 +184,7 @@ class RecSalNet(SaliencyModel):
     """
 
     clip_len = 32                                                          # fixed by the network: 16 tokens -> 8 -> 1
-    known_by = ("conv1.weight", "backbone.patch_embed.proj.weight")
+    known_by, authors_file = ("conv1.weight", "backbone.patch_embed.proj.weight"), "RecSalNet.pth"
     recipe = {**SaliencyModel.recipe,                                      # the paper's
         "lr": 1e-5, "epochs": 500, "val_every": 3,
         "loss_weights": {"kl": 1.0, "cc": 1.0, "nss": 0.1, "sim": 0.0, "l1": 0.0, "bce": 0.0},

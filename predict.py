@@ -53,6 +53,7 @@ from loss import to_device
 from model import stretch
 
 DONE = object()
+NO_MAP = (None, None)                                                      # in the place of a frame to predict: those before are only seen
 TEMPORAL = ("window", "state", "group")
 FIRST_FRAMES = ("repeat", "mirror")
 PRECISIONS = ("float32", "bfloat16")
@@ -161,7 +162,8 @@ def scene_outputs(model: nn.Module, prepared: Iterable[tuple], batch_size: int, 
             outputs = itertools.islice(outputs, first, None, every)
         else:
             window = (model.clip_len - 1) * model.frame_stride + 1 if first_frames == "repeat" else None  # mirrored ones look far ahead
-            outputs = window_outputs(model, steps_of(frames, first + 1, interpolate * every, window, whole=every > 1), batch_size, first_frames)
+            steps = steps_of(frames, first + 1, interpolate * every, window, whole=every > 1)
+            outputs = window_outputs(model, steps, batch_size, first_frames)
         yield from interpolated(outputs) if interpolate > 1 else ((output, step[-1][1]) for step, output in outputs)
 
 
@@ -190,13 +192,13 @@ def steps_of(frames: Iterator[tuple], first: int, length: int, window: int | Non
     """`first` frames, then the others in steps of `length`: the last frame of each step is the network's to predict.
 
     Of a step's frames only the last `window` are kept, the others are None. Frames that remain in the end are a step of
-    their own, unless steps must be `whole`.
+    their own; where steps must be `whole`, one that ends with `NO_MAP`.
     """
     lead = next_step(frames, first, window)
     if len(lead) == first:
         yield lead
-    while (step := next_step(frames, length, window)) and (len(step) == length or not whole):
-        yield step
+    while step := next_step(frames, length, window):
+        yield step if len(step) == length or not whole else [*step, NO_MAP]
 
 
 def next_step(frames: Iterator[tuple], length: int, window: int | None) -> list[tuple]:
@@ -245,6 +247,8 @@ def window_outputs(model: nn.Module, steps: Iterator[list[tuple]], batch_size: i
         starting = history is None
         history = torch.cat([new[:, :1].expand(-1, past, -1, -1) if starting else history[:, history.shape[1] - past:], new], dim=1)
         ends = past - 1 + torch.tensor([len(frames) for frames in kept]).cumsum(0)
+        ends = ends[[step[-1] is not NO_MAP for step in group]]
+        group = [step for step in group if step[-1] is not NO_MAP]
         places = ends[:, None] + offsets                                   # (steps, T), of each window's frames in `history`
         if starting and ahead:                                             # turned around where they fit into the video
             places = torch.where(ends[:, None] < min(2 * past, new.shape[1]), ends[:, None] - offsets, places)
@@ -265,7 +269,7 @@ def take(steps: Iterator[list[tuple]], count: int, frames: int) -> list[list[tup
 
 def batches_of(history: Tensor, places: Tensor, batch_size: int) -> Iterator[Tensor]:
     """The clips, (B, 3, T, h, w), that frames (3, n, h, w) make at (clips, T) places; the last batch is filled up."""
-    for some in places.split(batch_size):
+    for some in places.split(batch_size) if len(places) else ():
         some = torch.cat([some, some[-1:].expand(batch_size - len(some), -1)])
         yield history[:, some].transpose(0, 1)
 
@@ -437,8 +441,15 @@ def compile_network(model: nn.Module) -> None:
 
 
 def default_weights(name: str) -> Path:
-    """Where train.py keeps the weights of a key of `MODELS`: the first one's in saved_models itself."""
-    return Path("saved_models") / ("" if name == next(iter(MODELS)) else name) / f"{MODELS[name].__name__}.pth"
+    """Where the weights of a key of `MODELS` are: what train.py wrote (the first one's in saved_models itself), else its authors' file there."""
+    own = default_folder(name) / f"{MODELS[name].__name__}.pth"
+    authors = Path("saved_models") / (MODELS[name].authors_file or own.name)
+    return authors if authors.is_file() and not own.is_file() else own
+
+
+def default_folder(name: str) -> Path:
+    """The run folder of a key of `MODELS`."""
+    return Path("saved_models") / ("" if name == next(iter(MODELS)) else name)
 
 
 def load_model(weights: str | Path, device: torch.device, precision: str = "float32", compiled: bool = False,
@@ -1086,6 +1097,8 @@ def export(model: nn.Module, path: Path) -> str:
     if model.temporal != "window":
         raise ValueError(f"--export to {path.suffix} is for networks of windows: {type(model).__name__}'s maps depend on all frames before. "
                          "Its weights can be written as .safetensors")
+    if path.suffix == ".onnx" and model.onnx_differs:
+        raise ValueError(f"{type(model).__name__}'s maps from ONNX differ by more than rounding: export it as .pt2, which is exact, or .safetensors")
     if torch.__version__ < EXPORTABLE:
         raise ValueError(f"--export to {path.suffix} needs PyTorch {EXPORTABLE} or newer, this is {torch.__version__}")
     clip = torch.randn(2, 3, model.clip_len, *model.config["frame_size"], generator=torch.Generator().manual_seed(0))
@@ -1237,7 +1250,8 @@ def main(args: argparse.Namespace) -> None:
     if args.first_frames and not first_frames:
         raise ValueError(f"--first-frames is for networks of windows: {type(model).__name__}'s first map needs no frame before")
     exact = {"every": args.every, "interpolate": args.interpolate, "first_frames": first_frames, "scene_cuts": args.scene_cuts, "resize": args.resize}
-    settings = {"weights_sha256": utils.sha256(utils.local_file(weights)), "frame_size": list(model.config["frame_size"]),
+    settings = {"model": type(model).__name__, "configuration": model.config, "weights_sha256": utils.sha256(utils.local_file(weights)),
+                "frame_size": list(model.config["frame_size"]),
                 "precision": precision, "start": args.start, "end": args.end if args.end < math.inf else None, **exact}
     about = {"model": type(model).__name__, "weights": str(weights), "configuration": model.config, "device": device.type,
              "revision": utils.revision(), "versions": utils.versions(), "date": utils.now()}
@@ -1260,8 +1274,8 @@ def main(args: argparse.Namespace) -> None:
             print(f"skipped: {error}")
         else:
             print(closing_line(source, len(times), done, args.out, kinds, f"{device.type}, {precision}", args.interpolate, args.frame_size))
-            if first_frames == "mirror" and args.every == 1 and len(times) < mirrored_length(model):
-                print(f"{source.path}: fewer than {mirrored_length(model)} frames, so the first one fills the windows that do not fit turned around")
+            if first_frames == "mirror" and len(times) * args.every < mirrored_length(model):
+                print(f"{source.path}: fewer frames than {mirrored_length(model)}: the first one fills the windows that do not fit turned around")
     if args.submission:
         count = pack_submission(args.out, [source.name for source in sources], args.submission, args.method or type(model).__name__)
         print(f"{args.submission}: {count} maps of {len(sources)} videos")

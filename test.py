@@ -190,12 +190,12 @@ class Scorer:
 
     Attributes:
         drawn: video -> frame -> the frames that s-AUC compared it with, "VIDEO/FRAME".
-        resized, constant: number of maps that had another size than their annotation, and of maps of one value.
+        resized, constant: video -> number of maps that had another size than their annotation, and of maps of one value.
     """
 
     def __init__(self, others: OtherFixations, protocol: str, device: torch.device, baseline: bool = False, batch_size: int = 1) -> None:
         self.others, self.protocol, self.device, self.baseline, self.batch_size = others, protocol, device, baseline, batch_size
-        self.drawn, self.resized, self.constant = {}, 0, 0
+        self.drawn, self.resized, self.constant = {}, {}, {}
 
     def __call__(self, video: Video, indices: list[int], maps: Iterable[Tensor], method: str) -> list[dict]:
         """Score some frames of a video.
@@ -215,8 +215,8 @@ class Scorer:
             values.append(self.score(batch))
             frames |= {sample["frame"]: {name: sample[name] for name in ("others", "resized")} for sample in batch}
         values = torch.cat(values).tolist() if values else []              # the first moment that they are needed
-        self.constant += sum(value.pop() == 1 for value in values)
-        self.resized += sum(about["resized"] for about in frames.values())
+        self.constant[video.name] = sum(value.pop() == 1 for value in values)
+        self.resized[video.name] = sum(about["resized"] for about in frames.values())
         self.drawn[video.name] = {frame: about["others"] for frame, about in frames.items()}
         six = len(MEASURES)
         return [{"method": name, "video": video.name, "frame": frame, **dict(zip(MEASURES, value[start:start + six]))}
@@ -623,7 +623,8 @@ def arguments() -> argparse.ArgumentParser:
                         help="float: maps as the network gives them; dhf1k: as their 8-bit files hold them, SIM 0 where the density is all "
                              "zero, as the benchmark (default: float, with --predictions dhf1k)")
     scores.add_argument("--sample-frames", type=at_least(1), metavar="N",
-                        help="score N annotated frames, drawn at random; the benchmark's code takes 50000 (default: all)")
+                        help="score N annotated frames, drawn at random; the benchmark's code takes 50000. Maps are made of all frames nevertheless "
+                             "(default: all)")
     scores.add_argument("--centre-baseline", action=argparse.BooleanOptionalAction,
                         help="score a Gaussian in the centre too (default: on where several methods are compared, else off)")
     scores.add_argument("--seed", type=at_least(0), default=0, help="of the frames drawn for s-AUC and --sample-frames (default: 0)")
@@ -681,7 +682,7 @@ def put_together(method: Method, videos: list[Video], skipped: list[str] | None)
     rows = {name: rows for part in parts for name, rows in part["rows"].items()}
     scorer.drawn = {video.name: drawn for video in videos for part in parts if (drawn := part["drawn"].get(video.name)) is not None}
     scorer.others.unreadable = set().union(*(part["unreadable"] for part in parts))
-    scorer.resized, scorer.constant = (sum(part[name] for part in parts) for name in ("resized", "constant"))
+    scorer.resized, scorer.constant = ({video: count for part in parts for video, count in part[name].items()} for name in ("resized", "constant"))
     if skipped is not None:                                                # those of the listing are the same in all
         skipped[:] = dict.fromkeys(reason for part in parts for reason in part["skipped"])
     method.finished = [(video, rows[video.name]) for video in videos if video.name in rows]
@@ -724,12 +725,13 @@ def notes_on(methods: list[Method], videos: list[Video], skipped: list[str], int
 
 def own_notes(method: Method, scored: int, named: bool) -> list[str]:
     """Sentences on one method's maps, with its name where there are several."""
-    scorer, short = method.scorer, 0
+    resized, constant = (sum(counts[video.name] for video, _ in method.finished) for counts in (method.scorer.resized, method.scorer.constant))
+    short = 0
     if isinstance(method.source, Network) and getattr(method.source.model, "first_frames", None) == "mirror":
         short = sum(len(video.frames) < mirrored_length(method.source.model) for video, _ in method.finished)
     notes = [
-        (scorer.resized, f"Maps resized to their annotation's size: {scorer.resized} of {scored}."),
-        (scorer.constant, f"**Constant maps: {scorer.constant} of {scored}.** CC, SIM, s-AUC and NSS are undefined there and left out, "
+        (resized, f"Maps resized to their annotation's size: {resized} of {scored}."),
+        (constant, f"**Constant maps: {constant} of {scored}.** CC, SIM, s-AUC and NSS are undefined there and left out, "
                           "which flatters the method."),
         (short, f"Videos too short for all windows before the first frame to be turned around, so that this frame fills the others: {short}."),
     ]

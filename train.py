@@ -58,8 +58,8 @@ from model import SaliencyModel
 from predict import (
     at_least,
     compile_network,
+    default_folder,
     default_precision,
-    default_weights,
     device_arguments,
     introduce,
     keep_freed_memory,
@@ -226,14 +226,18 @@ def plain(model: nn.Module) -> nn.Module:
 
 
 def nothing_carried() -> dict:
-    """What a network carries from clip to clip before the first: the number of the video, and the state."""
-    return {"video": -1, "state": None}
+    """What a network carries from clip to clip before the first: the number of the video, the frame that must follow, and the state."""
+    return {"video": -1, "next": 0, "state": None}
 
 
 def carried_maps(model: nn.Module, clip: Tensor, batch: dict, carried: dict) -> Tensor:
-    """The maps of a clip's annotated frames, (A, h, w), by a network that carries a state; the state starts anew with each video."""
-    if batch["number"] != carried["video"]:
-        carried.update(nothing_carried(), video=batch["number"])
+    """The maps of a clip's annotated frames, (A, h, w), by a network that carries a state.
+
+    The state starts anew with each video, and after a clip that was left out.
+    """
+    if (batch["number"], batch["first"]) != (carried["video"], carried["next"]):
+        carried.update(nothing_carried())
+    carried.update(video=batch["number"], next=batch["first"] + clip.shape[2])
     maps, state = model(plain(model).normalise(clip), of_each_tensor(lambda t: t.to(clip.device), carried["state"]))
     carried["state"] = of_each_tensor(Tensor.detach, state)                # the gradient ends where the clip begins
     return maps[0, batch["annotated"]]
@@ -439,10 +443,13 @@ def make_model(name: str, weights: str | None, stored: dict | None, network: dic
     if foreign:
         owners = [key for key in takes if foreign[0] in takes[key]]
         raise ValueError(f"--{foreign[0].replace('_', '-')} is an argument of {', '.join(owners)}, not of {name}")
-    model = MODELS[name]
     if stored:
-        return model.built_for({**stored["configuration"], **network}, stored["model"], "last.pt")
-    return model.from_pretrained(weights, **network) if weights else model(**network)
+        return MODELS[name].built_for({**stored["configuration"], **network}, stored["model"], "last.pt")
+    model = MODELS[name].from_pretrained(weights, **network) if weights else MODELS[name](**network)
+    forgotten = takes[name] - model.config.keys()
+    if forgotten:                                                          # its weight files would lack them
+        raise ValueError(f"{MODELS[name].__name__} must pass its arguments {', '.join(sorted(forgotten))} to super().__init__, for its config")
+    return model
 
 
 def make_optimizer(model: nn.Module, lr: float) -> Optimizer:
@@ -850,8 +857,13 @@ def epoch_line(run: Run, terms: dict, left_out: dict, skipped: int, scores: dict
     if scores is not None:
         measured = " ".join(f"{LABELS[name]} {scores[name]:.4f}" for name in VALIDATION)
         skipped_too = f" ({scores['skipped']} skipped)" if scores["skipped"] else ""
-        parts.append(f"| validation on {scores['clips']} clips{skipped_too}: {measured} (best CC {run.best_cc:.4f})")
+        parts.append(f"| validation on {scores['clips']} clips{skipped_too}: {measured} (best CC {shown_cc(run.best_cc)})")
     return "  ".join([*parts, f"| {seconds:.1f} s, {speed['clips_per_second']:.3g} {samples}/s, {speed['data_wait']:.0%} waiting for clips"])
+
+
+def shown_cc(value: float) -> str:
+    """The best mean CC in words; minus infinity stands for none that is defined."""
+    return f"{value:.4f}" if math.isfinite(value) else "undefined, for all maps are constant"
 
 
 def open_tensorboard(folder: Path, wanted: bool):
@@ -1006,8 +1018,8 @@ def run_arguments(group) -> None:
 
 
 def default_run_dir(model: str, datasets: list[str]) -> Path:
-    """Where `default_weights` are for DHF1K; for others a folder in it, so that the weights to fine-tune stay where they are."""
-    return default_weights(model).parent / ("" if datasets == ["dhf1k"] else "+".join(datasets))
+    """Where `default_weights` looks for DHF1K; for others a folder in it, so that the weights to fine-tune stay where they are."""
+    return default_folder(model) / ("" if datasets == ["dhf1k"] else "+".join(datasets))
 
 
 def launcher() -> str | None:
@@ -1125,9 +1137,11 @@ def main(args: argparse.Namespace) -> int:
     if args.activation_checkpointing:
         model.activation_checkpointing = True
     model.to(device)
-    record = {**model.config, "processes": utils.num_processes(), "objective": recipe["loss_weights"], "precision": precision,
-              "train": fingerprint(train_videos), "val": fingerprint(val_videos), **{name: recipe[name] for name in RECIPE if name != "epochs"},
-              **{name: getattr(args, name) for name in ("weights", "encoder_weights", "seed", "compile", "deterministic", "thaw")}}
+    record = {
+        "model": model_class.__name__, **model.config, "processes": utils.num_processes(), "objective": recipe["loss_weights"], "precision": precision,
+        "train": fingerprint(train_videos), "val": fingerprint(val_videos), **{name: recipe[name] for name in RECIPE if name != "epochs"},
+        **{name: getattr(args, name) for name in ("weights", "encoder_weights", "seed", "compile", "deterministic", "thaw")},
+    }
     if args.compile:
         compile_network(model)
     run = Run(model, make_optimizer(model, recipe["lr"]), run_dir, record, describe_data(sources, args.hold_out, val_videos))
@@ -1149,7 +1163,7 @@ def main(args: argparse.Namespace) -> int:
     if not finished:
         print(f"stopped in epoch {run.epoch + 1}; the same command with --resume continues")
         return TERMINATED if stop.terminated else STOPPED
-    print(f"finished {run.epoch} epochs: {run.weights}" + (f", validation CC {run.best_cc:.4f}" if run.best_cc is not None else ""))
+    print(f"finished {run.epoch} epochs: {run.weights}" + (f", validation CC {shown_cc(run.best_cc)}" if run.best_cc is not None else ""))
     return 0
 
 

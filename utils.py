@@ -13,6 +13,7 @@ import random
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -115,14 +116,16 @@ def read_checkpoint(path: str | Path):
     path = Path(path)
     if not path.is_file():
         held = "is a folder" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"no weight file {path}: it {held}. No weights come with this repository: train.py makes some, "
-                                "`make demo` makes saved_models/demo/RecSalNet.pth, and saved_models/README.md says what the programs can read")
+        raise FileNotFoundError(f"no weight file {path}: it {held}. No weights come with this repository: give the authors' with --weights FILE, or "
+                                "make some: train.py, or `make demo` (saved_models/demo/RecSalNet.pth). saved_models/README.md says what can be read")
     check_archive(path)
     try:
         content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OverflowError,
+            struct.error, zipfile.BadZipFile) as error:
         # PyTorch goes on to recommend unsafe loading; of what is no such file at all, its KeyErrors say nothing.
-        reason = "it is none" if isinstance(error, KeyError) else re.split(r"\.\s", str(error).strip())[0].rstrip(".") or type(error).__name__
+        said = "it is none" if isinstance(error, (LookupError, TypeError)) else str(error).strip()
+        reason = re.split(r"\.\s", said)[0].rstrip(".") or type(error).__name__
         raise ValueError(f"{path} ({path.stat().st_size} bytes) cannot be read as a PyTorch weight file of tensors and plain types: {reason}. "
                          "Was it interrupted while it was written or downloaded, or is it another kind of file?") from error
     for name, t in tensors_in(content):

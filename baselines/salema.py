@@ -73,20 +73,6 @@ class FrameByFrame(SaliencyModel):
         maps, state = self.maps(frame.unsqueeze(2), state)
         return maps[:, 0], state                                           # (B, h, w)
 
-    def forward(self, clip: Tensor) -> Tensor:
-        """Predict the saliency map of the last frame of a clip; the state starts afresh.
-
-        Args:
-            clip: (B, 3, T, h, w), normalised; T = 1 or more, h and w multiples of 16.
-
-        Returns:
-            Saliency map, (B, h, w), in (0, 1).
-
-        Raises:
-            ValueError: the clip has another shape.
-        """
-        return self.maps(clip)[0][:, -1]                                   # (B, h, w)
-
     def maps(self, clip: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Predict the saliency maps of all frames of a clip; what does not depend on the state is computed for all at once.
 
@@ -237,7 +223,7 @@ class SalEMA(FrameByFrame):
     Source: Linardos et al. 2019.
     """
 
-    has_idle_parameters = True                                             # of a video's first frame alone, alpha has no part in the map
+    authors_file = "SalEMA30.pt"
 
     def __init__(self, alpha: float | str = "learnt", ema_loc: int | tuple[int, int] = 30, residual: bool = False, dropout: bool = False,
                  frame_size: tuple[int, int] = (192, 256)) -> None:
@@ -275,6 +261,8 @@ class SalEMA(FrameByFrame):
         a, passed = self.weight_of_the_new, []
         for x, new in zip(inputs, outputs):
             s = new if carried is None else a * new + (1 - a) * carried    # s_t
+            if carried is None and self.training:
+                s = s + 0 * a                                              # a video of one frame has a gradient for alpha too
             passed.append(s + x if self.residual else s)
             carried = s if len(self.locations) == 1 else passed[-1]
         return torch.stack(passed), carried
@@ -308,8 +296,8 @@ class SalEMA(FrameByFrame):
         if "alpha" in entries:
             return {"alpha": "learnt", **config}
         if config.get("alpha", "learnt") == "learnt":
-            raise ValueError(f"{source} has no alpha: it holds SalGAN, or SalEMA with a constant alpha, whose number is then needed: put it into "
-                             "the .json beside the file, or call SalEMA.from_pretrained(path, alpha=0.1)")
+            raise ValueError(f"{source} has no alpha: it holds SalGAN (--model salgan), or SalEMA with a constant alpha, whose number is needed: "
+                             'put {"configuration": {"alpha": 0.1}} into the .json beside the file, or call SalEMA.from_pretrained(path, alpha=0.1)')
         return config
 
 

@@ -44,7 +44,8 @@ class TASEDNet(SaliencyModel):
 
     clip_len = 32                                                          # fixed by the network: 32 -> 16 -> 8 -> 4 -> 2 -> 1
     first_frames = "mirror"                                                # the first 31 maps come from windows turned around in time
-    known_by = ("base1.0.conv_s.weight", "convtsp4.13.weight")
+    known_by, authors_file = ("base1.0.conv_s.weight", "convtsp4.13.weight"), "TASED_updated.pt"
+    onnx_differs = True                                                    # rounding moves some maxima, and what is unpooled with them
     recipe = {**SaliencyModel.recipe,                                      # the paper's
         "optimizer": "sgd", "optimizer_options": {"momentum": 0.9, "weight_decay": 2e-7},
         "lr": 0.1,                                                         # of the decoder, which starts from nothing

@@ -100,8 +100,20 @@ def test_the_readmes_network_trains_resumes_predicts_and_is_scored(contrast, tin
     evaluation.main(evaluation.arguments().parse_args(["--model", "contrast", "--weights", str(tmp_path / "Contrast.pth"), "--data", str(tiny_set), "--out", str(tmp_path), "--device", "cpu"]))
     scores = json.loads((tmp_path / "tiny_val_Contrast_float" / "scores.json").read_text())
     assert scores["scores"]["Contrast"]["frames"] == 74 and scores["methods"]["Contrast"]["parameters"] == 3 * 8 * 100 + 8 + 8 + 1
+    images = next((tiny_set / "val").iterdir()) / "images"
+    predict.main(predict.arguments().parse_args([str(images), "--model", "contrast", "--weights", str(tmp_path / "Contrast.pth"), "--out", str(tmp_path / "maps"), "--device", "cpu"]))
+    assert len(list((tmp_path / "maps" / "images").iterdir())) == len(list(images.iterdir()))
     with pytest.raises(ValueError, match="--alpha is an argument of salema, not of contrast"):
         train.main(train.arguments().parse_args([*flags, "--alpha", "0.1", "--overwrite"]))
+
+
+def test_a_network_that_forgets_an_argument_is_told_before_it_trains(contrast, tiny_set, tmp_path, monkeypatch):
+    class Forgetful(MODELS["contrast"]):
+        def __init__(self, frame_size=(36, 64), width=8, residual=False):
+            super().__init__(frame_size, width)
+    monkeypatch.setitem(MODELS, "contrast", Forgetful)
+    with pytest.raises(ValueError, match="Forgetful must pass its arguments residual to super"):
+        train.main(train.arguments().parse_args([*TINY_FLAGS[-5:], "--model", "contrast", "--data", str(tiny_set), "--run-dir", str(tmp_path)]))
 
 
 def test_a_network_that_starts_from_nothing_says_so(contrast, tiny_set, tmp_path):

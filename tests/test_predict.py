@@ -161,6 +161,15 @@ def test_mirrored_windows_begin_at_the_frame_they_belong_to_where_they_fit(count
     assert [m[0, 0].item() for m in maps] == pytest.approx(expected)       # the newest, and a hundredth of the frame at the other end
 
 
+@pytest.mark.parametrize("every, skip", [(2, 0), (3, 0), (3, 1), (5, 4), (100, 0)])
+def test_mirrored_windows_are_the_same_where_maps_are_left_out(every, skip):
+    for count in range(1, 16):
+        exact = [m[0, 0].item() for m in saliency_maps(NewestAndOldest(), frames(count), first_frames="mirror")]
+        for batch_size in (1, 3):
+            maps = saliency_maps(NewestAndOldest(), frames(count), first_frames="mirror", every=every, skip=skip, batch_size=batch_size)
+            assert [m[0, 0].item() for m in maps] == pytest.approx(exact[skip::every]), count
+
+
 def scenes(*counts):
     for level, count in zip((0, 100, 30, 200), counts):
         yield from (np.full((3, 5, 3), level + number, np.uint8) for number in range(count))

@@ -217,8 +217,8 @@ def test_a_map_of_another_size_is_resized_to_its_annotation_and_counted(tmp_path
     video = open_video(tmp_path / "val" / "a")
     scorer = evaluation.Scorer(evaluation.OtherFixations([video], 0), "dhf1k", CPU)
     saliency = torch.arange(600).mul(37).remainder(256).to(torch.uint8).view(20, 30)
-    small, large = (scorer(video, [0], [x], "M")[0] for x in (saliency, imresize(saliency, (40, 60))))
-    assert scores_of(small) == pytest.approx(scores_of(large), nan_ok=True) and scorer.resized == 1
+    large, small = (scorer(video, [0], [x], "M")[0] for x in (imresize(saliency, (40, 60)), saliency))
+    assert scores_of(small) == pytest.approx(scores_of(large), nan_ok=True) and scorer.resized == {"a": 1}
 
 
 def test_annotation_of_two_sizes_is_an_error(tmp_path):
@@ -495,6 +495,18 @@ def test_a_video_that_one_method_lacks_is_scored_for_none(compared, tiny_set, tm
     content = json.loads((tmp_path / "tiny_val_two+part_dhf1k" / "scores.json").read_text())
     assert content["scores"]["two"]["videos"] == content["scores"]["part"]["videos"] == content["scores"]["centre Gaussian"]["videos"] == 1
     assert any("1 of 2 videos scored" in note for note in content["notes"])
+
+
+def test_notes_on_maps_count_those_of_scored_videos_only(compared, tiny_set, tmp_path):
+    shutil.copytree(compared / "one", tmp_path / "grey")
+    for path in (tmp_path / "grey" / "005").iterdir():
+        Image.new("L", (40, 20), 7).save(path)
+    score_files(tiny_set, tmp_path / "grey", tmp_path)
+    assert any("Constant maps: 38 of 74" in note for note in json.loads((tmp_path / "tiny_val_grey_dhf1k" / "scores.json").read_text())["notes"])
+    shutil.copytree(compared / "one" / "004", tmp_path / "part" / "004")
+    score_files(tiny_set, (tmp_path / "grey", tmp_path / "part"), tmp_path, "--skip-bad")
+    notes = json.loads((tmp_path / "tiny_val_grey+part_dhf1k" / "scores.json").read_text())["notes"]
+    assert not any("Constant" in note or "resized" in note for note in notes)
 
 
 @pytest.mark.parametrize("flags, said", [

@@ -790,10 +790,10 @@ def test_the_state_is_carried_through_a_video_and_starts_anew_with_the_next(tiny
             sums = clip.mean((1, 3, 4)).cumsum(1) + (0 if state is None else state)          # (1, T)
             return self.value * sums[..., None, None].expand(-1, -1, 2, 2), sums[:, -1:]
     model, carried, found = train.AllMaps(AddsUp()), train.nothing_carried(), []
-    for number, level, length in ((7, 1, 3), (7, 10, 2), (8, 100, 2)):
-        batch = {"number": number, "annotated": torch.tensor([True] * length)}
+    for number, first, level, length in ((7, 0, 1, 3), (7, 3, 10, 2), (8, 0, 100, 2), (8, 5, 3, 1)):  # of video 8, a clip is left out
+        batch = {"number": number, "first": first, "annotated": torch.tensor([True] * length)}
         found += train.carried_maps(model, torch.full((1, 3, length, 2, 2), level, dtype=torch.uint8), batch, carried)[:, 0, 0].tolist()
-    assert found == [0.5, 1, 1.5, 6.5, 11.5, 50, 100] and not carried["state"].requires_grad
+    assert found == [0.5, 1, 1.5, 6.5, 11.5, 50, 100, 1.5] and not carried["state"].requires_grad
 
 
 def test_a_run_stopped_in_the_middle_of_a_video_goes_on_bit_for_bit(tiny_set, tmp_path, small_salgan, monkeypatch):
@@ -815,6 +815,24 @@ def test_thawing_trains_what_the_epoch_says(tiny_set, tmp_path, small_salgan):
     assert MODELS["salema"].from_pretrained(tmp_path / "SalEMA.pth").alpha.item() != 0.25
     torch.manual_seed(0)
     assert torch.equal(weights_of(tmp_path)["salgan.0.weight"], MODELS["salema"]().state_dict()["salgan.0.weight"])
+
+
+def test_a_video_of_one_frame_trains_too(tiny_set, tmp_path, small_salgan):
+    """Alpha has no part in its map."""
+    videos = sorted((tiny_set / "train").iterdir())
+    for kind in ("images", "maps", "fixation"):
+        for video, count in ((videos[0], 1), (videos[1], 30)):
+            (tmp_path / "set" / "train" / video.name / kind).mkdir(parents=True)
+            for path in sorted((video / kind).iterdir())[:count]:
+                shutil.copy(path, tmp_path / "set" / "train" / video.name / kind)
+    assert train_model("salema", tmp_path / "set", tmp_path / "run", "--thaw", "--val-every", "0") == 0
+    assert len(log_of(tmp_path / "run")) == 1
+
+
+def test_a_state_of_another_network_is_not_gone_on_with(tiny_set, tmp_path, small_salgan):
+    train_model("salgan", tiny_set, tmp_path, "--val-every", "0")
+    with pytest.raises(ValueError, match="model was SalGAN, is SalEMA"):
+        train_model("salema", tiny_set, tmp_path, "--val-every", "0", "--alpha", "0.1", "--resume")
 
 
 def test_a_network_starts_from_its_own_kind_of_file(tiny_set, tmp_path, small_salgan, capsys):
@@ -851,7 +869,8 @@ def test_a_carried_state_of_other_shapes_than_the_networks_is_refused(name, stat
 def test_a_carried_state_that_is_damaged_is_refused(tiny_set, tmp_path, small_salgan):
     train_model("salema", tiny_set, tmp_path, "--val-every", "0")
     stored = torch.load(tmp_path / "last.pt", weights_only=True)
-    for carried, said in (([], "0 carried states of 1 processes"), ([{"video": "a", "state": None}], "carried, video is damaged"), ([3], "carried is damaged"), ([{"video": 0, "state": (3,)}], "state is no tensors")):
+    for carried, said in (([], "0 carried states of 1 processes"), ([{"video": "a", "next": 0, "state": None}], "carried, video is damaged"), ([3], "carried is damaged"),
+                          ([{"video": 0, "next": 0, "state": (3,)}], "state is no tensors")):
         torch.save({**stored, "carried": carried}, tmp_path / "last.pt")
         with pytest.raises(ValueError, match=said):
             train_model("salema", tiny_set, tmp_path, "--val-every", "0", "--resume")
