@@ -1138,8 +1138,9 @@ def main(args: argparse.Namespace) -> int:
         model.activation_checkpointing = True
     model.to(device)
     record = {
-        "model": model_class.__name__, **model.config, "processes": utils.num_processes(), "objective": recipe["loss_weights"], "precision": precision,
-        "train": fingerprint(train_videos), "val": fingerprint(val_videos), **{name: recipe[name] for name in RECIPE if name != "epochs"},
+        "model": model_class.__name__, **model.config, "processes": utils.num_processes(), "objective": recipe["loss_weights"],
+        "precision": precision, "train": fingerprint(train_videos), "val": fingerprint(val_videos),
+        **{name: recipe[name] for name in RECIPE if name != "epochs"},
         **{name: getattr(args, name) for name in ("weights", "encoder_weights", "seed", "compile", "deterministic", "thaw")},
     }
     if args.compile:

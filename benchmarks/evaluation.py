@@ -34,11 +34,11 @@ from predict import Source, at_least, default_batch_size, float32_is_float32, ke
 
 class Costless(nn.Module):
     """A network that answers at once, with the newest frame: what remains is everything around it."""
-    temporal, needs_flow, frame_stride, clip_len, config = "window", False, 1, RecSalNet.clip_len, {}
+    temporal, needs_flow, frame_stride, clip_len = "window", False, 1, RecSalNet.clip_len
 
     def __init__(self, model: RecSalNet) -> None:
         super().__init__()
-        self.prepare, self.normalise, self.finish = model.prepare, model.normalise, model.finish
+        self.prepare, self.normalise, self.finish, self.quantise, self.config = model.prepare, model.normalise, model.finish, model.quantise, model.config
         self.weight = nn.Parameter(torch.zeros(1, dtype=next(model.parameters()).dtype, device=next(model.parameters()).device))
 
     def forward(self, clip: Tensor) -> Tensor:
