@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 import test as evaluation
 import train
 import utils
+from baselines import salema
 from loss import objective
 from model import RecSalNet
 
@@ -51,6 +52,28 @@ def gradients(model, batches, clips):
     return {name: p.grad for name, p in train.plain(model).named_parameters() if p.grad is not None}
 
 
+def make_recurrent():
+    """A SalEMA that is quick."""
+    salema.STAGES = ((8, 8), (8, 8), (8, 8, 8), (8, 8, 8), (8, 8, 8))
+    torch.manual_seed(0)
+    return salema.SalEMA(frame_size=(32, 32)).train()
+
+
+def make_clip(number, length):
+    """A clip of so many frames, all annotated, of a video of its own."""
+    generator = torch.Generator().manual_seed(number)
+    return {"clip": torch.randint(0, 256, (1, 3, length, 32, 32), generator=generator, dtype=torch.uint8), "density": torch.rand(length, 32, 32, generator=generator),
+            "fixations": torch.rand(length, 32, 32, generator=generator) < 0.01, "annotated": torch.ones(length, dtype=torch.bool), "number": number, "first": 0,
+            "video": ["v"] * length, "frame": ["1"] * length}
+
+
+def recurrent_gradients(model, clips):
+    """Of a step on 5 frames: in one process both videos, or one in each of two."""
+    model.zero_grad()
+    train.backward(model, clips, 5, train.Steps(functools.partial(objective, weights={"bce": 1.0})), train.new_progress(1))
+    return {name: p.grad.clone() for name, p in train.plain(model).named_parameters()}
+
+
 def work(folder):
     with utils.process_group("cpu"):
         number = utils.process_number()
@@ -63,7 +86,10 @@ def work(folder):
         progress = train.combined({**train.new_progress(2), "clips": number + 1, "sums": {"loss": 0.5} if number else {}})
         order = utils.gathered(number)
         print("only the first one prints")
-        torch.save({"gradients": found, "means": means, "progress": progress, "order": order}, folder / f"{number}.pt")
+        recurrent = train.for_training(make_recurrent())
+        carried = recurrent_gradients(recurrent, [make_clip(7, 3)] if number == 0 else [make_clip(8, 2)])
+        idle = recurrent_gradients(recurrent, [make_clip(7, 5)] if number == 0 else [])
+        torch.save({"recurrent": carried, "idle": idle, "gradients": found, "means": means, "progress": progress, "order": order}, folder / f"{number}.pt")
 
 
 def free_port():
@@ -94,6 +120,18 @@ def test_two_processes_average_the_gradients_of_one_with_all_clips_in_a_batch(re
         assert found.keys() == expected.keys()
         assert max((found[key] - expected[key]).abs().max() for key in expected) < 1e-5 * largest
         assert all(torch.equal(grad, results[0]["gradients"][name][key]) for key, grad in found.items())
+
+
+@pytest.mark.parametrize("name, clips", [("recurrent", [(7, 3), (8, 2)]), ("idle", [(7, 5)])])
+def test_networks_that_carry_a_state_are_trained_on_videos_of_each_process(results, name, clips, monkeypatch):
+    """Alpha has no part in the map of a video's first frame, and none where a process has no video left."""
+    monkeypatch.setattr(salema, "STAGES", salema.STAGES)                   # put back afterwards
+    expected = recurrent_gradients(train.for_training(make_recurrent()), [make_clip(*clip) for clip in clips])
+    largest = max(grad.abs().max() for grad in expected.values())
+    for number in (0, 1):
+        found = results[number][name]
+        assert found.keys() == expected.keys() and found["alpha"] != 0
+        assert max((found[key] - expected[key]).abs().max() for key in expected) < 1e-5 * largest
 
 
 def test_measures_are_summed_and_counted_over_processes_not_averaged_twice(results):
