@@ -1085,6 +1085,16 @@ def prepare_frames(cache: FrameCache, videos: list[Video], workers: int, skip_ba
         utils.wait_for_all()
 
 
+def record_of(model: nn.Module, recipe: dict, given: dict, precision: str, train_videos: list[Video], val_videos: list[Video]) -> dict:
+    """What the course of a run depends on, in plain values; `given` are all arguments."""
+    return {
+        "model": type(model).__name__, **model.config, "processes": utils.num_processes(), "objective": recipe["loss_weights"],
+        "precision": precision, "train": fingerprint(train_videos), "val": fingerprint(val_videos),
+        **{name: recipe[name] for name in RECIPE if name != "epochs"},
+        **{name: given[name] for name in ("weights", "encoder_weights", "seed", "compile", "deterministic", "thaw")},
+    }
+
+
 def chosen_recipe(own: dict, given: dict) -> dict:
     """A network's recipe, with what the user gave instead of it; `given` are all arguments, None where nothing was."""
     weights = {name: given[f"{name}_weight"] for name in TERMS if given[f"{name}_weight"] is not None}
@@ -1137,12 +1147,7 @@ def main(args: argparse.Namespace) -> int:
     if args.activation_checkpointing:
         model.activation_checkpointing = True
     model.to(device)
-    record = {
-        "model": model_class.__name__, **model.config, "processes": utils.num_processes(), "objective": recipe["loss_weights"],
-        "precision": precision, "train": fingerprint(train_videos), "val": fingerprint(val_videos),
-        **{name: recipe[name] for name in RECIPE if name != "epochs"},
-        **{name: getattr(args, name) for name in ("weights", "encoder_weights", "seed", "compile", "deterministic", "thaw")},
-    }
+    record = record_of(model, recipe, vars(args), precision, train_videos, val_videos)
     if args.compile:
         compile_network(model)
     run = Run(model, make_optimizer(model, recipe["lr"]), run_dir, record, describe_data(sources, args.hold_out, val_videos))
