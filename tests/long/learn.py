@@ -28,7 +28,7 @@ RECURRENT = "--frame-size 48 64 --lr 5e-4 --epochs 10"
 SMALL = {
     "recsalnet": "--frame-size 32 64 --embed-dim 48 --depths 2 2 2 2 --num-heads 2 4 8 16 --width 16 --patch-norm --drop-path 0 --lr 3e-4 --batch-size 2 "
                  "--epochs 25 --val-every 5",
-    "tased_net": "--frame-size 32 64 --lr 0.05 --batch-size 2 --accumulate 1 --epochs 30 --val-every 5",  # its averages take in a thousandth a step
+    "tased_net": "--frame-size 32 64 --lr 0.05 --batch-size 2 --accumulate 1 --epochs 10 --val-every 5",  # its averages take in a thousandth a step
     **dict.fromkeys(("salema", "salgan", "salclstm30", "salclstm56"), RECURRENT),
 }
 
