@@ -29,7 +29,8 @@ SMALL = {
     "recsalnet": "--frame-size 32 64 --embed-dim 48 --depths 2 2 2 2 --num-heads 2 4 8 16 --width 16 --patch-norm --drop-path 0 --lr 3e-4 --batch-size 2 "
                  "--epochs 25 --val-every 5",
     "tased_net": "--frame-size 32 64 --lr 0.05 --batch-size 2 --accumulate 1 --epochs 10 --val-every 5",  # its averages take in a thousandth a step
-    **dict.fromkeys(("salema", "salgan", "salclstm30", "salclstm56"), RECURRENT),
+    **dict.fromkeys(("salema", "salgan", "salclstm30"), RECURRENT),
+    "salclstm56": "--frame-size 32 48 --lr 5e-4 --epochs 8 --kl-weight 1 --cc-weight 1 --bce-weight 1",
 }
 
 
