@@ -161,12 +161,19 @@ class SaliencyModel(nn.Module):
         Raises:
             ValueError: this is no configuration of the network, or the file's entries do not fit it.
         """
+        cls.outlined_for(config, entries, source)
+        return cls(**config)
+
+    @classmethod
+    def outlined_for(cls, config: dict, entries: dict[str, Tensor], source: str) -> "SaliencyModel":
+        """The network of a configuration on the meta device, which has shapes only; raises as `built_for` does."""
         try:
-            with torch.device("meta"):                                     # shapes only
-                utils.check_entries(cls(**config), entries, source)
-            return cls(**config)
+            with torch.device("meta"):
+                model = cls(**config)
+            utils.check_entries(model, entries, source)
         except (TypeError, AttributeError, ZeroDivisionError, OverflowError) as error:
             raise ValueError(f"the configuration that belongs to {source} does not fit {cls.__name__}: {error}; it is {config}") from error
+        return model
 
 
 class RecSalNet(SaliencyModel):

@@ -15,7 +15,6 @@ import itertools
 import json
 import math
 import os
-import pickle
 import re
 import shlex
 import shutil
@@ -419,9 +418,9 @@ def download_start(model: nn.Module) -> tuple[dict[str, Tensor], str]:
     if model.start_download:
         weights = get_weight(model.start_download)
         try:
-            return weights.get_state_dict(progress=True, check_hash=True, weights_only=True), f"torchvision's {weights}"
-        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-            reason = f"{weights.url} could not be downloaded ({error})"
+            return utils.torchvision_weights(weights), f"torchvision's {weights}"
+        except OSError as error:
+            reason = str(error)
     raise FileNotFoundError(f"no encoder weights for {type(model).__name__}: {model.start_file} is not there, and {reason}. Fetch them elsewhere and "
                             "give their path as --encoder-weights FILE, or start from random weights with --encoder-weights none")
 
@@ -1101,6 +1100,15 @@ def chosen_recipe(own: dict, given: dict) -> dict:
     return {**own, **{name: given[name] for name in RECIPE if given[name] is not None}, "loss_weights": {**own["loss_weights"], **weights}}
 
 
+def chosen_network(given: dict) -> dict:
+    """The network's arguments that the user gave; one layer of --ema-loc as a number, several as a tuple."""
+    network = {name: given[name] for name in NETWORK if given[name] is not None}
+    if "ema_loc" in network:
+        first, *others = network["ema_loc"]
+        network["ema_loc"] = (first, *others) if others else first
+    return network
+
+
 def check_abilities(model_class: type[SaliencyModel], **wanted: bool) -> None:
     """Raise a ValueError where something is asked of a network that it cannot do."""
     for name, asked in wanted.items():
@@ -1129,9 +1137,7 @@ def main(args: argparse.Namespace) -> int:
                                 "continue with --resume, start anew with --overwrite, or choose another --run-dir")
 
     stored = read_last(last) if resume else None
-    if args.ema_loc:
-        args.ema_loc = args.ema_loc[0] if len(args.ema_loc) == 1 else tuple(args.ema_loc)
-    model = make_model(args.model, args.weights, stored, {name: getattr(args, name) for name in NETWORK if getattr(args, name) is not None})
+    model = make_model(args.model, args.weights, stored, chosen_network(vars(args)))
     sources = choose_sources(datasets, args.data, args.train_split, args.val_split, validated=recipe["val_every"] > 0 and not args.hold_out)
     train_videos, val_videos = training_videos(sources, args.skip_bad, args.hold_out, args.seed)
     cache = FrameCache(args.cache, model.prepare) if args.cache else None

@@ -105,6 +105,14 @@ def download(url: str, path: Path) -> None:
         raise OSError(f"could not download {url}: {error}. Fetch it elsewhere and give its path") from error
 
 
+def torchvision_weights(weights) -> dict[str, Tensor]:
+    """The entries of torchvision's weights (a `WeightsEnum`), from its cache or the internet; an OSError names the address."""
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise OSError(f"{weights.url} could not be downloaded ({error})") from error
+
+
 def check_sha256(path: Path, expected: str, url: str) -> None:
     """Raise a ValueError where a file has another checksum than `expected`, unless that is empty."""
     if expected and sha256(path) != expected:

@@ -1,4 +1,4 @@
-"""Networks to compare with, one file a family, each with the contract of `model.RecSalNet`; `MODELS` has them all by name."""
+"""Networks to compare with, one file a family, each a `model.SaliencyModel`; `MODELS` has them all by name."""
 from baselines.salema import SalCLSTM30, SalCLSTM56, SalEMA, SalGAN
 from baselines.tased_net import TASEDNet
 from model import RecSalNet

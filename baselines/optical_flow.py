@@ -52,10 +52,10 @@ def raft_flow(weights: str | Path | None = None, device: str = "cpu") -> Flow:
 def downloaded_raft() -> dict[str, torch.Tensor]:
     """The weights of torchvision's small RAFT."""
     try:
-        return Raft_Small_Weights.DEFAULT.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(f"no weights of RAFT: {Raft_Small_Weights.DEFAULT.url} could not be downloaded ({error}). "
-                                "Fetch it elsewhere and give its path, or take --method dis, which needs none") from error
+        return utils.torchvision_weights(Raft_Small_Weights.DEFAULT)
+    except OSError as error:
+        raise FileNotFoundError(f"no weights of RAFT: {error}. Fetch it elsewhere and give its path, or take --method dis, "
+                                "which needs none") from error
 
 
 @torch.no_grad()

@@ -78,7 +78,7 @@ class FrameByFrame(SaliencyModel):
 
         Args:
             clip: (B, 3, T, h, w), normalised; T = 1 or more, h and w multiples of 16.
-            state: of the clip before; in training `detached`, so that the gradient stays within a clip.
+            state: of the clip before; in training without its past, so that the gradient stays within a clip.
 
         Returns:
             Saliency maps, (B, T, h, w), in (0, 1); and the state after the last frame.
@@ -403,13 +403,6 @@ def conv_lstm(gates: nn.Conv2d, inputs: Tensor, state: tuple[Tensor, Tensor] | N
         hidden = torch.sigmoid(out) * torch.tanh(cell)
         cells.append(cell)
     return torch.stack(cells), (hidden, cell)
-
-
-def detached(state: State) -> State:
-    """The same state without its past: no gradient flows from the next clip into this one."""
-    if state is None:
-        return None
-    return state.detach() if isinstance(state, Tensor) else tuple(detached(s) for s in state)
 
 
 def prepare_frame(frame: np.ndarray, size: tuple[int, int]) -> Tensor:

@@ -198,13 +198,7 @@ class SMCF(SaliencyModel):
     @classmethod
     def built_for(cls, config: dict, entries: dict[str, Tensor], source: str) -> "SMCF":
         """As `SaliencyModel.built_for`, without drawing 206 M numbers, which takes seconds, only to replace them."""
-        try:
-            with torch.device("meta"):
-                model = cls(**config)
-        except TypeError as error:
-            raise ValueError(f"the configuration that belongs to {source} does not fit {cls.__name__}: {error}; it is {config}") from error
-        utils.check_entries(model, entries, source)
-        return model.to_empty(device="cpu")
+        return cls.outlined_for(config, entries, source).to_empty(device="cpu")
 
 
 class Trunks(nn.Module):

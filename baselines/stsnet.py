@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import utils
+from baselines.optical_flow import PICTURES
 from model import SaliencyModel, check_frame_size, without_autocast
 
 # Caffe's layers: channels in, channels out, side of the kernel. Their names are those of state dicts; a second stream's end in _b.
@@ -25,7 +26,7 @@ POOLED = ("conv1", "conv2")                                                # a p
 
 MEAN, SCALE = (100, 110, 118), 0.0078431372549                             # RGB, in levels; 2 / 255
 LARGEST, SMALLEST = 512, 4                                                 # sides of frames; two poolings leave nothing of 3 pixels
-FLOW_KINDS = ("components", "wheel")
+FLOW_KINDS = tuple(PICTURES)
 
 OLD_LAYERS, LAYER = 2, 100                                                 # fields of Caffe's messages: NetParameter,
 LAYER_NAME, LAYER_BLOBS = 1, 7                                             # LayerParameter,

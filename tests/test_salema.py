@@ -1,3 +1,4 @@
+import functools
 import json
 import math
 import pickle
@@ -10,9 +11,11 @@ from conftest import TESTS
 from parity import fill
 
 from baselines import salema
-from baselines.salema import SalCLSTM30, SalCLSTM56, SalEMA, SalGAN, detached
+from baselines.salema import SalCLSTM30, SalCLSTM56, SalEMA, SalGAN
+from train import of_each_tensor
 
 NETWORKS = [SalGAN, SalEMA, SalCLSTM30, SalCLSTM56]
+detached = functools.partial(of_each_tensor, torch.Tensor.detach)            # as train.py carries a state from clip to clip
 CONSTANT = 1 / (1 + math.exp(-0.1))                                        # sigmoid(0.1), 0.525
 
 
