@@ -55,20 +55,24 @@ class Known:
         folder: where it lies unless --data says otherwise; None where it must say.
         train, val, test: the splits to train on, to choose weights by, and to score.
         numbers: split -> the numbers of its videos, for trees that have no folder for each split.
+        stages: stage of training -> the split to train on, where that is another one.
     """
     folder: Path | None
     train: str
     val: str
     test: str
     numbers: dict[str, range] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
 
 
 DATASETS = {
     "dhf1k": Known(Path("data/DHF1K"), "train", "val", "val", {"train": range(1, 601), "val": range(601, 701), "test": range(701, 1001)}),
-    # These three have no validation set: papers choose weights by the test set, as we do unless some of the training set is held out.
+    # These four have no validation set: papers choose weights by the test set, as we do unless some of the training set is held out.
     "hollywood2": Known(Path("data/Hollywood-2"), "training", "testing", "testing"),
     "ucf-sports": Known(Path("data/UCF-Sports"), "training", "testing", "testing"),
     "diem": Known(Path("data/DIEM"), "train", "test", "test"),
+    "vsod": Known(Path("data/VSOD"), "TrainSet_Video", "TestSet/DAVIS", "TestSet/DAVIS",  # salient objects: masks, no fixations
+                  stages={"pretrain-rgb": "TrainSet_RGB"}),
     "folder": Known(None, "train", "val", "val"),                          # anybody's, in any of the trees
 }
 DATASET_FOLDERS = ", ".join(f"{name} {known.folder}" for name, known in DATASETS.items() if known.folder)  # for --help
@@ -78,17 +82,34 @@ LISTS = ("{}.txt", "fold_lists/DIEM_list_{}_fps.txt")                      # bel
 
 @dataclass(frozen=True)
 class Tree:
-    """Where the folders of frames, density maps and fixation maps of a video are, which {video} stands for.
+    """Where the folders of frames, density maps, fixation maps and masks of a video are, which {video} stands for.
 
-    Density maps and fixation maps are images; fixation maps may be .mat files instead, there or in a folder maps below.
+    All are images; fixation maps may be .mat files instead, there or in a folder maps below. A tree has masks, or density and
+    fixation maps. Without {video}, a folder holds the files of several videos, which their names tell apart.
     """
     used_by: str
     frames: str
-    maps: str
-    fixations: tuple[str, ...]                                             # the first that has a frame's fixations counts
+    maps: str | None = None
+    fixations: tuple[str, ...] = ()                                        # the first that has a frame's fixations counts
+    masks: tuple[str, ...] = ()                                            # and of these the first that has its mask
+
+    @property
+    def annotation(self) -> str:
+        """What its frames are annotated with, a key of `ANNOTATIONS`."""
+        return "mask" if self.masks else "density"
+
+    def patterns(self) -> tuple[str, ...]:
+        """All of them, frames first."""
+        return self.frames, *([self.maps] if self.maps else []), *self.fixations, *self.masks
+
+    def place(self, name: str, folders: dict[str, Path], files: dict[Path, list[Path]] | None = None) -> "Place":
+        """The place of a video; folders: which one each pattern stands for; files: of `Place`."""
+        fixations, masks = (tuple(folders[pattern] for pattern in patterns) for patterns in (self.fixations, self.masks))
+        return Place(name, folders[self.frames], folders.get(self.maps), fixations, self, masks, files)
 
 
 BESIDE = ("annotation/{video}/maps", ("annotation/{video}/fixation", "annotation/{video}/fixations"))
+MASKS = ("ground-truth", "GT", "GTs")
 TREES = (
     Tree("RecSal-Net, TMFI-Net, ViNet, Hollywood-2, UCF-Sports", "{video}/images", "{video}/maps", ("{video}/fixation", "{video}/fixations")),
     Tree("TASED-Net", "video/{video}", *BESIDE),
@@ -96,6 +117,9 @@ TREES = (
     Tree("STSANet, HD2S", "frames/{video}", *BESIDE),
     Tree("SalEMA", "frames/{video}", "maps/{video}", ("fixations/{video}", "fixation/{video}")),
     Tree("DIEM of STAViS", "video_frames/DIEM/{video}", "annotations/DIEM/{video}/maps", ("annotations/DIEM/{video}",)),
+    Tree("test sets of SMCF and others: DAVIS, DAVSOD, FBMS, MCL, SegTrack-V2", "{video}/Frame", masks=tuple("{video}/" + name for name in MASKS)),
+    Tree("training sets of SMCF and others, frames of all videos in one folder", "Imgs", masks=MASKS),
+    Tree("training sets of SMCF and others, a folder for each video", "Imgs/{video}", masks=tuple(name + "/{video}" for name in MASKS)),
 )
 
 
@@ -109,12 +133,27 @@ def dataset_folder(dataset: str, data: Path | None) -> Path:
 
 @dataclass(frozen=True)
 class Place:
-    """The folders of a video's frames, density maps and fixation maps, which need not exist, and the tree that has them there."""
+    """The folders of a video's frames, density maps, fixation maps and masks, which need not exist, and the tree that has them there.
+
+    Attributes:
+        maps: None in a tree that has none.
+        files: in folders that several videos share, which images of each folder are this one's; None where all are.
+    """
     name: str
     frames: Path
-    maps: Path
+    maps: Path | None
     fixations: tuple[Path, ...]
-    tree: Tree | None = None
+    tree: Tree = TREES[0]
+    masks: tuple[Path, ...] = ()
+    files: dict[Path, list[Path]] | None = None
+
+    def folders(self) -> tuple[Path, ...]:
+        """All of them, that of the frames first."""
+        return self.frames, *([self.maps] if self.maps else []), *self.fixations, *self.masks
+
+    def images(self, folder: Path) -> list[Path]:
+        """This video's images in one of its folders, in no order."""
+        return images_in(folder) if self.files is None else self.files.get(folder, [])
 
 
 def find_places(root: Path, split: str, numbers: dict[str, range] | None = None) -> list[Place]:
@@ -122,9 +161,9 @@ def find_places(root: Path, split: str, numbers: dict[str, range] | None = None)
 
     Args:
         root: the dataset's folder.
-        split: a folder below it (train and training, val and validation, test and testing are the same); or a list of names,
-            SPLIT.txt below it or any path that ends in .txt; or numbers of videos, such as "601-700"; or a key of `numbers`;
-            or "all".
+        split: a folder below it, such as train or TestSet/DAVIS (train and training, val and validation, test and testing are the
+            same); or a list of names, SPLIT.txt below it or any path that ends in .txt; or numbers of videos, such as "601-700";
+            or a key of `numbers`; or "all".
         numbers: of `Known`.
 
     Returns:
@@ -137,7 +176,9 @@ def find_places(root: Path, split: str, numbers: dict[str, range] | None = None)
     check_folder(root)
     folder, listed = split_folder(root, split), split_list(root, split)
     if folder is not None and (recognise(folder) or not recognise(root)):  # a folder 601 may be a split, or a video
-        return places_in(folder)
+        places = [place for base in bases_below(folder) or [folder] for place in places_in(base)]
+        refuse_doubles(place.name for place in places)
+        return places
     places = all_places(root)
     if places and listed is not None:
         return named(places, listed)
@@ -216,7 +257,7 @@ def nothing_in(root: Path, split: str, places: list[Place]) -> str:
     if not places:
         return f"no videos in {root} (it holds {present}); {TREE}"
     numbered = ", \"601-700\" those with these numbers" if places[0].name.isdecimal() else ""
-    splits = ", ".join(base.name for base in bases(root) if base != root)
+    splits = ", ".join(split_name(root, base) for base in bases(root) if base != root)
     others = f"Its splits are {splits}" if splits else "It is not divided into splits"
     above = f". Or give the folder above, {root.resolve().parent}" if is_split(root.resolve()) else ""
     return (f"no split \"{split}\" in {root}: no folder of that name, and no list {split}.txt ({root} holds {present}). {others}: give another, "
@@ -230,10 +271,28 @@ def all_places(root: Path) -> list[Place]:
 
 
 def bases(root: Path) -> list[Path]:
-    """The folders that a tree begins in: those of its splits, or the dataset's own."""
-    below = sorted(folders_in(root), key=lambda p: natural_key(p.name))
+    """The folders that a tree begins in: those of its splits, or the dataset's own, or whichever are below."""
+    below = by_name(folders_in(root))
     splits = [folder for folder in below if is_split(folder) and recognise(folder)]
-    return splits or ([root] if recognise(root) else [folder for folder in below if recognise(folder)])
+    return splits or ([root] if recognise(root) else [base for folder in below for base in bases_below(folder)])
+
+
+def bases_below(folder: Path) -> list[Path]:
+    """The folder, if a tree begins in it, or those in it in which a tree of masks does: TestSet/DAVIS, TestSet/FBMS."""
+    if recognise(folder):
+        return [folder]
+    trees = {deeper: recognise(deeper) for deeper in by_name(folders_in(folder))}
+    return [deeper for deeper, tree in trees.items() if tree and tree.masks]
+
+
+def split_name(root: Path, base: Path) -> str:
+    """What `find_places` knows one of the dataset's `bases` by."""
+    return base.relative_to(root).as_posix()
+
+
+def by_name(folders: list[Path]) -> list[Path]:
+    """Folders in natural order."""
+    return sorted(folders, key=lambda folder: natural_key(folder.name))
 
 
 def is_split(folder: Path) -> bool:
@@ -244,8 +303,8 @@ def is_split(folder: Path) -> bool:
 def recognise(base: Path) -> Tree | None:
     """The tree that begins in a folder: of those that have frames there, the one with most folders of annotation."""
     found = {tree: places_of(base, tree) for tree in TREES}
-    folders = lambda place: sum(folder.is_dir() for folder in (place.maps, *place.fixations))
-    having_frames = [tree for tree, places in found.items() if any(images_in(place.frames) for place in places)]
+    folders = lambda place: sum(folder.is_dir() for folder in place.folders()[1:])
+    having_frames = [tree for tree, places in found.items() if any(place.images(place.frames) for place in places)]
     return max(having_frames, key=lambda tree: sum(map(folders, found[tree])), default=None)
 
 
@@ -258,20 +317,34 @@ def places_in(base: Path) -> list[Place]:
 
 
 def places_of(base: Path, tree: Tree) -> list[Place]:
-    """The videos of a folder in a given tree: one for each name that frames, density maps or fixation maps have."""
-    patterns = (tree.frames, tree.maps, *tree.fixations)
-    parents = [base / pattern.partition("{video}")[0] for pattern in patterns]
-    key = str if len(set(parents)) == 1 else number_key                    # 001 in one folder may be 0001 in another
-    below = [folders_in(parent) for parent in parents]
-    for folders in below:
-        refuse_doubles(key(folder.name) for folder in folders)
-    called = [{key(folder.name): folder.name for folder in folders} for folders in below]
+    """The videos of a folder in a given tree: one for each name that frames or any annotation has."""
+    if "{video}" not in tree.frames:
+        return shared_places(base, tree)
+    parents = {pattern: base / pattern.partition("{video}")[0] for pattern in tree.patterns()}
+    key = str if len(set(parents.values())) == 1 else number_key           # 001 in one folder may be 0001 in another
+    below = {pattern: [folder.name for folder in folders_in(parent)] for pattern, parent in parents.items()}
+    for names in below.values():
+        refuse_doubles(map(key, names))
+    called = {pattern: {key(name): name for name in names} for pattern, names in below.items()}
     places = []
-    for video in dict.fromkeys(video for names in called for video in names):
-        name = next(names[video] for names in called if video in names)    # frames come first
-        frames, maps, *fixations = (base / pattern.format(video=names.get(video, name)) for pattern, names in zip(patterns, called))
-        places.append(Place(name, frames, maps, tuple(fixations), tree))
+    for video in dict.fromkeys(video for names in called.values() for video in names):
+        name = next(names[video] for names in called.values() if video in names)  # frames come first
+        places.append(tree.place(name, {pattern: base / pattern.format(video=names.get(video, name)) for pattern, names in called.items()}))
     return sorted(places, key=lambda place: natural_key(place.name))
+
+
+def shared_places(base: Path, tree: Tree) -> list[Place]:
+    """The videos of folders that hold the images of several: one for each `sequence_name`, numbers alone are one called like `base`."""
+    folders, files = {pattern: base / pattern for pattern in tree.patterns()}, collections.defaultdict(lambda: collections.defaultdict(list))
+    for folder in folders.values():
+        for path in images_in(folder):
+            files[sequence_name(path.stem) or base.resolve().name][folder].append(path)
+    return [tree.place(name, folders, dict(files[name])) for name in natural(files)]
+
+
+def sequence_name(stem: str) -> str:
+    """A frame's name without the number that it ends in: bear of bear_00012."""
+    return re.sub(r"[ _.-]*\d+$", "", stem)
 
 
 def folders_in(folder: Path) -> list[Path]:
@@ -320,11 +393,13 @@ class Video:
         frames: the frames in order of time.
         maps: a frame's stem -> its density map.
         fixations: a frame's stem -> its fixation map, image or .mat.
+        masks: a frame's stem -> the mask of its salient objects.
     """
     name: str
     frames: tuple[Path, ...]
     maps: dict[str, Path] = field(default_factory=dict)
     fixations: dict[str, Path] = field(default_factory=dict)
+    masks: dict[str, Path] = field(default_factory=dict)
 
     def is_annotated(self, index: int) -> bool:
         stem = self.frames[index].stem
@@ -333,6 +408,14 @@ class Video:
     def annotated(self) -> list[int]:
         """Indices of the frames with both a density and a fixation map."""
         return [i for i in range(len(self.frames)) if self.is_annotated(i)]
+
+    def masked(self) -> list[int]:
+        """Indices of the frames with a mask."""
+        return [i for i, path in enumerate(self.frames) if path.stem in self.masks]
+
+
+ANNOTATIONS = {"density": Video.annotated, "mask": Video.masked}           # what networks learn from, and a video's frames that have it
+ANNOTATION_WORDS = {"density": "density and fixation maps", "mask": "masks"}
 
 
 @dataclass(frozen=True)
@@ -358,19 +441,21 @@ class Problem:
 
 PROBLEMS = {
     "missing": "files that should be there", "extra": "files that belong to nothing", "unreadable": "damaged files, or of another kind",
-    "size": "frames or maps of different sizes", "constant": "density maps of one value", "fixations": "fixation maps of more than two values",
+    "size": "frames, maps or masks of different sizes", "constant": "density maps or masks of one value",
+    "fixations": "fixation maps of more than two values", "mask": "masks that are mostly neither black nor white, or nowhere bright",
     "order": "names that other programs would sort differently",
 }
 
 
 def find_videos(root: Path, split: str, need_annotation: bool = True, skipped: list[str] | None = None,
-                numbers: dict[str, range] | None = None) -> list[Video]:
+                numbers: dict[str, range] | None = None, annotation: str = "density") -> list[Video]:
     """All videos of a split, in natural order of their names.
 
     Args:
         root, split, numbers: of `find_places`.
         need_annotation: a video of which no frame is annotated is a problem.
         skipped: None to raise at the first problem; a list to leave such videos out and append what was wrong.
+        annotation: what counts as annotation then: "density", a density and a fixation map; "mask", a mask.
 
     Returns:
         At least one video.
@@ -382,7 +467,7 @@ def find_videos(root: Path, split: str, need_annotation: bool = True, skipped: l
     videos = []
     for place in find_places(root, split, numbers):
         try:
-            videos.append(open_place(place, need_annotation))
+            videos.append(open_place(place, need_annotation, annotation))
         except (OSError, ValueError) as error:
             if skipped is None:
                 raise
@@ -394,41 +479,57 @@ def find_videos(root: Path, split: str, need_annotation: bool = True, skipped: l
 
 def open_video(folder: Path, need_annotation: bool = True) -> Video:
     """The video in a folder with images/, maps/ and fixation/; raises as `find_videos` does."""
-    tree = TREES[0]
-    frames, maps, *fixations = (folder.parent / pattern.format(video=folder.name) for pattern in (tree.frames, tree.maps, *tree.fixations))
-    return open_place(Place(folder.name, frames, maps, tuple(fixations)), need_annotation)
+    folders = {pattern: folder.parent / pattern.format(video=folder.name) for pattern in TREES[0].patterns()}
+    return open_place(TREES[0].place(folder.name, folders), need_annotation)
 
 
-def open_place(place: Place, need_annotation: bool = True) -> Video:
+def open_place(place: Place, need_annotation: bool = True, annotation: str = "density") -> Video:
     """The video at a place; raises the first problem that would stop training."""
     video, problems = list_video(place)
     for problem in problems:
         if problem.fatal:
             raise problem.error()
-    if need_annotation and not video.annotated():
-        raise FileNotFoundError(no_annotation(video, place))
+    if need_annotation and not ANNOTATIONS[annotation](video):
+        raise FileNotFoundError(no_annotation(video, place, annotation))
     return video
 
 
-def no_annotation(video: Video, place: Place) -> str:
+def no_annotation(video: Video, place: Place, annotation: str) -> str:
+    """Why a video has none of the annotation that is needed, and what to do."""
+    if annotation != place.tree.annotation:
+        return other_annotation(video, place, annotation)
+    if annotation == "mask":
+        return (f"no masks for video {video.name}: of {len(video.frames)} frames in {place.frames} none has one in "
+                f"{' or '.join(map(str, place.masks))}. A frame and its mask have the same name; for videos without masks use predict.py")
     remedy = ("`python -m data.make_maps` makes density maps from fixation maps" if video.fixations and not video.maps else
               "Videos 701-1000 of DHF1K have no public annotation: use predict.py for those")
     return (f"no annotation for video {video.name}: of {len(video.frames)} frames in {place.frames} none has both a density map in {place.maps} "
             f"({len(video.maps)} files) and a fixation map in {place.fixations[0]} ({len(video.fixations)} files). {remedy}; {TREE}")
 
 
+def other_annotation(video: Video, place: Place, annotation: str) -> str:
+    """What to do where a network learns from what a dataset of this kind does not have."""
+    there, example = ANNOTATION_WORDS[place.tree.annotation], {"density": "dhf1k", "mask": "vsod"}[annotation]
+    return (f"no {ANNOTATION_WORDS[annotation]} for video {video.name}: the network needs {ANNOTATION_WORDS[annotation]}, but {place.frames} is of a "
+            f"dataset of {there} (its tree: {place.tree.used_by}). Choose a network that learns from {there}, or a dataset of "
+            f"{ANNOTATION_WORDS[annotation]}, such as --dataset {example}; their trees: data/README.md")
+
+
 def list_video(place: Place) -> tuple[Video, list[Problem]]:
     """A video's frames, each with its annotation if it has any, and everything that is wrong with the names."""
     problems = []
-    frames = pick(place, "frames", [images_in(place.frames)], problems)
-    maps = pick(place, "density maps", [images_in(place.maps)], problems)
+    frames = pick(place, "frames", [place.images(place.frames)], problems)
+    maps = pick(place, "density maps", [images_in(place.maps)] if place.maps else [], problems)
     fixations = pick(place, "fixation maps", fixation_files(place), problems)
+    masks = pick(place, "masks", [place.images(folder) for folder in reversed(place.masks)], problems)
     if not frames:
         return Video(place.name, ()), [*problems, Problem("missing", True, place.name, (place.frames,), no_frames(place))]
     video = Video(place.name, in_order(frames), *({frames[key].stem: path for key, path in found.items() if key in frames}
-                                                        for found in (maps, fixations)))
-    extra = [found[key] for found in (maps, fixations) for key in natural(found.keys() - frames.keys())]
-    return video, [*problems, *gaps(video), *doubtful_order(video), *without_frame(video, extra), *without_annotation(video)]
+                                                        for found in (maps, fixations, masks)))
+    extra = [found[key] for found in (maps, fixations, masks) for key in natural(found.keys() - frames.keys())]
+    # Folders that several videos share may hold pictures that have nothing to do with each other, numbered anyhow.
+    numbering = [] if place.files else [*gaps(video, strict=place.tree.annotation == "density"), *doubtful_order(video)]
+    return video, [*problems, *numbering, *without_frame(video, extra), *without_annotation(video)]
 
 
 def fixation_files(place: Place) -> list[list[Path]]:
@@ -454,23 +555,33 @@ def pick(place: Place, kind: str, groups: list[list[Path]], problems: list[Probl
 
 def no_frames(place: Place) -> str:
     """Why a video has no frames."""
+    if place.files:
+        masks = [path for files in place.files.values() for path in files]
+        return (f"no frames of video {place.name} in {place.frames}, although it has {len(masks)} masks, the first {min(masks)}. A frame and its "
+                "mask have the same name: restore the frames, or remove the masks")
     if place.frames.is_dir():
         return f"no frames in {place.frames}: it holds no images"
     present = ", ".join(natural(p.name for p in place.frames.parent.iterdir())[:10]) if place.frames.parent.is_dir() else ""
     return f"no frames of video {place.name}: {place.frames} does not exist ({place.frames.parent} holds {present or 'nothing'}); {TREE}"
 
 
-def gaps(video: Video) -> list[Problem]:
+def gaps(video: Video, strict: bool) -> list[Problem]:
     """Frames that are missing between two others, which would make a clip jump.
 
-    Where numbers never go up by one, the video was thinned out on purpose: their smallest step is then the usual one.
+    Where numbers never go up by one, the video was thinned out on purpose: their smallest step is then the usual one. Datasets of
+    masks (not `strict`) were thinned out at any step, to frames that have a mask: gaps are worth a word there.
     """
     numbers = [re.search(r"(\d+)$", path.stem) for path in video.frames]
     pairs = [(a, b, int(second[0]) - int(first[0])) for (a, b), (first, second) in
              zip(itertools.pairwise(video.frames), itertools.pairwise(numbers)) if first and second]
     usual = max(1, min(step for *_, step in pairs)) if len(pairs) > 1 else 1
+    jumps = [(before, after) for before, after, step in pairs if step != usual]
+    if jumps and not strict:
+        before, after = jumps[0]
+        return [Problem("missing", False, video.name, tuple(after for _, after in jumps), f"numbers of frames jump in {after.parent}, {len(jumps)} "
+                        f"times, first where {after.name} follows {before.name}: these are taken for neighbours, also by optical flow")]
     return [Problem("missing", True, video.name, (after,), f"missing frame in {after.parent}: {after.name} follows {before.name}; "
-                    "restore the frames between, or split the video there") for before, after, step in pairs if step != usual]
+                    "restore the frames between, or split the video there") for before, after in jumps]
 
 
 def doubtful_order(video: Video) -> list[Problem]:
@@ -492,11 +603,13 @@ def without_frame(video: Video, extra: list[Path]) -> list[Problem]:
 
 def without_annotation(video: Video) -> list[Problem]:
     """Frames without annotation between those that have it; they are watched, but neither trained on nor scored."""
-    bare = [path for path in video.frames if path.stem not in video.maps or path.stem not in video.fixations]
-    if not bare or len(bare) == len(video.frames):
+    having = {*(video.masked() or video.annotated())}
+    bare = [path for index, path in enumerate(video.frames) if index not in having]
+    if not bare or not having:
         return []
-    return [Problem("missing", False, video.name, tuple(bare), f"{len(bare)} of {len(video.frames)} frames of video {video.name} lack a density map "
-                                                               f"or a fixation map, the first {bare[0].name}")]
+    lacking = "a mask" if video.masks else "a density map or a fixation map"
+    return [Problem("missing", False, video.name, tuple(bare), f"{len(bare)} of {len(video.frames)} frames of video {video.name} lack {lacking}, "
+                                                               f"the first {bare[0].name}")]
 
 
 def list_frames(folder: Path) -> list[Path]:
@@ -529,12 +642,16 @@ def in_order(frames: dict[str, Path]) -> tuple[Path, ...]:
 def inventory(videos: list[Video], look_at: int = 2000, short: int = 32) -> str:
     """What was found, in one line: videos, frames, how many are annotated, how many of those have no fixation, short videos.
 
+    Where there are masks: videos, frames, how many have one.
+
     Args:
         videos: of `find_videos`.
         look_at: fixation maps to read, evenly spread over all, to count the empty ones.
         short: a video with fewer frames is short.
     """
-    frames = sum(len(video.frames) for video in videos)
+    frames, masked = sum(len(video.frames) for video in videos), sum(len(video.masked()) for video in videos)
+    if masked:
+        return f"{len(videos)} videos, {frames} frames, {masked} with masks"
     files = [video.fixations[video.frames[i].stem] for video in videos for i in video.annotated()]
     seen = [files[round(place)] for place in np.linspace(0, len(files) - 1, min(look_at, len(files)))]
     empty = sum(in_threads(has_no_fixation, seen))
@@ -582,6 +699,12 @@ def read_frame(path: Path) -> np.ndarray:
 def read_density(path: Path) -> np.ndarray:
     """A density map, (H, W) float32 in [0, 1]."""
     return read_image(path, "L").astype(np.float32) / 255
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """The mask of salient objects, (H, W) uint8: grey levels 0 .. 255; 0 and 255 where its file has 0 and 1."""
+    levels = read_image(path, "L")
+    return levels * 255 if levels.max() == 1 else levels
 
 
 def read_fixations(path: Path) -> np.ndarray:
@@ -789,6 +912,11 @@ def resize_density(density: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(density, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
 
 
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a mask, (h, w) uint8, to (H, W) as frames are, with PIL's antialiased bilinear filter."""
+    return np.array(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
 def imresize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize to (H, W) as MATLAB's imresize does by default: bicubic, antialiased, mirrored at the borders.
 
@@ -863,12 +991,18 @@ class ClipDataset(Dataset):
         flip: mirror half of the clips, annotation and all.
         skip_bad: whether `readable` leaves unreadable clips out instead of stopping.
         cache: prepared frames on disk, made by the same `prepare`; videos that it does not hold are decoded.
+        flow: pictures of the frames' optical flow, `optical_flow.FlowSource`; then items have "flow" too, prepared as frames are.
+        masks: whether annotation is masks of salient objects instead of density and fixation maps.
+        group: batches are filled up to multiples of this, with their own samples once more.
     """
 
     def __init__(self, videos: list[Video], prepare: Callable[[np.ndarray], Tensor], clip_len: int = 32, frame_stride: int = 1,
                  size: tuple[int, int] | None = None, every: int | None = None, flip: bool = False, seed: int = 0, skip_bad: bool = False,
-                 cache: "FrameCache | None" = None) -> None:
+                 cache: "FrameCache | None" = None, flow=None, masks: bool = False, group: int = 1) -> None:
+        if flip and flow is not None:
+            raise ValueError("clips with pictures of optical flow cannot be mirrored (--flip): turned around, the picture is one of another flow")
         self.videos, self.prepare, self.size, self.seed, self.cache = videos, prepare, size, seed, cache
+        self.flow, self.masks, self.group = flow, masks, group
         self.clip_len, self.frame_stride, self.flip, self.skip_bad = clip_len, frame_stride, flip, skip_bad
         self.reading: Reading | None = None                                # of the loader's processes, if it has any
         self.span = (clip_len - 1) * frame_stride + 1                      # frames of the video that a clip covers
@@ -877,10 +1011,11 @@ class ClipDataset(Dataset):
 
     def last_frames(self, video: Video, every: int | None) -> list[list[int]]:
         """The possible last frames of each of a video's items: whole clips where there are any."""
-        annotated = video.annotated()
+        annotated = video.masked() if self.masks else video.annotated()
         if every is None:
             return [[i for i in annotated if i >= self.span - 1] or annotated[-1:]]
-        return [[i] for i in range(self.span - 1, len(video.frames), every) if video.is_annotated(i)] or [annotated[-1:]]
+        chosen = set(range(self.span - 1, len(video.frames), every))
+        return [[i] for i in annotated if i in chosen] or [annotated[-1:]]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -892,8 +1027,8 @@ class ClipDataset(Dataset):
             key: (epoch, index).
 
         Returns:
-            clip (3, clip_len, h, w) uint8, for the model's `normalise`, density (H, W) float32 in [0, 1], fixations (H, W) bool,
-            video and frame: names.
+            clip (3, clip_len, h, w) uint8, for the model's `normalise`, flow of the same shape if wanted, density (H, W) float32 in [0, 1],
+            fixations (H, W) bool, video and frame: names. With `masks`, density is the mask and there are no fixations.
             Where a file cannot be read, {"skipped": why}: an error raised here would lose its type on the way from a
             loader process. `readable` raises it.
         """
@@ -915,8 +1050,14 @@ class ClipDataset(Dataset):
     def sample(self, video: Video, last: int, mirrored: bool) -> dict:
         """The clip that ends at frame `last` (an index), with that frame's maps."""
         indices = [max(0, last - back * self.frame_stride) for back in reversed(range(self.clip_len))]
-        tensors = flipped({"clip": self.frames(video, indices), **self.maps(video, last)}, mirrored)
+        flow = {"flow": self.flow_pictures(video, indices)} if self.flow is not None else {}
+        tensors = flipped({"clip": self.frames(video, indices), **flow, **self.maps(video, last)}, mirrored)
         return {**tensors, "video": video.name, "frame": video.frames[last].stem}
+
+    def flow_pictures(self, video: Video, indices: list[int]) -> Tensor:
+        """The prepared pictures of these frames' flow, (3, len(indices), h, w) uint8."""
+        pictures = self.flow.pictures(video.frames)
+        return torch.stack([self.prepare(pictures[i]) for i in indices], dim=1)
 
     def frames(self, video: Video, indices: list[int]) -> Tensor:
         """The prepared frames of these indices, (3, len(indices), h, w) uint8."""
@@ -925,8 +1066,11 @@ class ClipDataset(Dataset):
         return decoded_clip(video, indices, lambda path: self.prepare(self.read(read_frame, path)))
 
     def maps(self, video: Video, index: int) -> dict[str, Tensor]:
-        """Density and fixations of a frame, both (H, W)."""
+        """Density and fixations of a frame, both (H, W); or its mask, as the density."""
         stem = video.frames[index].stem
+        if self.masks:
+            mask = self.read(read_mask, video.masks[stem])
+            return {"density": torch.from_numpy(mask if self.size is None else resize_mask(mask, self.size)).float() / 255}
         density, fixations = self.read(read_density, video.maps[stem]), self.read(read_fixations, video.fixations[stem])
         check_same_size(density, fixations, video, stem)
         if self.size is not None:
@@ -940,6 +1084,7 @@ class ClipDataset(Dataset):
     def collate(self, samples: list[dict]) -> dict:
         """Stack samples to a batch; "skipped" lists why others were left out, and a batch may hold nothing else."""
         good = [sample for sample in samples if "skipped" not in sample]
+        good = [good[i % len(good)] for i in range(len(good) + -len(good) % self.group)]
         batch = default_collate(good) if good else {}
         return {**batch, "skipped": [sample["skipped"] for sample in samples if "skipped" in sample]}
 
@@ -1168,15 +1313,15 @@ class FrameCache:
         prepared = prepare(np.random.default_rng(0).integers(0, 256, (360, 640, 3), np.uint8)).numpy()
         self.prepare, self.shape = prepare, prepared.shape
         self.folder = folder / f"{prepared.shape[1]}x{prepared.shape[2]}-{digest(prepared.tobytes())}"
-        self.files = {}                                                    # folder of a video's frames -> file
+        self.files = {}                                                    # a video's first frame -> file; several videos may share a folder
 
     def holds(self, video: Video) -> bool:
         """Whether `build` has been asked for this video, and could read it."""
-        return video.frames[0].parent in self.files
+        return video.frames[0] in self.files
 
     def clip(self, video: Video, indices: list[int]) -> Tensor:
         """The clip of these frames, (3, len(indices), h, w) uint8."""
-        frames = np.load(self.files[video.frames[0].parent], mmap_mode="r")
+        frames = np.load(self.files[video.frames[0]], mmap_mode="r")
         return torch.from_numpy(frames[indices]).transpose(0, 1).contiguous()
 
     def build(self, videos: list[Video], workers: int = 4, skip_bad: bool = False) -> None:
@@ -1199,20 +1344,20 @@ class FrameCache:
             raise OSError(error.errno, f"the folder for prepared frames (--cache) cannot be made: {error.strerror}", str(self.folder)) from error
         utils.remove_leftovers(self.folder, ["*"], older_than=3600)        # of an hour ago: others may be preparing
         missing = []
-        for folder, video in {video.frames[0].parent: video for video in videos}.items():
+        for first, video in {video.frames[0]: video for video in videos}.items():
             with leaving_out(video, skip_bad):
                 file = self.file_of(video)
                 if self.is_whole(file, video):
-                    self.files[folder] = file
+                    self.files[first] = file
                 else:
-                    missing.append((folder, video, file))
+                    missing.append((first, video, file))
         self.check_space([video for _, video, _ in missing])
         total = sum(len(video.frames) for _, video, _ in missing)
         with tqdm(desc=f"preparing frames in {self.folder}", total=total, unit="frame", disable=None) as bar:
-            for folder, video, file in missing:
+            for first, video, file in missing:
                 with leaving_out(video, skip_bad):
                     self.write(video, file, workers, bar)
-                    self.files[folder] = file
+                    self.files[first] = file
 
     def file_of(self, video: Video) -> Path:
         """The file for a video as it is now; its name tells where the video lies and what its frames are."""
@@ -1291,7 +1436,7 @@ def check_dataset(root: Path, split: str | None = None, numbers: dict[str, range
         needed: splits without which training would fail; looked for where no `split` is given.
 
     Returns:
-        {"path"; "splits": of each {"split", "tree", "videos", "frames", "annotated", "without_fixation", "shorter_than_32"};
+        {"path"; "splits": of each {"split", "tree", "videos", "frames", "annotated", "without_fixation", "masked", "shorter_than_32"};
         "problems": of each {"split", "kind", "fatal", "video", "files", "message"}, fatal where training or scoring would stop;
         "trainable": whether none in a split that is needed, or asked for, is fatal}.
 
@@ -1337,7 +1482,7 @@ def splits_of(root: Path, numbers: dict[str, range]) -> list[str]:
     except ValueError:                                                     # two videos have one name, as find_places will say
         return ["all"]
     if found != [root]:
-        return natural({base.name for base in found} | {folder.name for folder in folders_in(root) if is_split(folder)}) or ["all"]
+        return natural({split_name(root, base) for base in found} | {folder.name for folder in folders_in(root) if is_split(folder)}) or ["all"]
     usual = [name for name in sorted(set().union(*SAME_SPLIT)) if any((root / file.format(name)).is_file() for file in LISTS)]
     present = {int(place.name) if place.name.isdecimal() else None for place in places_in(root)}
     parts = [name for name, part in numbers.items() if not present.isdisjoint(part)]
@@ -1347,29 +1492,33 @@ def splits_of(root: Path, numbers: dict[str, range]) -> list[str]:
 
 def check_split(places: list[Place], need_annotation: bool) -> tuple[dict, list[Problem]]:
     """Counts, and everything that is wrong, of some videos; a test set needs no annotation, unless some of its videos have it."""
-    problems, counts = [], collections.Counter(dict.fromkeys(("videos", "frames", "annotated", "without_fixation", "shorter_than_32"), 0))
-    listed = [list_video(place) for place in places]
-    is_annotated = need_annotation or any(video.annotated() for video, _ in listed)
+    counts = collections.Counter(dict.fromkeys(("videos", "frames", "annotated", "without_fixation", "masked", "shorter_than_32"), 0))
+    listed, problems = [list_video(place) for place in places], strays(places)
+    is_annotated = need_annotation or any(video.annotated() or video.masked() for video, _ in listed)
     for place, (video, found) in zip(places, tqdm(listed, desc="checking", unit="video", disable=None)):
-        problems += [*found, *strays(place)]
-        if video.frames and not video.annotated():
-            problems.append(Problem("missing", is_annotated, video.name, (place.maps,), no_annotation(video, place)))
+        problems += found
+        kind = place.tree.annotation
+        if video.frames and not ANNOTATIONS[kind](video):
+            problems.append(Problem("missing", is_annotated, video.name, place.folders()[1:2], no_annotation(video, place, kind)))
         empty, more = check_files(video)
         problems += more
         counts.update({"videos": 1, "frames": len(video.frames), "annotated": len(video.annotated()), "without_fixation": empty,
-                       "shorter_than_32": int(0 < len(video.frames) < 32)})
+                       "masked": len(video.masked()), "shorter_than_32": int(0 < len(video.frames) < 32)})
     if counts["annotated"] and counts["annotated"] == counts["without_fixation"]:
         problems.append(Problem("constant", False, "", (places[0].fixations[0],),
                                 "no fixation map of this split has a fixation: there is nothing to learn from"))
     return dict(counts), problems
 
 
-def strays(place: Place) -> list[Problem]:
-    """Files that are neither images nor .mat among a video's."""
-    folders = {folder for folder in (place.frames, place.maps, *place.fixations) if folder.is_dir()}
-    stray = sorted(p for folder in folders for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")
-                   and p.suffix.lower() not in {*IMAGE_SUFFIXES, ".mat"})
-    return [Problem("extra", False, place.name, tuple(stray), f"{named_files(stray)}: neither an image nor a .mat file")] if stray else []
+def strays(places: list[Place]) -> list[Problem]:
+    """Files that are neither images nor .mat among those of videos."""
+    owners, problems = {folder: "" if place.files else place.name for place in places for folder in place.folders()}, []
+    for folder, video in owners.items():
+        stray = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")
+                       and p.suffix.lower() not in {*IMAGE_SUFFIXES, ".mat"}) if folder.is_dir() else []
+        if stray:
+            problems.append(Problem("extra", False, video, tuple(stray), f"{named_files(stray)}: neither an image nor a .mat file"))
+    return problems
 
 
 def check_files(video: Video) -> tuple[int, list[Problem]]:
@@ -1400,28 +1549,56 @@ def check_frame(video: Video, index: int) -> tuple[tuple[int, int] | None, bool,
 
     A finding is kind, fatal, what is wrong, and the file.
     """
-    path, found = video.frames[index], []
+    path = video.frames[index]
     files = {"frame": (read_frame, path), "density": (read_density, video.maps.get(path.stem)),
-             "fixations": (read_fixation_values, video.fixations.get(path.stem))}
-    content = {}
+             "fixations": (read_fixation_values, video.fixations.get(path.stem)), "mask": (read_mask, video.masks.get(path.stem))}
+    content, found = {}, []
     for kind, (read, file) in files.items():
         try:
-            content[kind] = read(file) if file else None
+            content |= {kind: read(file)} if file else {}
         except (OSError, ValueError) as error:
             found.append(("unreadable", True, str(error), file))
-    frame, density, fixations = (content.get(kind) for kind in files)
-    path_of = lambda kind: files[kind][1]
-    empty = fixations is not None and not (fixations > 0).any()
-    if density is not None and density.min() == density.max() and not (empty and not density.any()):  # nobody looked: as it should be
-        found.append(("constant", False, "a density map of one value has no CC, and no KL or SIM if it is zero: left out there", path_of("density")))
+    odd = [*check_maps(content), *check_mask(content), *check_sizes(content)]
+    found += [(kind, fatal, what, files[at_fault][1]) for kind, fatal, what, at_fault in odd]
+    return content["frame"].shape[:2] if "frame" in content else None, is_empty(content), found
+
+
+def is_empty(content: dict[str, np.ndarray]) -> bool:
+    """Whether a frame has a fixation map without a fixation."""
+    return "fixations" in content and not (content["fixations"] > 0).any()
+
+
+def check_maps(content: dict[str, np.ndarray]) -> Iterator[tuple[str, bool, str, str]]:
+    """Findings in a frame's density and fixation map, as of `check_frame`, but with the key of `content` instead of the file."""
+    density, fixations = content.get("density"), content.get("fixations")
+    nobody_looked = is_empty(content) and density is not None and not density.any()  # as it should be
+    if density is not None and density.min() == density.max() and not nobody_looked:
+        yield "constant", False, "a density map of one value has no CC, and no KL or SIM if it is zero: left out there", "density"
     if fixations is not None and not set(np.unique(fixations)) <= {0, fixations.max()}:
-        found.append(("fixations", False, "more than two values in a fixation map: all above zero count as fixated", path_of("fixations")))
-    if density is not None and fixations is not None and density.shape != fixations.shape:
-        found.append(("size", True, f"the density map is {in_words(density)}, the fixation map {in_words(fixations)}", path_of("density")))
-    if frame is not None and density is not None and frame.shape[:2] != density.shape:
-        found.append(("size", False, f"the density map is {in_words(density)}, the frame {in_words(frame)}: each is resized by itself",
-                      path_of("density")))
-    return None if frame is None else frame.shape[:2], empty, found
+        yield "fixations", False, "more than two values in a fixation map: all above zero count as fixated", "fixations"
+
+
+def check_mask(content: dict[str, np.ndarray]) -> Iterator[tuple[str, bool, str, str]]:
+    """The same in its mask."""
+    if "mask" not in content:
+        return
+    mask, lowest, highest = content["mask"], int(content["mask"].min()), int(content["mask"].max())
+    if lowest == highest:
+        yield "constant", False, f"a mask of one value, {lowest}: {'nothing' if highest <= 128 else 'all'} of the frame is object", "mask"
+    elif highest <= 128:
+        yield "mask", False, f"the brightest level of a mask is {highest}, objects are what is above 128: none is scored there", "mask"
+    if ((mask > lowest + 16) & (mask < highest - 16)).mean() > 0.5:        # a mask that was a JPEG is not quite of two levels either
+        yield "mask", False, f"most pixels of a mask are grey, between its darkest level, {lowest}, and its brightest, {highest}: is it one?", "mask"
+
+
+def check_sizes(content: dict[str, np.ndarray]) -> Iterator[tuple[str, bool, str, str]]:
+    """The same in the sizes of a frame and its annotation."""
+    size = {kind: in_words(array) for kind, array in content.items()}
+    if "density" in size and size.get("fixations", size["density"]) != size["density"]:
+        yield "size", True, f"the density map is {size['density']}, the fixation map {size['fixations']}", "density"
+    for kind, name in (("density", "density map"), ("mask", "mask")):
+        if kind in size and size.get("frame", size[kind]) != size[kind]:
+            yield "size", False, f"the {name} is {size[kind]}, the frame {size['frame']}: each is resized by itself", kind
 
 
 def in_words(array: np.ndarray) -> str:
@@ -1431,7 +1608,8 @@ def in_words(array: np.ndarray) -> str:
 def print_check(report: dict) -> None:
     """The outcome of `check_dataset` for people."""
     for split in report["splits"]:
-        counts = [f"{value} {name.replace('_', ' ')}" for name, value in split.items() if name not in ("split", "tree")]
+        unsaid = {"split", "tree", *({"annotated", "without_fixation"} if split["masked"] else {"masked"})}
+        counts = [f"{value} {name.replace('_', ' ')}" for name, value in split.items() if name not in unsaid]
         print(f"{report['path']}, {split['split']}: {', '.join(counts)} (tree: {split['tree']})")
     for problem in sorted(report["problems"], key=lambda problem: not problem["fatal"]):
         where = f"{problem['split']}/{problem['video']}" if problem["video"] else problem["split"]

@@ -7,6 +7,7 @@ Computed in float64, on the device of the saliency map. Fixations may stay on th
 Source: the definitions of the DHF1K benchmark's evaluation code (MIT Saliency Benchmark; Judd, Bylinskii).
 """
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 2.2204e-16                                                           # the benchmark's; another one shifts KL
@@ -167,7 +168,7 @@ def auc_shuffled(saliency: Tensor, fixations: Tensor, other_fixations: Tensor) -
     low, high = (extreme(accurate(saliency), dim=1, keepdim=True) for extreme in (torch.amin, torch.amax))
     thresholds = torch.arange(10, -1, -1, device=low.device, dtype=low.dtype) * 0.1
     shares, counts = zip(*(share_from(saliency, low, high, x, thresholds) for x in (fixations, other_fixations)))
-    tp, fp = (torch.nn.functional.pad(x, (1, 0)) for x in shares)          # (B, 12), from 0 to 1; (1, 1) is threshold 0
+    tp, fp = (F.pad(x, (1, 0)) for x in shares)          # (B, 12), from 0 to 1; (1, 1) is threshold 0
     area = ((fp[:, 1:] - fp[:, :-1]) * (tp[:, 1:] + tp[:, :-1]) / 2).sum(1)
     spread = (high - low)[:, 0]
     return defined_where(area, (counts[0] > 0) & (counts[1] > 0) & (spread > 0) & spread.isfinite())
@@ -208,7 +209,7 @@ def bce(saliency: Tensor, density: Tensor) -> Tensor:
 
 # Short names in files and tables -> functions; in the order of tables.
 MEASURES = {"auc_j": auc_judd, "sim": similarity, "s_auc": auc_shuffled, "cc": cc, "nss": nss, "kl": kldiv}
-LABELS = {"auc_j": "AUC-J", "sim": "SIM", "s_auc": "s-AUC", "cc": "CC", "nss": "NSS", "kl": "KL", "l1": "L1", "bce": "BCE"}
+LABELS = {"auc_j": "AUC-J", "sim": "SIM", "s_auc": "s-AUC", "cc": "CC", "nss": "NSS", "kl": "KL", "l1": "L1", "bce": "BCE", "mae": "MAE"}
 # Terms of the objective, and their sign in the loss.
 SIGNS = {"kl": 1, "cc": -1, "nss": -1, "sim": -1, "l1": 1, "bce": 1}
 TERMS = {"kl": kldiv, "cc": cc, "nss": nss, "sim": similarity, "l1": l1, "bce": bce}
@@ -266,6 +267,42 @@ def objective(saliency: Tensor, density: Tensor, fixations: Tensor, weights: dic
             loss = loss + SIGNS[name] * weights[name] * value
         terms[name] = value.detach()
     return {"loss": loss, **terms}
+
+
+def euclidean(levels: Tensor, density: Tensor, fixations: Tensor | None = None) -> dict[str, Tensor]:
+    """Caffe's Euclidean loss, of the two-stream networks: half the sum of squared differences, divided by the batch size.
+
+    Args:
+        levels: (B, h, w) float32, in the range of a density map, not cut to it.
+        density: (B, H, W) in [0, 1], resized bilinearly where the sizes differ.
+        fixations: not looked at.
+
+    Returns:
+        "loss", a scalar with a gradient; "euclidean", the same, detached.
+    """
+    if levels.shape[1:] != density.shape[1:]:
+        density = F.interpolate(density[:, None], size=tuple(levels.shape[1:]), mode="bilinear", align_corners=False)[:, 0]
+    loss = (levels - density).square().sum() / (2 * len(levels))
+    return {"loss": loss, "euclidean": loss.detach()}
+
+
+def logits(outputs: tuple[Tensor, Tensor], mask: Tensor, fixations: Tensor | None = None) -> dict[str, Tensor]:
+    """Binary cross-entropy of the logits of two maps against one mask, added up: SMCF's objective.
+
+    Args:
+        outputs: saliency and motion logits, (B, 1, h, w) float32 each.
+        mask: (B, h, w) in [0, 1].
+        fixations: not looked at.
+
+    Returns:
+        "loss", a scalar with a gradient; "saliency_bce" and "motion_bce", its two parts, means over pixels in nats, detached.
+    """
+    terms = [F.binary_cross_entropy_with_logits(output[:, 0], mask) for output in outputs]
+    return {"loss": sum(terms), **{name: term.detach() for name, term in zip(("saliency_bce", "motion_bce"), terms)}}
+
+
+# What a recipe calls its loss -> outputs, density or mask, fixations -> terms. Only "maps" has weights.
+OBJECTIVES = {"maps": objective, "euclidean": euclidean, "logits": logits}
 
 
 def batch_mean(measure, saliency: Tensor, target: Tensor) -> tuple[Tensor, int]:

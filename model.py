@@ -52,13 +52,21 @@ class SaliencyModel(nn.Module):
     frame_stride = 1                                                       # frames of the video from one frame of a clip to the next
     first_frames = "repeat"                                                # what fills the window before a video's first frame: that frame
     needs_flow = False
+    flow_picture = "wheel"                                                 # how flow becomes a picture for it: `optical_flow.PICTURES`
     inputs = ("frame",)                                                    # what `forward` takes of "frame" and "flow", for groups
+    learns = "density"                                                     # what maps are compared with in training, or "mask"
+    dataset = "dhf1k"                                                      # what it is trained on and scored on unless told otherwise
+    stages: dict[str, tuple[str, ...]] = {}                                # of training, in order: what `forward` takes in each
+    nominal_size = (224, 384)                                              # where `frame_size` is None, but one is needed
     known_by: tuple[str, ...] = ()                                         # entries that its weight files have,
     unlike: tuple[str, ...] = ()                                           # and those that another network's have
     read_file = staticmethod(utils.read_weights)
     recipe = {                                                             # train.py's defaults
         "optimizer": "adam", "optimizer_options": {}, "lr": 1e-4, "milestones": (), "gamma": 1.0,  # a constant rate
-        "batch_size": 1, "accumulate": 1, "gradients": "averaged", "epochs": 10, "val_every": 1, "flip": False, "kl_over": "sample",
+        "decay_epochs": None,                                              # the rate times gamma after every so many epochs, too
+        "batch_size": 1, "accumulate": 1, "gradients": "averaged", "epochs": 10, "val_every": 1, "flip": False,
+        "scales": (1.0,),                                                  # of the frame size, a step at each, for every batch
+        "loss": "maps", "kl_over": "sample",                               # a key of `loss.OBJECTIVES`; of "maps", the weights of its terms:
         "loss_weights": {"kl": 1.0, "cc": 0.0, "nss": 0.0, "sim": 0.0, "l1": 0.0, "bce": 0.0},
     }
     authors_file: str | None = None                                        # what its authors call their weights
@@ -101,6 +109,21 @@ class SaliencyModel(nn.Module):
         shape = (3, *[1] * (clip.ndim - 2))
         mean, std = (torch.tensor(x).to(clip.device, non_blocking=True).view(shape) for x in (IMAGENET_MEAN, IMAGENET_STD))
         return (clip.float() / 255 - mean) / std
+
+    def compared(self, output):
+        """Raw output as its objective compares it with a density map: here (B, h, w) float32, as it is."""
+        return output.float()
+
+    @property
+    def validated_every(self) -> int:
+        """Frames of a video from one that training validates on to the next."""
+        return self.clip_len * self.frame_stride
+
+    def blank(self) -> tuple[Tensor, ...]:
+        """What `forward` takes, of zeros: a clip (of a recurrent network one frame), or a group of frames; what matters is its shape."""
+        like, size = next(self.parameters()), self.config["frame_size"] or self.nominal_size
+        shape = (self.clip_len, 3) if self.temporal == "group" else (1, 3, self.clip_len if self.temporal == "window" else 1)
+        return tuple(torch.zeros(*shape, *size, dtype=like.dtype, device=like.device) for _ in self.inputs)
 
     def finish(self, output: Tensor, size: tuple[int, int]) -> Tensor:
         """Bring raw output, (B, h, w), to the frame's own size: (B, H, W) float32 in [0, 1], resized bilinearly."""

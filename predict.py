@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 import utils
 from baselines import MODELS, optical_flow
+from baselines.optical_flow import AUTO, Flow, FlowSource, flow_arguments
 from dataloader import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -50,7 +51,7 @@ from dataloader import (
     timed_frames,
 )
 from loss import to_device
-from model import stretch
+from model import SaliencyModel, stretch
 
 DONE = object()
 NO_MAP = (None, None)                                                      # in the place of a frame to predict: those before are only seen
@@ -59,7 +60,7 @@ FIRST_FRAMES = ("repeat", "mirror")
 PRECISIONS = ("float32", "bfloat16")
 
 
-def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterable[np.ndarray] | None = None, *, batch_size: int = 1,
+def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterable[np.ndarray] | Flow | None = None, *, batch_size: int = 1,
                   interpolate: int = 1, every: int = 1, skip: int = 0, first_frames: str | None = None, scene_cuts: bool = False,
                   resize: bool = True) -> Iterator[Tensor]:
     """One saliency map per frame, in order; memory holds a window and a batch of frames, however long the video.
@@ -72,7 +73,8 @@ def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterabl
             and `clip_len`, `frame_stride`, `first_frames` where that is "window", `maps` where it is "state", `clip_len` and `inputs` where
             it is "group" (of `clip_len` frames; 1: each for itself).
         frames: (H, W, 3) uint8, RGB, one after the other; consumed in a thread.
-        flows: for models with `needs_flow`: each frame's flow as a picture, (H, W, 3) uint8. Default: made by DIS, as `model.flow_picture`.
+        flows: for models with `needs_flow`: each frame's flow as a picture, (H, W, 3) uint8; or what makes the flow from a frame to the next
+            one (`optical_flow.METHODS`), which becomes a picture as `model.flow_picture` says. Default: made by DIS.
         batch_size: clips or groups computed at once, or frames of a recurrent network. A video's last batch of clips is filled up, so that all
             have one shape.
         interpolate: an approximation: only every n-th frame, and the last one, goes through the network; maps between
@@ -108,14 +110,15 @@ def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterabl
         raise errors[0]
 
 
-def with_flows(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterable[np.ndarray] | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+def with_flows(model: nn.Module, frames: Iterable[np.ndarray],
+               flows: Iterable[np.ndarray] | Flow | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Each frame, and its flow as a picture where the model needs one: those that are given, or made here."""
     if not model.needs_flow:
         return zip(frames, itertools.repeat(None))
-    if flows is not None:
+    if flows is not None and not callable(flows):
         return zip(frames, flows, strict=True)
     shown, seen = itertools.tee(map(checked, frames))
-    return zip(shown, map(optical_flow.PICTURES[model.flow_picture], optical_flow.flows(seen, optical_flow.dis_flow())))
+    return zip(shown, map(optical_flow.PICTURES[model.flow_picture], optical_flow.flows(seen, flows or optical_flow.dis_flow())))
 
 
 def prepare_all(model: nn.Module, frame: np.ndarray, flow: np.ndarray | None) -> Tensor:
@@ -415,7 +418,8 @@ def model_argument(group, **options) -> None:
 def engine_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `saliency_maps` and of how its network is run."""
     group = parser.add_argument_group("speed")
-    group.add_argument("--batch-size", type=at_least(1), help="clips computed at once, frames of a recurrent network (default: 1 on a CPU, else 4)")
+    group.add_argument("--batch-size", type=at_least(1),
+                       help="clips or groups computed at once, frames of the other networks (default: 1 on a CPU, else 4)")
     group.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False,
                        help="let PyTorch compile the network first, which takes minutes; meant for GPUs, on CPUs it gained nothing (default: off)")
     group.add_argument("--interpolate", type=at_least(1), default=1, metavar="N",
@@ -471,11 +475,15 @@ def introduce(model: nn.Module, weights: str | Path) -> None:
     """Print what a weight file turned out to hold: the configuration as far as it is not the paper's."""
     if not model.is_described:
         print(f"no configuration in or beside {weights}: what its entries do not tell, such as the frame size, is assumed to be the paper's")
-    height, width = model.config["frame_size"]
     defaults = {name: parameter.default for name, parameter in inspect.signature(type(model)).parameters.items()}
     changed = [f"{name} {value}" for name, value in model.config.items() if name != "frame_size" and value != defaults[name]
                and tuple(value if isinstance(value, list) else ()) != defaults[name]]
-    print(", ".join([f"{weights}: {type(model).__name__}", f"frames of {height} x {width}", *changed]))
+    print(", ".join([f"{weights}: {type(model).__name__}", size_in_words(model.config["frame_size"]), *changed]))
+
+
+def size_in_words(frame_size: list[int] | None) -> str:
+    """What a network does to the size of frames."""
+    return f"frames of {frame_size[0]} x {frame_size[1]}" if frame_size else "frames of their own sizes"
 
 
 # From Python
@@ -538,7 +546,7 @@ class Prediction(NamedTuple):
 
 
 def predictions(model: nn.Module, source: "Source", done: int = 0, times: dict[str, float] | None = None, every: int = 1,
-                **options) -> Iterator[Prediction]:
+                flow: FlowSource | None = None, **options) -> Iterator[Prediction]:
     """Every map of a video together with the frame it belongs to.
 
     Args:
@@ -547,6 +555,7 @@ def predictions(model: nn.Module, source: "Source", done: int = 0, times: dict[s
         done: maps that are there already; those after them are computed.
         times: gets the name and time of every frame that has a map, those already there included.
         every: maps of every n-th frame only.
+        flow: where the flow comes from, for models that need it; of a folder's frames or of a video file's. Default: DIS, not kept.
         options: of `saliency_maps`.
     """
     wanted = done * every                                                  # number of the first frame to compute a map of
@@ -563,7 +572,8 @@ def predictions(model: nn.Module, source: "Source", done: int = 0, times: dict[s
             if number >= first:
                 yield frame
 
-    for saliency in saliency_maps(model, frames(), every=every, skip=wanted - first, **options):
+    flows = source.flows(flow or FlowSource("dis", model.flow_picture, keep=False), first) if model.needs_flow else None
+    for saliency in saliency_maps(model, frames(), flows=flows, every=every, skip=wanted - first, **options):
         yield Prediction(*kept.popleft(), saliency, model.quantise)
 
 
@@ -571,15 +581,28 @@ def predictions(model: nn.Module, source: "Source", done: int = 0, times: dict[s
 
 @dataclass(frozen=True)
 class Source:
-    """A video file, or a folder of frames that are shown at `fps`; from `start` to `end`, in seconds."""
+    """A video file, or a folder of frames that are shown at `fps`; from `start` to `end`, in seconds.
+
+    With `stills`, a single picture is a video of one frame.
+    """
     path: Path
     fps: float = 25.0
     start: float = 0.0
     end: float = math.inf
+    stills: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end:
             raise ValueError(f"the start, second {self.start:g}, must be 0 or more and before the end, second {self.end:g}")
+
+    @property
+    def is_pictures(self) -> bool:
+        """Whether its frames are picture files."""
+        return self.path.is_dir() or self.is_still
+
+    @property
+    def is_still(self) -> bool:
+        return self.stills and self.path.suffix.lower() in IMAGE_SUFFIXES and self.path.is_file()
 
     @property
     def name(self) -> str:
@@ -589,28 +612,29 @@ class Source:
 
     def identity(self) -> dict:
         """What tells it from another of the same name."""
-        if not self.path.is_dir():
+        if not self.is_pictures:
             return {"bytes": self.path.stat().st_size, "modified": self.path.stat().st_mtime_ns}
         files = [path for _, path in self.images()]
         return {"frames": len(files), "last": files[-1].name, "bytes": sum(path.stat().st_size for path in files), "fps": self.fps}
 
     def check(self) -> None:
         """Raise what is wrong with it, as far as can be told before it is decoded."""
-        if self.path.is_dir():
+        if self.is_pictures:
             self.images()
         elif not self.path.exists():
             missing = "nothing matches this pattern" if glob.has_magic(str(self.path)) else "it does not exist"
             raise FileNotFoundError(f"no input {self.path}: {missing}. "
                                     f"Expected a video file, or a folder of frames ({', '.join(sorted(IMAGE_SUFFIXES))})")
         elif self.path.suffix.lower() in IMAGE_SUFFIXES:
-            raise ValueError(f"{self.path} is a single image: give the folder of frames it belongs to, or a video file")
+            raise ValueError(f"{self.path} is a single image: give the folder of frames it belongs to, or a video file "
+                             f"(of single images, {', '.join(name for name, model in MODELS.items() if takes_stills(model))} make maps)")
         else:
             open_container(self.path).close()
 
     def images(self) -> list[tuple[float, Path]]:
         """Times and files of a folder's frames."""
         folder = self.path / "images" if (self.path / "images").is_dir() else self.path
-        shown = [(number / self.fps, path) for number, path in enumerate(list_frames(folder))]
+        shown = [(number / self.fps, path) for number, path in enumerate([self.path] if self.is_still else list_frames(folder))]
         shown = [(seconds, path) for seconds, path in shown if self.start <= seconds < self.end]
         if not shown:
             raise ValueError(f"{folder} has no frame from second {self.start:g} to {self.end:g} at {self.fps:g} frames a second")
@@ -618,7 +642,7 @@ class Source:
 
     def frames(self) -> Iterator[tuple[str, float, np.ndarray]]:
         """Name, time in seconds, and picture, (H, W, 3) uint8 RGB, of each frame; a video file's are called 0001, 0002 and so on."""
-        if self.path.is_dir():
+        if self.is_pictures:
             shown = self.images()
             pictures = in_threads(read_frame, (path for _, path in shown))
             yield from ((path.stem, seconds, picture) for (seconds, path), picture in zip(shown, pictures))
@@ -626,13 +650,21 @@ class Source:
             timed = timed_frames(self.path, self.start, self.end)
             yield from ((f"{number:04d}", seconds, frame) for number, (seconds, frame) in enumerate(timed, start=1))
 
+    def flows(self, flow: FlowSource, first: int) -> Iterator[np.ndarray] | Flow:
+        """The pictures of its frames' flow from frame `first` (an index) on; of a video file, what makes them."""
+        if not self.is_pictures:
+            return flow.maker(str(self.path))
+        paths = [path for _, path in self.images()]
+        pictures = flow.pictures(paths)
+        return (pictures[index] for index in range(first, len(paths)))
+
     def names(self) -> Iterator[str]:
         """The names of its frames; without an end for a video file."""
-        return (path.stem for _, path in self.images()) if self.path.is_dir() else (f"{number:04d}" for number in itertools.count(1))
+        return (path.stem for _, path in self.images()) if self.is_pictures else (f"{number:04d}" for number in itertools.count(1))
 
     def expected_frames(self) -> int | None:
         """How many frames there will be, for a progress bar: a video file's header may lie."""
-        if self.path.is_dir():
+        if self.is_pictures:
             return len(self.images())
         with open_container(self.path) as container:
             rate = container.streams.best("video").average_rate
@@ -641,14 +673,19 @@ class Source:
             return max(1, round((min(container.duration / av.time_base, self.end) - self.start) * rate))
 
 
-def find_sources(inputs: list[str], **times: float) -> list[Source]:
+def takes_stills(model: type[nn.Module]) -> bool:
+    """Whether a network makes the map of a frame from nothing else than that frame, and its flow."""
+    return model.temporal == "group" and model.clip_len == 1
+
+
+def find_sources(inputs: list[str], **options) -> list[Source]:
     """The videos that the command line names: files, folders of frames, folders of either, and patterns such as clips/*.mp4."""
     paths = []
     for text in inputs:
         found = [Path(text)] if Path(text).exists() else [Path(name) for name in natural(glob.glob(text, recursive=True))]
         for path in found or [Path(text)]:
             paths += videos_below(path) or [path]
-    return [Source(path, **times) for path in dict.fromkeys(paths)]
+    return [Source(path, **options) for path in dict.fromkeys(paths)]
 
 
 def videos_below(path: Path) -> list[Path]:
@@ -837,7 +874,7 @@ TICKS = 90000                                                              # a s
 
 def playback(source: Source) -> tuple[Fraction, Fraction | None, float]:
     """Frames a second on average, how wide a pixel is for its height once the picture is upright, and seconds, infinite if not known."""
-    if source.path.is_dir():
+    if source.is_pictures:
         return Fraction(source.fps).limit_denominator(1000), None, source.expected_frames() / source.fps + source.start
     with open_container(source.path) as container:
         stream = container.streams.best("video")
@@ -879,7 +916,7 @@ SOUND_CODECS = {"aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"}
 def sound_of(source: Source, output: "av.container.OutputContainer") -> Iterator[Iterator[tuple[float, "av.Packet"]]]:
     """The packets of a video file's sound track, with their times, ready to be copied; none where an MP4 file cannot hold it."""
     with contextlib.ExitStack() as stack:
-        container = None if source.path.is_dir() else stack.enter_context(open_container(source.path))
+        container = None if source.is_pictures else stack.enter_context(open_container(source.path))
         track = container and container.streams.best("audio")
         codec = track.codec_context.codec.canonical_name if track is not None and track.codec_context is not None else "unknown"
         if track is not None and codec not in SOUND_CODECS:
@@ -1179,6 +1216,7 @@ def arguments() -> argparse.ArgumentParser:
                         help="write the network as FILE.pt2 (torch.export), FILE.onnx, or its weights as FILE.safetensors (default: none)")
     output_arguments(parser.add_argument_group("output"))
     video_arguments(parser.add_argument_group("video"))
+    flow_arguments(parser)
     engine_arguments(parser)
     device_arguments(parser, "bfloat16 on CUDA, else float32")
     return parser
@@ -1227,7 +1265,7 @@ def main(args: argparse.Namespace) -> None:
     kinds = list(dict.fromkeys(args.save))
     check_arguments(args.inputs, args.out, args.export, args.submission, kinds, args.every, args.interpolate, args.start, args.end, args.resize)
     weights = args.weights or default_weights(args.model)
-    sources = find_sources(args.inputs, fps=args.fps, start=args.start, end=args.end)
+    sources = find_sources(args.inputs, fps=args.fps, start=args.start, end=args.end, stills=takes_stills(MODELS[args.model]))
     check_names(sources)
     check_outputs(sources, args.out)
     if args.submission:
@@ -1249,13 +1287,14 @@ def main(args: argparse.Namespace) -> None:
     first_frames = (args.first_frames or model.first_frames) if model.temporal == "window" else None
     if args.first_frames and not first_frames:
         raise ValueError(f"--first-frames is for networks of windows: {type(model).__name__}'s first map needs no frame before")
+    flow = chosen_flow(model, args.flow, args.keep_flow, args.raft_weights, device)
     exact = {"every": args.every, "interpolate": args.interpolate, "first_frames": first_frames, "scene_cuts": args.scene_cuts, "resize": args.resize}
     settings = {"model": type(model).__name__, "configuration": model.config, "weights_sha256": utils.sha256(utils.local_file(weights)),
-                "frame_size": list(model.config["frame_size"]),
+                "frame_size": model.config["frame_size"], "flow": flow and flow.describe(),
                 "precision": precision, "start": args.start, "end": args.end if args.end < math.inf else None, **exact}
     about = {"model": type(model).__name__, "weights": str(weights), "configuration": model.config, "device": device.type,
              "revision": utils.revision(), "versions": utils.versions(), "date": utils.now()}
-    options = {"batch_size": args.batch_size or default_batch_size(device), **exact}
+    options = {"batch_size": args.batch_size or default_batch_size(device), "flow": flow, **exact}
     described = [(source, {**about, "source": str(source.path), "settings": {**settings, "input": source.identity()}})
                  for source in sources]
     plans = [plan(source, args.out, kinds, about["settings"], args.every, args.overwrite, args.skip_existing)
@@ -1284,6 +1323,15 @@ def main(args: argparse.Namespace) -> None:
 def mirrored_length(model: nn.Module) -> int:
     """Frames that a video needs so that every window before the first frame fits into it, turned around."""
     return 2 * (model.clip_len - 1) * model.frame_stride
+
+
+def chosen_flow(model: SaliencyModel, source: str, keep: bool, raft_weights: str | None, device: torch.device) -> FlowSource | None:
+    """Where a network's flow comes from, as the command line says; None where it needs none."""
+    if not model.needs_flow:
+        if source != AUTO or raft_weights:
+            raise ValueError(f"--flow and --raft-weights are for networks of optical flow: {type(model).__name__} takes none")
+        return None
+    return FlowSource(source, model.flow_picture, keep, raft_weights, device.type)
 
 
 def usable(sources: list[Source], skip_bad: bool) -> list[Source]:

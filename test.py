@@ -15,7 +15,7 @@ import functools
 import io
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import utils
+from baselines import MODELS
+from baselines.optical_flow import AUTO, FlowSource, flow_arguments
+from baselines.smcf import VSOD_LABELS, vsod_average, vsod_frame, vsod_measures
 from dataloader import (
     DATASET_FOLDERS,
     DATASETS,
@@ -45,6 +48,8 @@ from dataloader import (
     read_fixations,
     read_frame,
     read_image,
+    read_mask,
+    resize_density,
 )
 from loss import LABELS, MEASURES, is_constant, measures, to_device
 from model import stretch
@@ -73,9 +78,13 @@ PROTOCOLS = {
     "dhf1k": "maps of 8 bits, as their files hold them and the benchmark reads them; SIM of an all-zero density map counts as 0, as in its code; "
              "other undefined values are left out of the averages",
 }
+OBJECTS_PROTOCOL = "masks"
+WITH_MASKS = {OBJECTS_PROTOCOL: "maps of 8 bits, as their files hold them, against masks whose objects are above 128, by the library pysodmetrics; "
+                                "every frame that has a mask counts alike, whatever its sequence"}
 STORED = {**PROTOCOLS, "float": "maps as their files have them, resized without rounding; undefined values are left out of the averages"}
 STRETCH = ("Files that test.py and predict.py write are made 8 bits as each network's authors do (RecSal-Net: stretched to 0 .. 255 frame by frame). "
            "KL depends on that stretch, the other measures do not: compare KL within one protocol only")
+RESIZED = "Maps that differ from their mask in size are resized to it bilinearly"
 COMMON = ("AUC-J is the expectation over the random breaking of ties, s-AUC the exact expectation over random splits against the fixations of "
           f"{OTHERS} other frames. Maps that differ from their annotation in size are resized to it as MATLAB's imresize does (bicubic, antialiased)")
 SPEED = ("Parameters and operations are those of the network at its own frame size, for one map. Frames/s are those of this run: reading and "
@@ -103,11 +112,45 @@ NEVER_COMPARABLE = ("DHF1K's hidden **test** set (videos 701-1000), scored by th
                     "Scores on any other set, DHF1K's validation set included, are not comparable with these.")
 BASELINE = "centre Gaussian"
 FIGURES = {"distributions.png": "the videos' averages and their quartiles",
-           "best_and_worst.png": "each video's best, and worst, frame by CC; three videos of each",
+           "best_and_worst.png": "each video's best, and worst, frame by {measure}; three videos of each",
            "comparison.png": "up to six of the frames, evenly chosen"}
 
 
 # What is compared with what
+
+@dataclass(frozen=True)
+class Judged:
+    """By what maps are judged: fixations, or masks of salient objects.
+
+    Attributes:
+        indices: of a video's frames that can be scored.
+        target: (video, stem) -> what a frame's map is compared with, a picture.
+        labels: measure -> its name in tables, in order.
+        average: rows of frames -> {measure: mean}.
+        leading: the measure by which examples are chosen, more is better.
+    """
+    indices: Callable[[Video], list[int]]
+    target: Callable[[Video, str], np.ndarray]
+    labels: dict[str, str]
+    average: Callable[[list[dict]], dict[str, float]]
+    leading: str
+
+
+def frame_average(rows: list[dict]) -> dict[str, float]:
+    """Mean of each measure over the rows where it is defined; NaN where it is defined in none."""
+    return mean_of(rows, MEASURES)
+
+
+def mean_of(rows: list[dict], names: Iterable[str]) -> dict[str, float]:
+    """Mean of each name over the rows where it is defined; NaN where it is defined in none."""
+    defined = {name: [row[name] for row in rows if not math.isnan(row[name])] for name in names}
+    return {name: sum(values) / len(values) if values else math.nan for name, values in defined.items()}
+
+
+BY_FIXATIONS = Judged(Video.annotated, lambda video, stem: read_density(video.maps[stem]), {name: LABELS[name] for name in MEASURES}, frame_average,
+                      "cc")
+BY_MASKS = Judged(Video.masked, lambda video, stem: read_mask(video.masks[stem]), VSOD_LABELS, vsod_average, "s")
+
 
 class OtherFixations:
     """For shuffled AUC: the union of the fixations of frames of other videos, drawn at random but reproducibly.
@@ -158,9 +201,9 @@ class OtherFixations:
         return union
 
 
-def choose_frames(videos: list[Video], sample: int | None, seed: int) -> dict[str, list[int]]:
+def choose_frames(videos: list[Video], sample: int | None, seed: int, judged: Judged = BY_FIXATIONS) -> dict[str, list[int]]:
     """Video -> indices of the frames to score: all that are annotated, or `sample` of all of them, drawn at random."""
-    every = [(video.name, index) for video in videos for index in video.annotated()]
+    every = [(video.name, index) for video in videos for index in judged.indices(video)]
     if sample is not None and sample < len(every):
         drawn = np.random.default_rng(seed).choice(len(every), size=sample, replace=False)
         every = [every[number] for number in sorted(drawn)]
@@ -222,6 +265,13 @@ class Scorer:
         return [{"method": name, "video": video.name, "frame": frame, **dict(zip(MEASURES, value[start:start + six]))}
                 for name, start in ((method, 0), (BASELINE, six)) for frame, value in zip(frames, values) if value[start:]]
 
+    def gather(self, videos: list[Video]) -> None:
+        """Make what this process has drawn and counted what all processes have, in the order of the dataset."""
+        parts = utils.gathered({"drawn": self.drawn, "unreadable": self.others.unreadable, "resized": self.resized, "constant": self.constant})
+        self.drawn = {video.name: drawn for video in videos for part in parts if (drawn := part["drawn"].get(video.name)) is not None}
+        self.others.unreadable = set().union(*(part["unreadable"] for part in parts))
+        self.resized, self.constant = (joined(part[name] for part in parts) for name in ("resized", "constant"))
+
     def targets(self, video: Video, index: int) -> dict:
         """What a frame's map is compared with, on the CPU."""
         density, fixations = read_annotation(video, index)
@@ -263,6 +313,53 @@ class Scorer:
         return list(values.values())
 
 
+class ObjectScorer:
+    """Scores maps against masks of salient objects, as `Scorer` does against fixations.
+
+    Args:
+        baseline: whether to score the centre Gaussian on the same frames.
+
+    Attributes:
+        resized, constant: as of `Scorer`.
+    """
+
+    protocol, others, drawn = OBJECTS_PROTOCOL, None, {}                   # nothing is drawn at random
+
+    def __init__(self, baseline: bool = False) -> None:
+        self.baseline, self.resized, self.constant = baseline, {}, {}
+
+    def __call__(self, video: Video, indices: list[int], maps: Iterable[Tensor], method: str) -> list[dict]:
+        """A row for each of these frames, {"method", "video", "frame", "mae", ..}, and those of the baseline if wanted; maps are uint8."""
+        rows, baseline, counts = [], [], collections.Counter()
+        masks = in_threads(lambda index: self.read(video, index), indices)
+        for index, mask, saliency in zip(indices, masks, maps):
+            about, size = {"video": video.name, "frame": video.frames[index].stem}, tuple(mask.shape)
+            counts.update(resized=tuple(saliency.shape) != size, constant=int(saliency.min() == saliency.max()))
+            rows.append({"method": method, **about, **vsod_frame(bilinear(saliency, size), mask)})
+            if self.baseline:
+                baseline.append({"method": BASELINE, **about, **vsod_frame(stretch(centre_gaussian(size)).numpy(), mask)})
+        self.resized[video.name], self.constant[video.name] = counts["resized"], counts["constant"]
+        return rows + baseline
+
+    def read(self, video: Video, index: int) -> np.ndarray:
+        return read_mask(video.masks[video.frames[index].stem])
+
+    def gather(self, videos: list[Video]) -> None:
+        """Make what this process has counted what all processes have."""
+        parts = utils.gathered((self.resized, self.constant))
+        self.resized, self.constant = map(joined, zip(*parts))
+
+
+def joined(parts: Iterable[dict]) -> dict:
+    """One dict of several."""
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def bilinear(saliency: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """A map, (h, w) uint8, at another size, (H, W) uint8."""
+    return saliency.cpu().numpy() if tuple(saliency.shape) == size else resize_density(saliency.cpu().numpy(), size)
+
+
 def read_annotation(video: Video, index: int) -> tuple[np.ndarray, np.ndarray]:
     """Density, (H, W) float32, and fixations, (H, W) bool, of a frame; a ValueError where they differ in size."""
     stem = video.frames[index].stem
@@ -285,20 +382,21 @@ def batches(samples: Iterable[dict], size: int) -> Iterator[list[dict]]:
 
 # Averages
 
-def summarise(rows: list[dict]) -> dict:
+def summarise(rows: list[dict], judged: Judged = BY_FIXATIONS) -> dict:
     """Both averages of the measures of many frames.
 
     Args:
         rows: {"video", "frame", "auc_j", ..}, NaN where undefined.
+        judged: by what.
 
     Returns:
         {"frames", "videos"}: counts; {"frame_average", "video_average"}: measure -> mean over frames, or over videos of
         the mean over their frames; {"left_out"}: measure -> frames where it is undefined, which no mean counts.
     """
-    videos = per_video(rows)
+    videos = per_video(rows, judged)
     return {
-        "frames": len(rows), "videos": len(videos), "frame_average": frame_average(rows), "video_average": frame_average(videos),
-        "left_out": {name: sum(math.isnan(row[name]) for row in rows) for name in MEASURES},
+        "frames": len(rows), "videos": len(videos), "frame_average": judged.average(rows), "video_average": mean_of(videos, judged.labels),
+        "left_out": {name: sum(math.isnan(row[name]) for row in rows) for name in judged.labels},
     }
 
 
@@ -310,15 +408,9 @@ def grouped(rows: list[dict], by: str) -> dict[str, list[dict]]:
     return groups
 
 
-def per_video(rows: list[dict]) -> list[dict]:
+def per_video(rows: list[dict], judged: Judged = BY_FIXATIONS) -> list[dict]:
     """{"video", "frames", means of the measures} of each video."""
-    return [{"video": video, "frames": len(frames), **frame_average(frames)} for video, frames in grouped(rows, "video").items()]
-
-
-def frame_average(rows: list[dict]) -> dict[str, float]:
-    """Mean of each measure over the rows where it is defined; NaN where it is defined in none."""
-    defined = {name: [row[name] for row in rows if not math.isnan(row[name])] for name in MEASURES}
-    return {name: sum(values) / len(values) if values else math.nan for name, values in defined.items()}
+    return [{"video": video, "frames": len(frames), **judged.average(frames)} for video, frames in grouped(rows, "video").items()]
 
 
 # Where maps come from: a network, or files. Both have a name, details for the report, and what they cost.
@@ -329,33 +421,41 @@ class Network:
     Args:
         model: in eval mode.
         weights: the file it comes from, for the report.
+        flow: where its flow comes from, if it needs any.
         options: of `saliency_maps`.
 
     Attributes:
         frames, seconds: maps made so far, and the time that took, reading the frames included.
     """
 
-    def __init__(self, model: nn.Module, weights: str | Path, **options: int) -> None:
-        self.model, self.options, self.frames, self.seconds = model, options, 0, 0.0
-        self.name, self.protocols = type(model).__name__, PROTOCOLS
+    def __init__(self, model: nn.Module, weights: str | Path, flow: FlowSource | None = None, **options: int) -> None:
+        self.model, self.flow, self.options, self.frames, self.seconds = model, flow, options, 0, 0.0
+        self.name, self.protocols = type(model).__name__, {**PROTOCOLS, **WITH_MASKS}
         self.details = {"model": self.name, "weights": str(weights), "weights_sha256": utils.sha256(utils.local_file(weights)),
-                        "configuration": model.config, "parameters": sum(p.numel() for p in model.parameters()), "gflop": gflop(model), **options}
+                        "configuration": model.config, "parameters": sum(p.numel() for p in model.parameters()), "gflop": gflop(model),
+                        "flow": flow and flow.describe(), **options}
 
     def maps(self, video: Video, indices: list[int], protocol: str, folder: Path) -> Iterator[Tensor]:
-        """The maps of these frames, as the network gives them ("float") or as the files hold them ("dhf1k")."""
+        """The maps of these frames, as the network gives them ("float") or as the files hold them (other protocols)."""
         frames, wanted = in_threads(read_frame, video.frames), set(indices)
-        maps = self.timed(saliency_maps(self.model, frames, **self.options))
+        maps = self.timed(saliency_maps(self.model, frames, flows=self.flows(video), **self.options))
         with Later() as later:
             bar = tqdm(maps, desc=video.name, total=len(video.frames), unit="frame", leave=False, disable=utils.hide_bar())
             for index, saliency in enumerate(bar):
                 later(write_map, folder / video.name / f"{video.frames[index].stem}.png", saliency, self.model.quantise)
                 if index in wanted:
-                    yield self.model.quantise(saliency) if protocol == "dhf1k" else saliency
+                    yield saliency if protocol == "float" else self.model.quantise(saliency)
+
+    def flows(self, video: Video) -> Iterator[np.ndarray] | None:
+        """The pictures of the flow of all frames, where the network needs them."""
+        pictures = self.flow and self.flow.pictures(video.frames)
+        return pictures and (pictures[index] for index in range(len(video.frames)))
 
     def speed(self) -> dict[str, float]:
-        """{"frames_per_second"}: of all processes together."""
+        """{"frames_per_second"}: of all processes together, since this was asked last."""
         frames, = utils.added_up([self.frames])
         seconds = max(utils.gathered(self.seconds))
+        self.frames, self.seconds = 0, 0.0
         return {"frames_per_second": frames / seconds if seconds else math.nan}
 
     def timed(self, maps: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -374,11 +474,10 @@ class Network:
 
 def gflop(model: nn.Module) -> float:
     """Billions of operations for one map at the network's own frame size, multiply and add counted apart; counted without computing."""
-    shadow, length = copy.deepcopy(model).to("meta"), model.clip_len if model.temporal == "window" else 1
-    like = next(shadow.parameters())
+    shadow = copy.deepcopy(model).to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        shadow(torch.zeros(1, 3, length, *model.config["frame_size"], device="meta", dtype=like.dtype))
-    return counter.get_total_flops() / 1e9
+        shadow(*shadow.blank())
+    return counter.get_total_flops() / 1e9 / (model.clip_len if model.temporal == "group" else 1)
 
 
 class StoredMaps:
@@ -388,7 +487,7 @@ class StoredMaps:
         if not folder.is_dir():
             raise FileNotFoundError(f"no predictions {folder}: {'it is a file' if folder.exists() else 'the folder does not exist'}; "
                                     "expected a folder with VIDEO/FRAME.png, videos and frames named like the dataset's")
-        self.folder, self.name, self.protocols = folder, folder.resolve().name, STORED
+        self.folder, self.name, self.protocols = folder, folder.resolve().name, {**STORED, **WITH_MASKS}
         self.details = {"predictions": str(folder)}
 
     def speed(self) -> dict:
@@ -452,13 +551,13 @@ def cost_table(methods: dict[str, dict]) -> str:
     return "\n".join(lines) if costs else ""
 
 
-def table(summaries: dict[str, dict]) -> str:
-    """Markdown: for each method a row for either average, and one for the frames left out of both."""
-    lines = [table_row(["method", "", *(LABELS[name] for name in MEASURES)]), table_row(["---"] * (2 + len(MEASURES)))]
+def table(summaries: dict[str, dict], labels: dict[str, str] = BY_FIXATIONS.labels) -> str:
+    """Markdown: for each method a row for either average, and one for the frames left out of both, if any could be."""
+    lines = [table_row(["method", "", *labels.values()]), table_row(["---"] * (2 + len(labels)))]
     for method, summary in summaries.items():
         averages = {"frame_average": "average over frames", "video_average": f"average over {summary['videos']} videos"}
-        lines += [table_row([method, label, *(four_digits(summary[average][name]) for name in MEASURES)]) for average, label in averages.items()]
-        lines.append(table_row([method, f"left out of {summary['frames']} frames", *(str(summary["left_out"][name]) for name in MEASURES)]))
+        lines += [table_row([method, label, *(four_digits(summary[average][name]) for name in labels)]) for average, label in averages.items()]
+        lines.append(table_row([method, f"left out of {summary['frames']} frames", *(str(summary["left_out"][name]) for name in labels)]))
     return "\n".join(lines)
 
 
@@ -477,39 +576,42 @@ def table_row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def csv_table(rows: list[dict], columns: list[str]) -> str:
+def csv_table(rows: list[dict], columns: list[str], measures: Iterable[str] = MEASURES) -> str:
     """CSV of these columns and the measures, empty where undefined."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, *MEASURES])
+    writer.writerow([*columns, *measures])
     for row in rows:
-        writer.writerow([*(row[name] for name in columns), *(f"{row[name]:.6f}" if not math.isnan(row[name]) else "" for name in MEASURES)])
+        writer.writerow([*(row[name] for name in columns), *(f"{row[name]:.6f}" if not math.isnan(row[name]) else "" for name in measures)])
     return text.getvalue()
 
 
-def report(rows: list[dict], folder: Path, details: dict) -> str:
+def report(rows: list[dict], folder: Path, details: dict, judged: Judged = BY_FIXATIONS) -> str:
     """Write scores.json, scores.md, per_video.csv and per_frame.csv.
 
     Args:
-        rows: of a `Scorer`.
+        rows: of a scorer.
         details: for scores.json; scores.md has some of them in words.
+        judged: by what.
 
     Returns:
         The table with its notes, as in scores.md.
     """
     methods = grouped(rows, "method")
-    summaries = {method: summarise(rows_of_one) for method, rows_of_one in methods.items()}
+    summaries = {method: summarise(rows_of_one, judged) for method, rows_of_one in methods.items()}
     utils.write_json(folder / "scores.json", {"scores": summaries, **details})
     costs = cost_table(details["methods"])
-    text = "\n\n".join([table(summaries), *filter(None, [costs, costs and SPEED]), *details["notes"],
-                        f"Protocol {details['protocol']}: {details['protocol_means']}. {COMMON}. {STRETCH}."])
+    explained = [COMMON, STRETCH] if judged is BY_FIXATIONS else [RESIZED]
+    text = "\n\n".join([table(summaries, judged.labels), *filter(None, [costs, costs and SPEED]), *details["notes"],
+                        f"Protocol {details['protocol']}: {'. '.join([details['protocol_means'], *explained])}."])
     of_method = [f"{name}: {chosen(about, ('weights', 'weights_sha256', 'predictions'))}." for name, about in details["methods"].items()]
     made = f"Made with {chosen(details, ('seed', 'sample_frames', 'device', 'precision', 'revision', 'date'))}."
-    sections = [f"# {details['data']}, split {details['split']}", text, *of_method, made, "## Published", NEVER_COMPARABLE, published_table()]
+    published = ["## Published", NEVER_COMPARABLE, published_table()] if judged is BY_FIXATIONS else []
+    sections = [f"# {details['data']}, split {details['split']}", text, *of_method, made, *published]
     utils.write_text(folder / "scores.md", "\n\n".join(sections) + "\n")
-    videos = [{"method": method, **row} for method, rows_of_one in methods.items() for row in per_video(rows_of_one)]
-    utils.write_text(folder / "per_video.csv", csv_table(videos, ["method", "video", "frames"]))
-    utils.write_text(folder / "per_frame.csv", csv_table(rows, ["method", "video", "frame"]))
+    videos = [{"method": method, **row} for method, rows_of_one in methods.items() for row in per_video(rows_of_one, judged)]
+    utils.write_text(folder / "per_video.csv", csv_table(videos, ["method", "video", "frames"], judged.labels))
+    utils.write_text(folder / "per_frame.csv", csv_table(rows, ["method", "video", "frame"], judged.labels))
     return text
 
 
@@ -518,7 +620,8 @@ def chosen(about: dict, names: tuple[str, ...]) -> str:
     return ", ".join(f"{name} {about[name]}" for name in names if about.get(name) is not None)
 
 
-def figures(rows: dict[str, list[dict]], videos: list[Video], maps: dict[str, Path], folder: Path, title: str) -> list[str]:
+def figures(rows: dict[str, list[dict]], videos: list[Video], maps: dict[str, Path], folder: Path, title: str,
+            judged: Judged = BY_FIXATIONS) -> list[str]:
     """Draw the figures, replacing earlier ones; returns their names, none without matplotlib.
 
     Args:
@@ -527,6 +630,7 @@ def figures(rows: dict[str, list[dict]], videos: list[Video], maps: dict[str, Pa
         maps: method -> folder of its maps; the frames beside those of several methods are a comparison, of one its best and worst.
         folder: of the figures.
         title: of all.
+        judged: by what.
     """
     for name in FIGURES:
         (folder / name).unlink(missing_ok=True)
@@ -535,40 +639,46 @@ def figures(rows: dict[str, list[dict]], videos: list[Video], maps: dict[str, Pa
     except ModuleNotFoundError:
         print("figures skipped: matplotlib is not installed (pip install '.[figures]' in the checkout)")
         return []
-    drawn = {"distributions.png": draw_distributions(rows, Figure(figsize=(12, 7), layout="constrained"))}
+    drawn = {"distributions.png": draw_distributions(rows, Figure(figsize=(12, 7), layout="constrained"), judged)}
     (method, own), several = next(iter(rows.items())), len(maps) > 1
-    examples = side_by_side({name: rows[name] for name in maps}) if several else [(kind, {method: row}) for kind, row in best_and_worst(own)]
+    best_worst = [(kind, {method: row}) for kind, row in best_and_worst(own, judged.leading)]
+    examples = side_by_side({name: rows[name] for name in maps}) if several else best_worst
     if examples:
         size = (3 * (2 + len(maps)), 0.7 + 2 * len(examples))
-        drawn[("best_and_worst.png", "comparison.png")[several]] = draw_examples(examples, videos, maps, Figure(figsize=size, layout="constrained"))
+        figure = Figure(figsize=size, layout="constrained")
+        drawn[("best_and_worst.png", "comparison.png")[several]] = draw_examples(examples, videos, maps, figure, judged)
     for name, figure in drawn.items():
-        figure.suptitle(f"{title}\n{FIGURES[name]}")
+        figure.suptitle(f"{title}\n{FIGURES[name].format(measure=judged.labels[judged.leading])}")
         with utils.atomic_path(folder / name) as temporary:
             figure.savefig(temporary, format="png", dpi=100)
     return list(drawn)
 
 
-def draw_distributions(rows: dict[str, list[dict]], figure):
+def draw_distributions(rows: dict[str, list[dict]], figure, judged: Judged = BY_FIXATIONS):
     """One panel a measure: for each method the videos' means as points beside their box of quartiles."""
-    videos = {method: per_video(of_method) for method, of_method in rows.items()}
-    for axis, name in zip(figure.subplots(2, 3).flat, MEASURES):
-        axis.set_title(LABELS[name])
+    videos = {method: per_video(of_method, judged) for method, of_method in rows.items()}
+    axes = figure.subplots(2, -(-len(judged.labels) // 2)).flat
+    for axis in axes[len(judged.labels):]:
+        axis.set_axis_off()
+    for axis, (name, label) in zip(axes, judged.labels.items()):
+        axis.set_title(label)
         for place, of_method in enumerate(videos.values()):
             values = [video[name] for video in of_method if not math.isnan(video[name])]
             if values:
                 axis.boxplot(values, positions=[place], widths=0.4, showfliers=False)
                 spread = np.random.default_rng(0).uniform(0.25, 0.45, len(values))  # sideways, so that none hides another
                 axis.plot(place + spread, values, ".", alpha=0.6)
-        labels = [f"{method}\n{four_digits(frame_average(of_method)[name])}" for method, of_method in videos.items()]
+        labels = [f"{method}\n{four_digits(mean_of(of_method, [name])[name])}" for method, of_method in videos.items()]
         axis.set_xticks(range(len(videos)), labels, fontsize=8)
     return figure
 
 
-def best_and_worst(rows: list[dict]) -> list[tuple[str, dict]]:
-    """("best" or "worst", row) of up to three videos each: those videos' own best, or worst, frame by CC."""
-    videos = [[row for row in frames if not math.isnan(row["cc"])] for frames in grouped(rows, "video").values()]
-    best = sorted((max(frames, key=lambda row: row["cc"]) for frames in videos if frames), key=lambda row: -row["cc"])
-    worst = sorted((min(frames, key=lambda row: row["cc"]) for frames in videos if frames), key=lambda row: row["cc"])
+def best_and_worst(rows: list[dict], measure: str = "cc") -> list[tuple[str, dict]]:
+    """("best" or "worst", row) of up to three videos each: those videos' own best, or worst, frame by a measure."""
+    score = lambda row: row[measure]
+    videos = [[row for row in frames if not math.isnan(score(row))] for frames in grouped(rows, "video").values()]
+    best = sorted((max(frames, key=score) for frames in videos if frames), key=score, reverse=True)
+    worst = sorted((min(frames, key=score) for frames in videos if frames), key=score)
     return [("best", row) for row in best[:3]] + [("worst", row) for row in worst[:3]]
 
 
@@ -579,17 +689,18 @@ def side_by_side(rows: dict[str, list[dict]]) -> list[tuple[str, dict[str, dict]
     return [("", {method: of_method[number] for method, of_method in rows.items()}) for number in chosen]
 
 
-def draw_examples(examples: list[tuple[str, dict[str, dict]]], videos: list[Video], maps: dict[str, Path], figure):
-    """A row for each frame: image, density, and the maps of its methods with their CC."""
+def draw_examples(examples: list[tuple[str, dict[str, dict]]], videos: list[Video], maps: dict[str, Path], figure,
+                  judged: Judged = BY_FIXATIONS):
+    """A row for each frame: image, density or mask, and the maps of its methods with their leading measure."""
     by_name = {video.name: video for video in videos}
     for (kind, methods), axes in zip(examples, figure.subplots(len(examples), 2 + len(maps), squeeze=False)):
         row = next(iter(methods.values()))
         video = by_name[row["video"]]
         frame = next(path for path in video.frames if path.stem == row["frame"])
-        pictures = [read_frame(frame), read_density(video.maps[row["frame"]])]
+        pictures = [read_frame(frame), judged.target(video, row["frame"])]
         pictures += [read_image(stored_files(maps[name], row["video"])[frame_key(row["frame"])], "L") for name in methods]
-        titles = [f"{kind}: {row['video']}\nframe {row['frame']}".removeprefix(": "), "density"]
-        titles += [f"{name}, CC {four_digits(own['cc'])}" for name, own in methods.items()]
+        titles = [f"{kind}: {row['video']}\nframe {row['frame']}".removeprefix(": "), "density" if judged is BY_FIXATIONS else "mask"]
+        titles += [f"{name}, {judged.labels[judged.leading]} {four_digits(own[judged.leading])}" for name, own in methods.items()]
         for axis, picture, title in zip(axes, pictures, titles):
             axis.imshow(picture, cmap="inferno")
             axis.set_title(title, fontsize=9)
@@ -602,11 +713,12 @@ def draw_examples(examples: list[tuple[str, dict[str, dict]]], videos: list[Vide
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset", choices=list(DATASETS), default="dhf1k",
-                      help="whose split names are known; folder: your own (default: dhf1k)")
+    data.add_argument("--dataset", choices=list(DATASETS),
+                      help="whose split names are known; folder: your own (default: dhf1k; of smcf vsod)")
     data.add_argument("--data", type=Path, metavar="FOLDER", help=f"where it lies, in any tree of data/README.md (default: {DATASET_FOLDERS})")
-    data.add_argument("--split", help="what to score: a folder below --data, a list of names (.txt), numbers such as 601-700, or all "
-                                      "(default: val; hollywood2 and ucf-sports: testing; diem: test)")
+    data.add_argument("--split", nargs="+",
+                      help="what to score, one or several, each in a run of its own: a folder below --data, a list of names (.txt), numbers such as "
+                           "601-700, or all (default: val; hollywood2 and ucf-sports: testing; diem: test; vsod: TestSet/DAVIS)")
     data.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
                       help="leave out videos that cannot be read, counted and reported, instead of stopping (default: off)")
     maps = parser.add_argument_group("maps")
@@ -621,7 +733,7 @@ def arguments() -> argparse.ArgumentParser:
     scores = parser.add_argument_group("scores")
     scores.add_argument("--protocol", choices=list(PROTOCOLS),
                         help="float: maps as the network gives them; dhf1k: as their 8-bit files hold them, SIM 0 where the density is all "
-                             "zero, as the benchmark (default: float, with --predictions dhf1k)")
+                             "zero, as the benchmark (default: float, with --predictions dhf1k; masks of salient objects have one of their own)")
     scores.add_argument("--sample-frames", type=at_least(1), metavar="N",
                         help="score N annotated frames, drawn at random; the benchmark's code takes 50000. Maps are made of all frames nevertheless "
                              "(default: all)")
@@ -636,6 +748,7 @@ def arguments() -> argparse.ArgumentParser:
                                                           "OUT/RUN_NAME (default: DATA_SPLIT_METHODS_PROTOCOL)")
     output.add_argument("--overwrite", action=argparse.BooleanOptionalAction, default=False,
                         help="replace the scores of an earlier run of this name (default: off)")
+    flow_arguments(parser)
     engine_arguments(parser)
     device_arguments(parser, "float32, as the paper's numbers")
     return parser
@@ -650,7 +763,7 @@ class Method:
     """
     name: str
     source: Network | StoredMaps
-    scorer: Scorer
+    scorer: Scorer | ObjectScorer
     folder: Path
     finished: list[tuple[Video, list[dict]]] = field(default_factory=list)
 
@@ -675,14 +788,9 @@ def score_videos(videos: list[Video], chosen: dict[str, list[int]], method: Meth
 def put_together(method: Method, videos: list[Video], skipped: list[str] | None) -> None:
     """Make what this process has scored, counted and skipped what all processes have, in the order of the dataset: the same as alone."""
     utils.wait_for_all()                                                   # one may have had much longer videos
-    scorer = method.scorer
-    own = {"rows": {video.name: rows for video, rows in method.finished}, "drawn": scorer.drawn, "unreadable": scorer.others.unreadable,
-           "resized": scorer.resized, "constant": scorer.constant, "skipped": skipped or []}
-    parts = utils.gathered(own)
-    rows = {name: rows for part in parts for name, rows in part["rows"].items()}
-    scorer.drawn = {video.name: drawn for video in videos for part in parts if (drawn := part["drawn"].get(video.name)) is not None}
-    scorer.others.unreadable = set().union(*(part["unreadable"] for part in parts))
-    scorer.resized, scorer.constant = ({video: count for part in parts for video, count in part[name].items()} for name in ("resized", "constant"))
+    method.scorer.gather(videos)
+    parts = utils.gathered({"rows": {video.name: rows for video, rows in method.finished}, "skipped": skipped or []})
+    rows = joined(part["rows"] for part in parts)
     if skipped is not None:                                                # those of the listing are the same in all
         skipped[:] = dict.fromkeys(reason for part in parts for reason in part["skipped"])
     method.finished = [(video, rows[video.name]) for video in videos if video.name in rows]
@@ -703,39 +811,51 @@ def remove_maps(folder: Path, video: Video) -> None:
         folder.rmdir()
 
 
-def notes_on(methods: list[Method], videos: list[Video], skipped: list[str], interpolate: int, frame_size: list[int] | None) -> list[str]:
+def notes_on(methods: list[Method], videos: list[Video], judged: Judged, skipped: list[str], interpolate: int,
+             frame_size: list[int] | None) -> list[str]:
     """Sentences on what a reader of the scores must know."""
     finished, others = methods[0].finished, methods[0].scorer.others
     frames = sum(len(video.frames) for video, _ in finished)
-    annotated = sum(len(video.annotated()) for video, _ in finished)
+    annotated = sum(len(judged.indices(video)) for video, _ in finished)
     scored = sum(len({row["frame"] for row in rows}) for _, rows in finished)
-    unreadable = sorted(others.unreadable)
+    unreadable = sorted(others.unreadable) if others else []
     seen = " x ".join(map(str, frame_size or []))
     notes = [
         (annotated < frames, f"{frames - annotated} of {frames} frames have no annotation and were not scored."),
         (scored < annotated, f"{scored} of {annotated} annotated frames were drawn at random and scored."),
         (interpolate > 1, f"**APPROXIMATION: one frame in {interpolate} went through the network**, maps between are interpolated."),
         (frame_size, f"**APPROXIMATION unless trained so: the network saw frames of {seen} (H x W) pixels**, by --frame-size."),
-        (others.same_video, "s-AUC: only one video is annotated, so the other frames are its own."),
+        (others and others.same_video, "s-AUC: only one video is annotated, so the other frames are its own."),
         (unreadable, f"s-AUC: unreadable fixation maps of other frames count as empty: {', '.join(unreadable)}."),
         (skipped, f"**Skipped, {len(finished)} of {len(videos)} videos scored.** {' / '.join(skipped)}"),
     ]
-    return [note for holds, note in notes if holds] + [note for method in methods for note in own_notes(method, scored, named=len(methods) > 1)]
+    own = [note for method in methods for note in own_notes(method, judged, scored, named=len(methods) > 1)]
+    return [note for holds, note in notes if holds] + own
 
 
-def own_notes(method: Method, scored: int, named: bool) -> list[str]:
+def own_notes(method: Method, judged: Judged, scored: int, named: bool) -> list[str]:
     """Sentences on one method's maps, with its name where there are several."""
     resized, constant = (sum(counts[video.name] for video, _ in method.finished) for counts in (method.scorer.resized, method.scorer.constant))
-    short = 0
+    short, made_by = 0, flow_in_words(method.source.details.get("flow"))
     if isinstance(method.source, Network) and getattr(method.source.model, "first_frames", None) == "mirror":
         short = sum(len(video.frames) < mirrored_length(method.source.model) for video, _ in method.finished)
     notes = [
         (resized, f"Maps resized to their annotation's size: {resized} of {scored}."),
-        (constant, f"**Constant maps: {constant} of {scored}.** CC, SIM, s-AUC and NSS are undefined there and left out, "
-                          "which flatters the method."),
+        (constant, f"**Constant maps: {constant} of {scored}.**" + " CC, SIM, s-AUC and NSS are undefined there and left out, "
+                   "which flatters the method." * (judged is BY_FIXATIONS)),
+        (made_by, f"Optical flow: {made_by}."),
         (short, f"Videos too short for all windows before the first frame to be turned around, so that this frame fills the others: {short}."),
     ]
     return [f"{method.name}: {note}" if named else note for holds, note in notes if holds]
+
+
+def flow_in_words(flow: dict | None) -> str:
+    """What made the pictures of flow; empty where there were none."""
+    if not flow:
+        return ""
+    stored = {AUTO: " where no published pictures lie beside the frames", "dis": "", "raft": ""}.get(flow["source"])
+    made = f"made by {flow['made_by'].upper()}, drawn as {flow['picture']}"
+    return f"pictures of {flow['source']}" if stored is None else made + (stored if flow["picture"] == "wheel" else "")
 
 
 def run_name(text: str) -> str:
@@ -759,8 +879,12 @@ def find_maps(args: argparse.Namespace, device: torch.device) -> list[Network | 
     options = {"batch_size": args.batch_size or default_batch_size(device), "interpolate": args.interpolate}
     networks = []
     for name, weights in zip(models, args.weights or map(default_weights, models)):
-        networks.append(Network(load_model(weights, device, args.precision or "float32", args.compile, args.frame_size, name), weights, **options))
-        introduce(networks[-1].model, weights)
+        model = load_model(weights, device, args.precision or "float32", args.compile, args.frame_size, name)
+        flow = FlowSource(args.flow, model.flow_picture, args.keep_flow, args.raft_weights, device.type) if model.needs_flow else None
+        networks.append(Network(model, weights, flow, **options))
+        introduce(model, weights)
+    if (args.flow != AUTO or args.raft_weights) and not any(network.flow for network in networks):
+        raise ValueError(f"--flow and --raft-weights are for networks of optical flow, but {', '.join(models)} take none")
     return networks
 
 
@@ -772,62 +896,123 @@ def name_methods(sources: list[Network | StoredMaps], given: list[str] | None) -
     return names
 
 
+def find_judged(videos: list[Video], protocol: str | None) -> Judged:
+    """By what the maps of these videos are judged; where masks cannot be, that is said before anything is computed."""
+    if not any(video.masked() for video in videos):
+        return BY_FIXATIONS
+    if protocol:
+        raise ValueError(f"--protocol {protocol} is for maps that are scored by fixations: these videos have masks of salient objects")
+    vsod_measures()
+    return BY_MASKS
+
+
+def find_splits(data: Path, splits: list[str], dataset: str, skipped: list[str] | None) -> dict[str, list[Video]]:
+    """Split -> its videos; all are looked for before anything is computed."""
+    found = {split: find_videos(data, split, need_annotation=False, skipped=skipped, numbers=DATASETS[dataset].numbers) for split in splits}
+    for split, videos in found.items():
+        print(f"{data}, {split}: {inventory(videos)}")
+    return found
+
+
 def main(args: argparse.Namespace) -> None:
     skipped = [] if args.skip_bad else None
-    data, split = dataset_folder(args.dataset, args.data), args.split or DATASETS[args.dataset].test
-    videos = find_videos(data, split, need_annotation=False, skipped=skipped, numbers=DATASETS[args.dataset].numbers)
-    print(f"{data}, {split}: {inventory(videos)}")
-    chosen = choose_frames(videos, args.sample_frames, args.seed)
-    device, protocol = select_device(args.device), args.protocol or ("dhf1k" if args.predictions else "float")
+    dataset = args.dataset or MODELS[(args.model or ["recsalnet"])[0]].dataset
+    data = dataset_folder(dataset, args.data)
+    splits = find_splits(data, list(dict.fromkeys(args.split or [DATASETS[dataset].test])), dataset, skipped)
+    judged = {split: find_judged(videos, args.protocol) for split, videos in splits.items()}
+    device = select_device(args.device)
     keep_freed_memory()
     sources = find_maps(args, device)
-    for source in sources if args.predictions and not args.skip_bad else ():
-        check_all(source, videos, chosen)
     names = name_methods(sources, args.method)
-    part = Path(split).stem if split.endswith(".txt") else split.replace("/", "_")
-    folder = args.out / (args.run_name or f"{data.resolve().name}_{part}_{'+'.join(names)}_{protocol}")
-    folders = args.predictions or [folder / name for name in names]
-    if not args.overwrite and utils.is_first():
-        own_maps = [] if args.predictions else folders
-        utils.refuse_to_replace([folder / "scores.json", *own_maps], "--overwrite allows it, --run-name NAME keeps both")
+    runs = []
+    for split, videos in splits.items():
+        chosen = choose_frames(videos, args.sample_frames, args.seed, judged[split])
+        for source in sources if args.predictions and not args.skip_bad else ():
+            check_all(source, videos, chosen)
+        protocol = OBJECTS_PROTOCOL if judged[split] is BY_MASKS else args.protocol or ("dhf1k" if args.predictions else "float")
+        part = Path(split).stem if split.endswith(".txt") else split.replace("/", "_")
+        several = part if len(splits) > 1 else ""
+        folder = args.out / (f"{args.run_name}/{several}" if args.run_name else f"{data.resolve().name}_{part}_{'+'.join(names)}_{protocol}")
+        folders = args.predictions or [folder / name for name in names]
+        if not args.overwrite and utils.is_first():
+            own_maps = [] if args.predictions else folders
+            utils.refuse_to_replace([folder / "scores.json", *own_maps], "--overwrite allows it, --run-name NAME keeps both")
+        runs.append(SplitRun(data, split, videos, judged[split], protocol, chosen, folder, dict(zip(names, folders))))
 
     utils.wait_for_all()                                                   # nobody writes before the first process has looked
-    others, batch_size = OtherFixations(videos, args.seed, args.skip_bad), 1 if device.type == "cpu" else 16
-    baseline = len(sources) > 1 if args.centre_baseline is None else args.centre_baseline
-    methods = [Method(name, source, Scorer(others, protocol, device, baseline and source is sources[0], batch_size), place)
-               for name, source, place in zip(names, sources, folders)]
-    share = videos[utils.process_number()::utils.num_processes()]
+    about = {"seed": args.seed, "sample_frames": args.sample_frames, "device": device.type, "hardware": utils.hardware(device),
+             "precision": None if args.predictions else args.precision or "float32"}
+    for run in runs:
+        methods = run.methods(sources, device, args.seed, args.skip_bad, args.centre_baseline)
+        costs = score_split(run, methods, skipped)
+        if utils.is_first():
+            keep_common(methods)
+            notes = notes_on(methods, run.videos, run.judged, skipped or [], args.interpolate, args.frame_size)
+            write_results(run, methods, {"methods": costs, "notes": notes, "skipped": skipped or [], **about})
+
+
+@dataclass(frozen=True)
+class SplitRun:
+    """What is scored of a split, and where its results go.
+
+    Attributes:
+        data, split, videos: the dataset's folder, and what of it.
+        judged, protocol: by what, and how.
+        chosen: of `choose_frames`.
+        folder: of tables and figures.
+        maps: method -> folder of its maps, in the order of the sources.
+    """
+    data: Path
+    split: str
+    videos: list[Video]
+    judged: Judged
+    protocol: str
+    chosen: dict[str, list[int]]
+    folder: Path
+    maps: dict[str, Path]
+
+    def methods(self, sources: list[Network | StoredMaps], device: torch.device, seed: int, skip_bad: bool, baseline: bool | None) -> list[Method]:
+        """The methods, each with a scorer of its own; the first one's scores the baseline too, by default where there are several."""
+        others, batch_size = OtherFixations(self.videos, seed, skip_bad), 1 if device.type == "cpu" else 16
+        wanted = [number == 0 and (len(sources) > 1 if baseline is None else baseline) for number in range(len(sources))]
+        by_masks = self.judged is BY_MASKS
+        scorers = [ObjectScorer(centre) if by_masks else Scorer(others, self.protocol, device, centre, batch_size) for centre in wanted]
+        return [Method(name, source, scorer, place) for (name, place), source, scorer in zip(self.maps.items(), sources, scorers)]
+
+
+def score_split(run: SplitRun, methods: list[Method], skipped: list[str] | None) -> dict[str, dict]:
+    """Make and score all methods' maps of a split, shared out between processes; returns what each is and costs."""
+    share = run.videos[utils.process_number()::utils.num_processes()]
     for method in methods:
-        method.finished = list(score_videos(share, chosen, method, skipped))
-        put_together(method, videos, skipped)
-    costs = {method.name: {**method.source.details, **method.source.speed()} for method in methods}
-    if not utils.is_first():
-        return
-    keep_common(methods)
-    for method in () if args.predictions else methods:
+        method.finished = list(score_videos(share, run.chosen, method, skipped))
+        put_together(method, run.videos, skipped)
+    return {method.name: {**method.source.details, **method.source.speed()} for method in methods}
+
+
+def write_results(run: SplitRun, methods: list[Method], details: dict) -> None:
+    """Tables and figures of a split that is scored; `details` are for the report."""
+    networks = isinstance(methods[0].source, Network)
+    for method in methods if networks else ():
         print(f"maps of {sum(len(video.frames) for video, _ in method.finished)} frames of {len(method.finished)} videos in {method.folder}")
     rows = [row for method in methods for _, rows_of_one in method.finished for row in rows_of_one]
     rows.sort(key=lambda row: row["method"] == BASELINE)                   # it comes last
     if not rows:
-        nothing_to_score(data / split, methods[0].finished, skipped or [], predicted=not args.predictions)
+        nothing_to_score(run.data / run.split, methods[0].finished, details["skipped"], predicted=networks)
         return
-    print(report(rows, folder, {
-        "data": str(data), "split": split, "methods": costs, "protocol": protocol, "protocol_means": sources[0].protocols[protocol],
-        "notes": notes_on(methods, videos, skipped or [], args.interpolate, args.frame_size), "skipped": skipped or [],
-        "seed": args.seed, "sample_frames": args.sample_frames, "device": device.type, "hardware": utils.hardware(device),
-        "precision": None if args.predictions else args.precision or "float32",
-        "revision": utils.revision(), "versions": utils.versions(), "date": utils.now(), "other_frames": methods[0].scorer.drawn,
-    }))
-    title = f"{', '.join(names)}, {data}, split {split}, protocol {protocol}"
-    drawn = figures(grouped(rows, "method"), videos, dict(zip(names, folders)), folder, title)
-    print(f"written to {folder}: {', '.join(['scores.json', 'scores.md', 'per_video.csv', 'per_frame.csv', *drawn])}")
+    print(report(rows, run.folder, {
+        "data": str(run.data), "split": run.split, "protocol": run.protocol, "protocol_means": methods[0].source.protocols[run.protocol],
+        **details, "revision": utils.revision(), "versions": utils.versions(), "date": utils.now(), "other_frames": methods[0].scorer.drawn,
+    }, run.judged))
+    title = f"{', '.join(run.maps)}, {run.data}, split {run.split}, protocol {run.protocol}"
+    drawn = figures(grouped(rows, "method"), run.videos, run.maps, run.folder, title, run.judged)
+    print(f"written to {run.folder}: {', '.join(['scores.json', 'scores.md', 'per_video.csv', 'per_frame.csv', *drawn])}")
 
 
 def nothing_to_score(folder: Path, finished: list, skipped: list[str], predicted: bool) -> None:
     """Say why there are no scores: an error, unless maps were predicted for a set without annotation."""
     if not finished:
         raise ValueError(f"every video of {folder} was skipped: {' / '.join(skipped)}")
-    message = f"no annotation in {folder}: nothing to score. A frame is scored that has a density map and a fixation map; {TREE}"
+    message = f"no annotation in {folder}: nothing to score. A frame is scored that has a density map and a fixation map, or a mask; {TREE}"
     if not predicted:
         raise ValueError(message)
     print(message)
@@ -839,7 +1024,7 @@ if __name__ == "__main__":
         given = parser.parse_args()
         with utils.process_group(given.device):
             main(given)
-    except (OSError, ValueError, torch.cuda.OutOfMemoryError) as error:
+    except (OSError, ValueError, ModuleNotFoundError, torch.cuda.OutOfMemoryError) as error:
         parser.exit(2, f"test.py: error: {error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "test.py: interrupted; the maps written so far are whole\n")

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -37,6 +38,7 @@ from tqdm import tqdm
 
 import utils
 from baselines import MODELS
+from baselines.optical_flow import PICTURES, FlowSource, flow_arguments
 from dataloader import (
     DATASET_FOLDERS,
     DATASETS,
@@ -52,10 +54,11 @@ from dataloader import (
     naming_deaths,
     readable,
 )
-from loss import KL_OVER, LABELS, SIGNS, TERMS, cc, kldiv, nss, objective, similarity
+from loss import KL_OVER, LABELS, OBJECTIVES, SIGNS, TERMS, cc, kldiv, l1, nss, objective, similarity
 from model import SaliencyModel
 from predict import (
     at_least,
+    chosen_flow,
     compile_network,
     default_folder,
     default_precision,
@@ -71,10 +74,11 @@ from predict import (
 OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 GRADIENTS = ("averaged", "summed")                                         # of the batches of a step
 # Flags whose defaults are the chosen network's recipe, and arguments of networks.
-RECIPE = ("lr", "batch_size", "accumulate", "gradients", "epochs", "val_every", "flip", "kl_over")
-VALIDATION = {"cc": cc, "kl": kldiv, "nss": nss, "sim": similarity}       # the AUCs are test.py's
+RECIPE = ("lr", "batch_size", "accumulate", "gradients", "epochs", "val_every", "flip", "scales", "kl_over")
+# What weights are chosen by, and what is logged beside it; the AUCs, and the measures of salient objects, are test.py's.
+VALIDATION = {"density": {"cc": cc, "kl": kldiv, "nss": nss, "sim": similarity}, "mask": {"cc": cc, "mae": l1}}
 NETWORK = ("num_recursions", "frame_size", "frame_stride", "width", "embed_dim", "depths", "num_heads", "patch_norm", "drop_path",
-           "alpha", "ema_loc", "residual", "dropout")
+           "alpha", "ema_loc", "residual", "dropout", "flow_kind", "trunk_width", "trunk_blocks")
 STOPPED, TERMINATED = 130, 143                                             # exit codes of a run stopped by Ctrl-C, by SIGTERM
 
 
@@ -85,11 +89,13 @@ class Steps:
     """How the steps of the optimiser are made.
 
     Attributes:
-        compute_terms: saliency (B, H, W), density, fixations -> terms with "loss".
+        compute_terms: what the network's `compared` returned, density, fixations -> terms with "loss".
         precision: "float32" or "bfloat16" (autocast), of the forward pass.
         accumulate: batches of a step.
         gradients: "averaged" over all maps of a step, or "summed" over its batches.
         milestones, gamma: after so many steps, the rate of groups that are "scheduled" is multiplied by gamma.
+        decay_epochs: and after every so many epochs; None for never.
+        scales: of the frame size; a batch is taken at each, one after the other.
     """
     compute_terms: Callable[..., dict]
     precision: str = "float32"
@@ -97,6 +103,12 @@ class Steps:
     gradients: str = "averaged"
     milestones: tuple[int, ...] = ()
     gamma: float = 1.0
+    decay_epochs: int | None = None
+    scales: tuple[float, ...] = (1.0,)
+
+    def decays(self, steps: int, epochs: int) -> int:
+        """How often the rate has been multiplied by gamma after so many steps and whole epochs."""
+        return sum(steps >= milestone for milestone in self.milestones) + (epochs // self.decay_epochs if self.decay_epochs else 0)
 
 
 def train_one_epoch(model: nn.Module, loader: DataLoader, steps: Steps, optimizer: Optimizer, progress: dict, stop: "StopRequest") -> bool:
@@ -122,15 +134,16 @@ def train_one_epoch(model: nn.Module, loader: DataLoader, steps: Steps, optimize
     model.train()
     started = time.perf_counter()
     epoch = loader.batch_sampler.epoch + 1
-    bar = tqdm(total=len(loader), desc=f"epoch {epoch}", unit="batch", leave=False, disable=utils.hide_bar())
-    for group in groups(readable(loader), steps.accumulate, progress):
+    batches = at_scales(readable(loader), steps.scales, skip=progress["batches"] % len(steps.scales))
+    bar = tqdm(total=progress["length"] - progress["batches"], desc=f"epoch {epoch}", unit="batch", leave=False, disable=utils.hide_bar())
+    for group in groups(batches, steps.accumulate, progress):
         used = [batch for batch in group if "clip" in batch]
         count, maps = utils.added_up([len(used), sum(len(batch["density"]) for batch in used)])
         optimizer.zero_grad(set_to_none=True)
         if count:
             backward(model, used, maps, steps, progress)
         if maps:
-            set_rates(optimizer, progress["steps"], steps.milestones, steps.gamma)
+            set_rates(optimizer, steps.gamma ** steps.decays(progress["steps"], loader.batch_sampler.epoch))
             optimizer.step()
             progress["steps"] += 1
         note_skipped(progress, group)
@@ -149,11 +162,17 @@ def train_one_epoch(model: nn.Module, loader: DataLoader, steps: Steps, optimize
     return finished
 
 
-def set_rates(optimizer: Optimizer, steps: int, milestones: tuple[int, ...], gamma: float) -> None:
-    """Set the learning rates of the next step: those of "scheduled" groups have been multiplied by gamma at each milestone passed."""
+def at_scales(batches: Iterator[dict], scales: tuple[float, ...], skip: int = 0) -> Iterator[dict]:
+    """Each batch once for every scale, which stands in it; without the first `skip`. What a batch lacks is told once."""
+    scaled = ({**batch, "scale": scale, "skipped": batch["skipped"] if scale == scales[0] else []} for batch in batches for scale in scales)
+    return itertools.islice(scaled, skip, None)
+
+
+def set_rates(optimizer: Optimizer, factor: float) -> None:
+    """Set the learning rates of the next step: those of "scheduled" groups are their first ones times a factor."""
     for group in optimizer.param_groups:
         if group.get("scheduled"):
-            group["lr"] = group["initial_lr"] * gamma ** sum(steps >= milestone for milestone in milestones)
+            group["lr"] = group["initial_lr"] * factor
 
 
 def backward(model: nn.Module, batches: list[dict], maps: float, steps: Steps, progress: dict) -> None:
@@ -185,15 +204,21 @@ def loss_share(model: nn.Module, batch: dict, maps: float, steps: Steps, progres
 def nothing_of(model: nn.Module, precision: str) -> Tensor:
     """A loss without a gradient, for a process that has no clip of a step: the others wait for it."""
     network, device = plain(model), next(model.parameters()).device
-    clip = torch.zeros(1, 3, network.clip_len, *network.config["frame_size"], dtype=torch.uint8, device=device)
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training]
     for norm in norms:                                                     # whose averages this is nothing for
         norm.eval()
     with precision_context(precision, device):
-        outputs = model(network.normalise(clip))
+        outputs = model(*network.blank())
     for norm in norms:
         norm.train()
-    return (outputs[0] if isinstance(outputs, tuple) else outputs).sum() * 0
+    return sum(output.sum() for output in used_outputs(network, outputs)) * 0
+
+
+def used_outputs(network: SaliencyModel, outputs) -> tuple[Tensor, ...]:
+    """What the loss depends on of the outputs: all, but for the state that a network carries."""
+    if network.temporal == "state":
+        return outputs[:1]
+    return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 class AllMaps(nn.Module):
@@ -262,13 +287,16 @@ def groups(batches: Iterator[dict], size: int, progress: dict) -> Iterator[list[
 
 def forward_terms(model: nn.Module, batch: dict, compute_terms: Callable[..., dict], precision: str, carried: dict) -> dict:
     """One forward pass: the terms of a batch, with a finite "loss"; of a clip without annotation, a loss of nothing."""
-    device = next(model.parameters()).device
-    clip, density = (batch[name].to(device, non_blocking=True) for name in ("clip", "density"))
+    network, device = plain(model), next(model.parameters()).device
+    density = at_scale(batch["density"].to(device, non_blocking=True), batch.get("scale", 1))
     with precision_context(precision, device):
-        saliency = carried_maps(model, clip, batch, carried) if "number" in batch else model(plain(model).normalise(clip))
+        if "number" in batch:
+            outputs = carried_maps(model, batch["clip"].to(device, non_blocking=True), batch, carried)
+        else:
+            outputs = model(*(at_scale(x, batch.get("scale", 1)) for x in network_inputs(network, batch, device)))
     if not len(density):
-        return {"loss": saliency.sum()}
-    terms = compute_terms(saliency.float(), density, batch["fixations"])   # fixations are listed on the CPU
+        return {"loss": outputs.sum()}
+    terms = compute_terms(network.compared(outputs), density, batch.get("fixations"))  # fixations are listed on the CPU
     if not torch.isfinite(terms["loss"]):
         values = {name: float(torch.as_tensor(value).detach()) for name, value in terms.items()}
         where = list(zip(batch["video"], batch["frame"]))
@@ -276,30 +304,52 @@ def forward_terms(model: nn.Module, batch: dict, compute_terms: Callable[..., di
     return terms
 
 
+def network_inputs(network: SaliencyModel, batch: dict, device: torch.device) -> list[Tensor]:
+    """What a network's `forward` takes of a batch, normalised: a clip (B, 3, T, h, w), or for groups the frames of all clips, their flow, or both,
+    (B T, 3, h, w) each."""
+    if network.temporal != "group":
+        return [network.normalise(batch["clip"].to(device, non_blocking=True))]
+    pictures = {name: batch[key] for name, key in (("frame", "clip"), ("flow", "flow")) if name in network.inputs}
+    ready = {name: network.normalise(x.to(device, non_blocking=True).transpose(1, 2).flatten(0, 1)) for name, x in pictures.items()}
+    return [ready[name] for name in network.inputs]
+
+
+def at_scale(x: Tensor, scale: float) -> Tensor:
+    """(.., H, W) at a scale, bilinearly, corners aligned; both sides become multiples of 32."""
+    if scale == 1:
+        return x
+    size = [max(32, 32 * round(n * scale / 32)) for n in x.shape[-2:]]
+    channels = x if x.ndim == 4 else x[:, None]
+    return F.interpolate(channels, size=size, mode="bilinear", align_corners=True).view(*x.shape[:-2], *size)
+
+
 @torch.no_grad()
 def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, float]:
-    """Mean measures over validation clips at the annotation's full resolution (the authors' protocol).
+    """Mean measures over validation clips, or groups, at the annotation's full resolution (the authors' protocol).
 
     Returns:
-        {"cc", "kl", "nss", "sim"}: means over the clips where each is defined, NaN where none is; {"clips", "skipped"}:
-        how many were measured, and how many could not be read. The same in all processes, each of which measures its share.
+        {"cc", "kl", "nss", "sim"}, or {"cc", "mae"} of networks that learn masks: means over the clips where each is defined, NaN where
+        none is; {"clips", "skipped"}: how many were measured, and how many could not be read. The same in all processes, each of which
+        measures its share.
 
     Raises:
         ValueError: a clip cannot be read, or none could.
     """
     model.eval()
     device = next(model.parameters()).device
-    values, progress = {name: [] for name in VALIDATION}, new_progress(len(loader))
+    measured = VALIDATION[model.learns]
+    values, progress = {name: [] for name in measured}, new_progress(len(loader))
     for batch in tqdm(readable(loader), desc="validation", total=len(loader), unit="clip", leave=False, disable=utils.hide_bar()):
         note_skipped(progress, [batch])
         if "clip" not in batch:
             continue
-        density, fixations = batch["density"].to(device), batch["fixations"]
+        density = batch["density"].to(device)
         with precision_context(precision, device):
-            output = model.forward(model.normalise(batch["clip"].to(device)))  # not compiled, even with --compile
-        saliency = model.finish(output, density.shape[1:])
-        for name, measure in VALIDATION.items():
-            values[name].append(measure(saliency, fixations if measure is nss else density))
+            outputs = model.forward(*network_inputs(model, batch, device))     # not compiled, even with --compile
+        output = outputs[0] if isinstance(outputs, tuple) else outputs
+        saliency = model.finish(output[-1:], density.shape[1:])                # of a group, its last frame's
+        for name, measure in measured.items():
+            values[name].append(measure(saliency, batch["fixations"] if measure is nss else density))
     return mean_values({name: [float(value) for value in torch.cat(column)] if column else [] for name, column in values.items()},
                        progress["skipped"])
 
@@ -328,7 +378,8 @@ def add_terms(sums: dict[str, float], terms: dict[str, Tensor | int], count: int
 
 def mean_terms(sums: dict[str, float]) -> dict[str, float]:
     """Means: of the loss over all samples, of each term over the samples where it is defined."""
-    counted = {name: sums["samples"] - sums.get(f"{name}_left_out", 0) for name in ("loss", *TERMS) if name in sums}
+    terms = [name for name in sums if name != "samples" and not name.endswith("_left_out")]
+    counted = {name: sums["samples"] - sums.get(f"{name}_left_out", 0) for name in terms}
     return {name: sums[name] / count if count else float("nan") for name, count in counted.items()}
 
 
@@ -392,24 +443,47 @@ class StopRequest:
 
 # Setting up
 
-def initialise(model: nn.Module, weights: str) -> str:
+def initialise(model: nn.Module, weights: str, earlier: dict[str, Path] | None = None, keep_flow_stage: bool = False) -> str:
     """Fill what a network starts from with pretrained weights; returns what they were, for the log.
 
     Args:
         model: the network.
-        weights: "auto" (its file where that is in saved_models/, else torchvision's), "torchvision", "none", or a file.
+        weights: "auto" (what the stages before have written, else its file where that is in saved_models/, else torchvision's),
+            "torchvision", "none", or a file.
+        earlier: of the last of several stages, the weights of those before, by their names.
+        keep_flow_stage: of `SMCF.load_stages`.
 
     Raises:
         FileNotFoundError: there are none; the message says what to do.
         ValueError: the file is another one, or this network starts from nothing pretrained.
     """
     file = model.start_file
+    if earlier and weights == "auto":
+        return from_stages(model, earlier, keep_flow_stage)
     if weights == "none" or (weights == "auto" and file is None):
         return "none, random initialisation"
     if weights == "auto":
         weights = str(file) if file.is_file() else "torchvision"
     entries, source = download_start(model) if weights == "torchvision" else (utils.read_weights(weights)[0], weights)
     return f"{source}, unused: {', '.join(model.load_start(entries, source)) or 'nothing'}"
+
+
+def stage_files(run_dir: Path, model_class: type[SaliencyModel], stage: str | None) -> dict[str, Path]:
+    """Where the stages before the last one have written their weights; none for the other stages, and for networks that have none."""
+    *before, last = model_class.stages or [None]
+    return {name: run_files(run_dir / name, model_class)[0] for name in before} if stage is not None and stage == last else {}
+
+
+def from_stages(model: nn.Module, earlier: dict[str, Path], keep_flow_stage: bool) -> str:
+    """Start a network's last stage from what the stages before have learnt; returns what that was."""
+    missing = [name for name, path in earlier.items() if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"no weights of the stage {missing[0]}: {earlier[missing[0]]} does not exist. Train it first, with --train-type "
+                                f"{missing[0]} and the same --run-dir; or start this stage from random weights with --encoder-weights none, or from "
+                                "a whole network with --weights FILE")
+    rgb, flow = (utils.read_weights(path)[0] for path in earlier.values())
+    kept = model.load_stages(flow, rgb, " and ".join(map(str, earlier.values())), keep_flow_stage)
+    return f"{', '.join(map(str, earlier.values()))}; {len(kept)} entries of the flow stage"
 
 
 def download_start(model: nn.Module) -> tuple[dict[str, Tensor], str]:
@@ -445,6 +519,8 @@ def make_model(name: str, weights: str | None, stored: dict | None, network: dic
     if stored:
         return MODELS[name].built_for({**stored["configuration"], **network}, stored["model"], "last.pt")
     model = MODELS[name].from_pretrained(weights, **network) if weights else MODELS[name](**network)
+    if model.config["frame_size"] is None:                                 # frames of a batch need one size
+        return make_model(name, weights, stored, {**network, "frame_size": model.nominal_size})
     forgotten = takes[name] - model.config.keys()
     if forgotten:                                                          # its weight files would lack them
         raise ValueError(f"{MODELS[name].__name__} must pass its arguments {', '.join(sorted(forgotten))} to super().__init__, for its config")
@@ -466,10 +542,10 @@ class DataSource:
     train_split: str
     val_split: str | None
 
-    def videos(self, split: str, skip_bad: bool) -> list[Video]:
-        """The videos of a split, and a line that says what was found; with --skip-bad, a line for each left out."""
+    def videos(self, split: str, skip_bad: bool, annotation: str = "density") -> list[Video]:
+        """The videos of a split with this annotation, and a line that says what was found; with --skip-bad, a line for each left out."""
         skipped = [] if skip_bad else None
-        videos = find_videos(self.folder, split, skipped=skipped, numbers=DATASETS[self.dataset].numbers)
+        videos = find_videos(self.folder, split, skipped=skipped, numbers=DATASETS[self.dataset].numbers, annotation=annotation)
         for message in skipped or []:
             print(f"skipped: {message}")
         print(f"{self.folder}, {split}: {inventory(videos)}" + (f"; {len(skipped)} videos skipped" if skipped else ""))
@@ -477,8 +553,8 @@ class DataSource:
 
 
 def choose_sources(datasets: list[str], data: list[Path] | None, train_split: str | None, val_split: str | None,
-                   validated: bool = True) -> list[DataSource]:
-    """What to train on; one name counts for all folders, and a split that is given for all datasets.
+                   validated: bool = True, stage: str | None = None) -> list[DataSource]:
+    """What to train on, in a stage of training; one name counts for all folders, and a split that is given for all datasets.
 
     Raises:
         ValueError: as many names as folders were expected, or a folder.
@@ -487,20 +563,21 @@ def choose_sources(datasets: list[str], data: list[Path] | None, train_split: st
     if data and len(data) != len(datasets):
         raise ValueError(f"--dataset names {len(datasets)} datasets and --data {len(data)} folders: give one folder for each, in the same order")
     known = [(name, DATASETS[name], folder) for name, folder in zip(datasets, data or [None] * len(datasets))]
-    return [DataSource(name, dataset_folder(name, folder), train_split or about.train, (val_split or about.val) if validated else None)
-            for name, about, folder in known]
+    return [DataSource(name, dataset_folder(name, folder), train_split or about.stages.get(stage, about.train),
+                       (val_split or about.val) if validated else None) for name, about, folder in known]
 
 
-def training_videos(sources: list[DataSource], skip_bad: bool, hold_out: float | None, seed: int) -> tuple[list[Video], list[Video]]:
+def training_videos(sources: list[DataSource], skip_bad: bool, hold_out: float | None, seed: int,
+                    annotation: str = "density") -> tuple[list[Video], list[Video]]:
     """The videos to train on, and those to choose weights by: of each source its own."""
     train_videos, val_videos = [], []
     for source in sources:
-        own, others = source.videos(source.train_split, skip_bad), []
+        own, others = source.videos(source.train_split, skip_bad, annotation), []
         if hold_out:
             own, others = held_out(own, hold_out, seed, shots=source.dataset == "hollywood2")
             print(f"{source.folder}: {len(others)} of those videos are held out to choose weights by: {', '.join(video.name for video in others)}")
         elif source.val_split:
-            others = validation_videos(source, skip_bad)
+            others = validation_videos(source, skip_bad, annotation)
         train_videos, val_videos = train_videos + own, val_videos + others
     warn_of_doubles(train_videos, val_videos)
     return train_videos, val_videos
@@ -514,7 +591,7 @@ def describe_data(sources: list[DataSource], hold_out: float | None, val_videos:
 
 def warn_of_doubles(train_videos: list[Video], val_videos: list[Video]) -> None:
     """Say where a video is trained on twice in an epoch, or both trained on and validated on."""
-    trained, validated = ([video.frames[0].parent.resolve() for video in videos] for videos in (train_videos, val_videos))
+    trained, validated = ([video.frames[0].resolve() for video in videos] for videos in (train_videos, val_videos))
     twice, both = len(trained) - len(set(trained)), len(set(trained) & set(validated))
     if twice or both:
         print(f"mind: {twice} videos are trained on more than once an epoch, {both} are trained on and choose the weights")
@@ -532,26 +609,35 @@ def held_out(videos: list[Video], share: float, seed: int, shots: bool = False) 
     return [video for video in videos if film(video) not in chosen], [video for video in videos if film(video) in chosen]
 
 
-def validation_videos(source: DataSource, skip_bad: bool) -> list[Video]:
+def validation_videos(source: DataSource, skip_bad: bool, annotation: str = "density") -> list[Video]:
     """The videos of the validation split, and what to do where there are none."""
     if source.val_split in SAME_SPLIT[-1]:
         print(f"{source.folder}: weights are chosen by the test set, as in the papers, so scores on it flatter; "
               "--hold-out 0.1 takes training videos instead")
     try:
-        return source.videos(source.val_split, skip_bad)
+        return source.videos(source.val_split, skip_bad, annotation)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}. To choose weights by a tenth of the training videos: --hold-out 0.1. To train without validation: "
                                 "--val-every 0, which keeps the last epoch's weights instead of the best") from error
 
 
 def make_sets(model: nn.Module, train_videos: list[Video], val_videos: list[Video], flip: bool, seed: int,
-              skip_bad: bool, cache: FrameCache | None) -> tuple[ClipDataset, ClipDataset]:
-    """Clips for training at the network's size, one of each video or, where a state is carried, all; and for validation at full resolution."""
+              skip_bad: bool, cache: FrameCache | None, flow: FlowSource | None = None) -> tuple[ClipDataset, ClipDataset]:
+    """What is trained on, at the network's size, and what is validated on, at full resolution.
+
+    Training takes one clip of each video; where a state is carried, all its clips; where frames go through in groups, every annotated frame
+    alone, so that a group's frames are unrelated ones.
+    """
     common = {"prepare": model.prepare, "clip_len": model.clip_len, "seed": seed, "skip_bad": skip_bad, "cache": cache}
+    common |= {"flow": flow, "masks": model.learns == "mask"} if model.temporal == "group" else {}
     own = {"size": tuple(model.config["frame_size"]), "flip": flip}
     stride = {"frame_stride": model.frame_stride}
-    train_set = VideoClips(train_videos, **common, **own) if model.temporal == "state" else ClipDataset(train_videos, **common, **own, **stride)
-    return train_set, ClipDataset(val_videos, every=model.clip_len * model.frame_stride, **common, **stride)
+    val_set = ClipDataset(val_videos, every=model.validated_every, **common, **stride)
+    if model.temporal == "state":
+        return VideoClips(train_videos, **common, **own), val_set
+    if model.temporal == "group":
+        return ClipDataset(train_videos, **{**common, "clip_len": 1}, **own, every=1, group=model.clip_len), val_set
+    return ClipDataset(train_videos, **common, **own, **stride), val_set
 
 
 # The run
@@ -606,11 +692,11 @@ class Run:
         """Write the present weights as the run's result, and beside them what they are; of several processes, the first one does."""
         if not utils.is_first():
             return
-        apart = self.model.clip_len * self.model.frame_stride
+        samples, apart = "frames" if self.model.clip_len == 1 else "clips", self.model.validated_every
         utils.save_checkpoint(dict(self.model.state_dict()), self.weights)
         utils.write_json(self.weights.with_suffix(".json"), {
             "model": type(self.model).__name__, "configuration": self.model.config, "epoch": self.epoch, "validation": scores,
-            "protocol": f"clips {apart} frames apart, full resolution, finished as for scoring, mean over clips" if scores else None,
+            "protocol": f"{samples} {apart} frames apart, full resolution, finished as for scoring, mean over clips" if scores else None,
             "data": self.data, "recipe": self.recipe,
             "device": next(self.model.parameters()).device.type, "revision": utils.revision(), "versions": utils.versions(),
         })
@@ -768,13 +854,13 @@ def trim_log(path: Path, epoch: int) -> None:
 
 def fingerprint(videos: list[Video]) -> str:
     """Tells one set of videos from another by names, frame counts, and the sizes of the first and last frame's files."""
-    listed = "\n".join(f"{video.name} {len(video.frames)} {len(video.annotated())} {sizes(video)}" for video in videos)
+    listed = "\n".join(f"{video.name} {len(video.frames)} {len(video.annotated() or video.masked())} {sizes(video)}" for video in videos)
     return f"{len(videos)} videos, {sum(len(v.frames) for v in videos)} frames, crc {zlib.crc32(listed.encode()):08x}"
 
 
 def sizes(video: Video) -> list[int]:
     """Bytes of the files of a video's first and last frame: reading them all would take as long as an epoch."""
-    kinds = (video.frames, list(video.maps.values()), list(video.fixations.values()))
+    kinds = (video.frames, *(list(files.values()) for files in (video.maps, video.fixations, video.masks)))
     return [path.stat().st_size for paths in kinds if paths for path in (paths[0], paths[-1])]
 
 
@@ -796,8 +882,8 @@ def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, steps
         while run.epoch < epochs and not any(utils.added_up([stop.requested])):  # all stop after the same epoch
             started = time.time()
             batches.epoch, batches.start = run.epoch, 0
-            run.progress = run.progress or new_progress(len(batches), run.steps)
-            batches.start = run.progress["batches"]
+            run.progress = run.progress or new_progress(len(batches) * len(steps.scales), run.steps)
+            batches.start = run.progress["batches"] // len(steps.scales)
             if thaw:
                 run.model.thaw(run.epoch + 1)
             if not train_one_epoch(model, train_loader, steps, run.optimizer, run.progress, stop):
@@ -849,12 +935,12 @@ def log_epoch(run: Run, progress: dict, scores: dict | None, seconds: float, wri
 def epoch_line(run: Run, terms: dict, left_out: dict, skipped: int, scores: dict | None, seconds: float, speed: dict) -> str:
     """The line of an epoch: mean terms, what was left out, validation, time, and how fast training was."""
     parts = [f"epoch {run.epoch}", *(f"{LABELS.get(name, name)} {value:.4f}" for name, value in terms.items())]
-    samples = "frames" if run.model.temporal == "state" else "clips"
+    samples = "clips" if run.model.temporal == "window" else "frames"
     undefined = ", ".join(f"{LABELS[name.removesuffix('_left_out')]} {count}" for name, count in left_out.items() if count)
     parts += [f"({samples} left out as undefined: {undefined})"] if undefined else []
     parts += [f"{skipped} clips skipped"] if skipped else []
     if scores is not None:
-        measured = " ".join(f"{LABELS[name]} {scores[name]:.4f}" for name in VALIDATION)
+        measured = " ".join(f"{LABELS[name]} {scores[name]:.4f}" for name in VALIDATION[run.model.learns])
         skipped_too = f" ({scores['skipped']} skipped)" if scores["skipped"] else ""
         parts.append(f"| validation on {scores['clips']} clips{skipped_too}: {measured} (best CC {shown_cc(run.best_cc)})")
     return "  ".join([*parts, f"| {seconds:.1f} s, {speed['clips_per_second']:.3g} {samples}/s, {speed['data_wait']:.0%} waiting for clips"])
@@ -907,6 +993,7 @@ def arguments() -> argparse.ArgumentParser:
         terms.add_argument(f"--{name}-weight", type=finite, help=f"weight of {LABELS[name]} ({of_recipes('loss_weights', name)})")
     terms.add_argument("--kl-over", choices=KL_OVER, help="what both maps of KL are divided by the sum of: each sample, or the whole batch, as if it "
                                                           f"were one map ({of_recipes('kl_over')})")
+    flow_arguments(parser)
     run_arguments(parser.add_argument_group("run folder"))
     device_arguments(parser, "bfloat16 on CUDA, else float32", "autocast")
     return parser
@@ -915,6 +1002,7 @@ def arguments() -> argparse.ArgumentParser:
 def of_recipes(*keys: str) -> str:
     """The default of a flag in words: the first network's, and those that differ from it."""
     values = {name: functools.reduce(lambda value, key: value[key], keys, model.recipe) for name, model in MODELS.items()}
+    values = {name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in values.items()}
     usual = values[next(iter(MODELS))]
     others = {value: ", ".join(name for name in values if values[name] == value) for value in values.values() if value != usual}
     return "; ".join([f"default: {usual}", *(f"{names}: {value}" for value, names in others.items())])
@@ -923,7 +1011,7 @@ def of_recipes(*keys: str) -> str:
 def data_arguments(group) -> None:
     onoff = argparse.BooleanOptionalAction
     group.add_argument("--dataset", choices=list(DATASETS), nargs="+", action="extend",
-                       help="what to train on, one or several, whose split names are known; folder: your own (default: dhf1k)")
+                       help="what to train on, one or several, whose split names are known; folder: your own (default: dhf1k; of smcf vsod)")
     group.add_argument("--data", type=Path, nargs="+", action="extend", metavar="FOLDER",
                        help=f"where each lies, in any tree of data/README.md (default: {DATASET_FOLDERS})")
     group.add_argument("--train-split", metavar="SPLIT",
@@ -971,6 +1059,10 @@ def network_arguments(group) -> None:
     group.add_argument("--residual", action=argparse.BooleanOptionalAction,
                        help="SalEMA, SalCLSTM30: add what goes into the layer with the state to what comes out (default: off)")
     group.add_argument("--dropout", action=argparse.BooleanOptionalAction, help="SalEMA: drop half of the averaged layer's channels (default: off)")
+    group.add_argument("--flow-kind", choices=list(PICTURES),
+                       help="two-stream networks: how flow becomes a picture, its x, y and length, or a colour wheel (default: components)")
+    group.add_argument("--trunk-width", type=at_least(4), help="SMCF: channels of its trunks' stems, a multiple of 4 (default: 64)")
+    group.add_argument("--trunk-blocks", type=at_least(1), nargs=4, help="SMCF: blocks in each level of its trunks (default: 3 4 6 3, ResNet-50)")
     group.add_argument("--thaw", action=argparse.BooleanOptionalAction, default=False,
                        help="train the pretrained part of a recurrent network from its end towards its front, all of it from epoch 5 (default: off)")
 
@@ -981,6 +1073,15 @@ def alpha(text: str) -> float | str:
 
 
 def training_arguments(group) -> None:
+    group.add_argument("--train-type", choices=list(dict.fromkeys(stage for model in MODELS.values() for stage in model.stages)),
+                       help="stage of a network that is trained in several (smcf): frames as both inputs, flow as both, each as itself, starting "
+                            "from both stages before, which lie in RUN_DIR/pretrain-rgb and RUN_DIR/pretrain-flow (default: finetune)")
+    group.add_argument("--keep-flow-stage", action=argparse.BooleanOptionalAction, default=False,
+                       help="finetune: parts that see nothing but the flow start from pretrain-flow; the authors' start from pretrain-rgb, as all "
+                            "others do (default: off)")
+    group.add_argument("--scales", type=positive, nargs="+",
+                       help="of --frame-size, in multiples of 32 pixels; each batch is trained on at every one "
+                            f"({of_recipes('scales')})")
     group.add_argument("--epochs", type=at_least(1),
                        help="epochs, each one clip of every video, or all of it where a state is carried, shared out where there are several "
                             f"processes ({of_recipes('epochs')})")
@@ -1007,7 +1108,7 @@ def training_arguments(group) -> None:
 def run_arguments(group) -> None:
     group.add_argument("--run-dir", type=Path,
                        help="gets RecSalNet.pth (best weights), RecSalNet.json, last.pt and log.jsonl "
-                            "(default: saved_models; of another network or other datasets than dhf1k, a folder of their names in it)")
+                            "(default: saved_models; of another network or other datasets than its own, a folder of their names in it)")
     again = group.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue the run in --run-dir exactly where it stopped")
     again.add_argument("--overwrite", action="store_true",
@@ -1017,8 +1118,8 @@ def run_arguments(group) -> None:
 
 
 def default_run_dir(model: str, datasets: list[str]) -> Path:
-    """Where `default_weights` looks for DHF1K; for others a folder in it, so that the weights to fine-tune stay where they are."""
-    return default_folder(model) / ("" if datasets == ["dhf1k"] else "+".join(datasets))
+    """Where `default_weights` looks, for the network's own dataset; for others a folder in it, so that the weights to fine-tune stay there."""
+    return default_folder(model) / ("" if datasets == [MODELS[model].dataset] else "+".join(datasets))
 
 
 def launcher() -> str | None:
@@ -1084,19 +1185,33 @@ def prepare_frames(cache: FrameCache, videos: list[Video], workers: int, skip_ba
         utils.wait_for_all()
 
 
-def record_of(model: nn.Module, recipe: dict, given: dict, precision: str, train_videos: list[Video], val_videos: list[Video]) -> dict:
+def record_of(model: nn.Module, recipe: dict, given: dict, precision: str, train_videos: list[Video], val_videos: list[Video],
+              stage: str | None, flow: FlowSource | None) -> dict:
     """What the course of a run depends on, in plain values; `given` are all arguments."""
     return {
         "model": type(model).__name__, **model.config, "processes": utils.num_processes(), "objective": recipe["loss_weights"],
         "precision": precision, "train": fingerprint(train_videos), "val": fingerprint(val_videos),
-        **{name: recipe[name] for name in RECIPE if name != "epochs"},
-        **{name: given[name] for name in ("weights", "encoder_weights", "seed", "compile", "deterministic", "thaw")},
+        **{name: recipe[name] for name in RECIPE if name != "epochs"}, "scales": list(recipe["scales"]),
+        **{name: given[name] for name in ("weights", "encoder_weights", "seed", "compile", "deterministic", "thaw", "keep_flow_stage")},
+        "stage": stage, "flow": flow and flow.describe(),
     }
+
+
+def compute_terms(recipe: dict) -> Callable[..., dict]:
+    """The objective of a recipe: outputs, density or mask, and fixations to its terms."""
+    if recipe["loss"] != "maps":
+        return OBJECTIVES[recipe["loss"]]
+    return functools.partial(objective, weights=recipe["loss_weights"], kl_over=recipe["kl_over"])
 
 
 def chosen_recipe(own: dict, given: dict) -> dict:
     """A network's recipe, with what the user gave instead of it; `given` are all arguments, None where nothing was."""
     weights = {name: given[f"{name}_weight"] for name in TERMS if given[f"{name}_weight"] is not None}
+    if own["loss"] != "maps" and (weights or given["kl_over"]):
+        raise ValueError(f"--{next(iter(weights))}-weight and --kl-over" if weights else "--kl-over" + " are of an objective that compares maps; "
+                         f"this network's is \"{own['loss']}\", which has no such terms")
+    if own["loss"] == "maps" and given["scales"]:
+        raise ValueError("--scales is for networks that learn from masks: fixations cannot be resized")
     return {**own, **{name: given[name] for name in RECIPE if given[name] is not None}, "loss_weights": {**own["loss_weights"], **weights}}
 
 
@@ -1107,6 +1222,20 @@ def chosen_network(given: dict) -> dict:
         first, *others = network["ema_loc"]
         network["ema_loc"] = (first, *others) if others else first
     return network
+
+
+def chosen_stage(model_class: type[SaliencyModel], asked: str | None) -> str | None:
+    """The stage of training, by default the last one; None where there is one only."""
+    if asked and asked not in model_class.stages:
+        raise ValueError(f"--train-type {asked} is for networks that are trained in stages: {model_class.__name__} is not")
+    return asked or next(reversed(model_class.stages), None)
+
+
+def enter(model: SaliencyModel, stage: str | None) -> None:
+    """Let a network be shown what it is shown in a stage of training."""
+    if stage:
+        model.inputs = model.stages[stage]
+        model.needs_flow = "flow" in model.inputs
 
 
 def check_abilities(model_class: type[SaliencyModel], **wanted: bool) -> None:
@@ -1123,12 +1252,16 @@ def main(args: argparse.Namespace) -> int:
     keep_freed_memory()
     device = select_device(args.device)
     precision = args.precision or default_precision(device)
-    model_class, datasets = MODELS[args.model], args.dataset or ["dhf1k"]
+    model_class, datasets = MODELS[args.model], args.dataset or [MODELS[args.model].dataset]
     recipe = chosen_recipe(model_class.recipe, vars(args))
-    run_dir = args.run_dir or default_run_dir(args.model, datasets)
+    stage, whole_run = chosen_stage(model_class, args.train_type), args.run_dir or default_run_dir(args.model, datasets)
+    earlier = stage_files(whole_run, model_class, stage)
+    run_dir = whole_run / ("" if earlier or not stage else stage)
     check_abilities(model_class, thaw=args.thaw, activation_checkpointing=args.activation_checkpointing)
     if args.hold_out and not recipe["val_every"]:
         raise ValueError("--hold-out takes videos to validate on, and --val-every 0 says not to validate: leave out one of them")
+    if args.keep_flow_stage and not earlier:
+        raise ValueError("--keep-flow-stage is for the last stage of a network that is trained in stages: --model smcf --train-type finetune")
     restarted = is_restart_of(run_dir / "run.json")
     last = run_files(run_dir, model_class)[1]
     resume = args.resume or utils.gathered(restarted and last.is_file())[0]
@@ -1138,10 +1271,13 @@ def main(args: argparse.Namespace) -> int:
 
     stored = read_last(last) if resume else None
     model = make_model(args.model, args.weights, stored, chosen_network(vars(args)))
-    sources = choose_sources(datasets, args.data, args.train_split, args.val_split, validated=recipe["val_every"] > 0 and not args.hold_out)
-    train_videos, val_videos = training_videos(sources, args.skip_bad, args.hold_out, args.seed)
+    enter(model, stage)
+    flow = chosen_flow(model, args.flow, args.keep_flow, args.raft_weights, torch.device("cpu"))  # made by loader processes
+    validated = recipe["val_every"] > 0 and not args.hold_out
+    sources = choose_sources(datasets, args.data, args.train_split, args.val_split, validated, stage)
+    train_videos, val_videos = training_videos(sources, args.skip_bad, args.hold_out, args.seed, model.learns)
     cache = FrameCache(args.cache, model.prepare) if args.cache else None
-    train_set, val_set = make_sets(model, train_videos, val_videos, recipe["flip"], args.seed, args.skip_bad, cache)
+    train_set, val_set = make_sets(model, train_videos, val_videos, recipe["flip"], args.seed, args.skip_bad, cache, flow)
     train_loader = clip_loader(train_set, recipe["batch_size"], args.workers, shuffle=True)
     val_loader = clip_loader(val_set, 1, args.workers, shuffle=False) if recipe["val_every"] else None
 
@@ -1149,11 +1285,11 @@ def main(args: argparse.Namespace) -> int:
     if args.weights and not stored:
         introduce(model, args.weights)
     elif not stored and utils.is_first():                                  # the others get the first one's weights
-        print(f"encoder weights: {initialise(model, args.encoder_weights)}")
+        print(f"encoder weights: {initialise(model, args.encoder_weights, earlier, args.keep_flow_stage)}")
     if args.activation_checkpointing:
         model.activation_checkpointing = True
     model.to(device)
-    record = record_of(model, recipe, vars(args), precision, train_videos, val_videos)
+    record = record_of(model, recipe, vars(args), precision, train_videos, val_videos, stage, flow)
     if args.compile:
         compile_network(model)
     run = Run(model, make_optimizer(model, recipe["lr"]), run_dir, record, describe_data(sources, args.hold_out, val_videos))
@@ -1168,8 +1304,8 @@ def main(args: argparse.Namespace) -> int:
     stop = StopRequest()
     print(f"training {type(model).__name__} ({sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters) "
           f"at {model.config['frame_size'][0]} x {model.config['frame_size'][1]} on {device.type} in {precision}")
-    steps = Steps(functools.partial(objective, weights=recipe["loss_weights"], kl_over=recipe["kl_over"]), precision, recipe["accumulate"],
-                  recipe["gradients"], recipe["milestones"], recipe["gamma"])
+    steps = Steps(compute_terms(recipe), precision, **{name: recipe[name] for name in
+                                                       ("accumulate", "gradients", "milestones", "gamma", "decay_epochs", "scales")})
     finished = fit(run, train_loader, val_loader, steps, recipe["epochs"], recipe["val_every"], args.thaw,
                    open_tensorboard(run_dir, args.tensorboard), stop)
     if not finished:

@@ -9,7 +9,8 @@ other methods (FlowNet2, Brox), so maps made from ours may differ from the paper
 import argparse
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -21,7 +22,7 @@ from torchvision.utils import flow_to_image
 from tqdm import tqdm
 
 import utils
-from dataloader import list_frames, read_frame
+from dataloader import frame_key, images_by, list_frames, read_frame
 
 Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -110,49 +111,201 @@ PICTURES = {"components": components, "wheel": wheel}
 
 
 class FlowFolder:
-    """The flow of a folder of frames, kept in files beside them: FOLDER/flow_METHOD/FRAME.npy, (H, W, 2) float16, in pixels.
+    """The flow of a video's frames, kept in files beside them: FOLDER/flow_METHOD/FRAME.npy, (H, W, 2) float16, in pixels.
 
     Args:
-        folder: of the frames.
+        frames: the video's image files, in order.
         method: a key of `METHODS`.
-        make: makes a flow; the default is that method's, when the first one is missing.
+        make: makes a flow.
+        keep: whether flow is kept in files; else it is made each time.
     """
 
-    def __init__(self, folder: Path, method: str = "dis", make: Flow | None = None) -> None:
-        self.frames, self.place, self.method, self.make = list_frames(folder), folder / f"flow_{method}", method, make
+    def __init__(self, frames: Sequence[Path], method: str, make: Flow, keep: bool = True) -> None:
+        self.frames, self.place, self.make, self.keep = frames, frames[0].parent / f"flow_{method}", make, keep
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Each frame's flow, (H, W, 2) float32; what is missing, or older than its frames, is made and written first."""
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """A frame's flow, (H, W, 2) float32; what is missing, or older than its frames, is made and written first."""
+        pair = self.pair(index)
+        if not self.keep:
+            return self.made(pair)
+        file = self.place / f"{self.frames[index].stem}.npy"
+        if not file.is_file() or file.stat().st_mtime_ns < max(frame.stat().st_mtime_ns for frame in pair):
+            self.write(file, self.made(pair))
+        return read_flow(file)
+
+    def pair(self, index: int) -> Sequence[Path]:
+        """The frames that a frame's flow is made from: it and the next one; the last frame repeats the flow before."""
         last = len(self.frames) - 1
-        for index, path in enumerate(self.frames):
-            file = self.place / f"{path.stem}.npy"
-            pair = self.frames[min(index, max(0, last - 1)):][:2]          # the last frame repeats the flow before
-            if not file.is_file() or file.stat().st_mtime_ns < max(frame.stat().st_mtime_ns for frame in pair):
-                self.write(file, pair)
-            yield np.load(file).astype(np.float32)
+        if not 0 <= index <= last:                                         # which also ends a loop over the folder
+            raise IndexError(f"frame {index} of {len(self.frames)}")
+        return self.frames[min(index, max(0, last - 1)):][:2]
 
-    def write(self, file: Path, pair: list[Path]) -> None:
-        """Make a flow and write it, atomically."""
-        self.make = self.make or METHODS[self.method]()
-        flow = next(flows(map(read_frame, pair), self.make))
-        with utils.atomic_path(file) as temporary, temporary.open("wb") as out:
-            np.save(out, flow.astype(np.float16))                          # to 0.016 pixels at 32: less than any method is wrong by
+    def made(self, pair: Sequence[Path]) -> np.ndarray:
+        return next(flows(map(read_frame, pair), self.make))
+
+    def write(self, file: Path, flow: np.ndarray) -> None:
+        """Write a flow, atomically."""
+        try:
+            with utils.atomic_path(file) as temporary, temporary.open("wb") as out:
+                np.save(out, flow.astype(np.float16))                      # to 0.016 pixels at 32: less than any method is wrong by
+        except OSError as error:
+            raise OSError(error.errno, f"the flow of a frame cannot be kept beside it ({error.strerror}): --no-keep-flow makes it each time",
+                          str(file)) from error
+
+
+def read_flow(file: Path) -> np.ndarray:
+    """A flow from its file, (H, W, 2) float32; a ValueError where it is none."""
+    try:
+        flow = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{file} cannot be read as a flow: {error}. Delete it, and it is made anew") from error
+    if not isinstance(flow, np.ndarray) or flow.ndim != 3 or flow.shape[2] != 2 or flow.dtype.kind != "f":
+        raise ValueError(f"{file} must hold a flow, (H, W, 2) of floating-point numbers, got {getattr(flow, 'dtype', type(flow).__name__)} "
+                         f"{np.shape(flow)}. Delete it, and it is made anew")
+    return flow.astype(np.float32)
+
+
+# Where the programs take flow from
+
+PUBLISHED = ("OF_FlowNet2", "Flow")                                        # folders of colour wheels that SMCF's datasets come with
+AUTO = "auto"
+
+
+@dataclass
+class FlowSource:
+    """The flow of any video's frames as pictures: from files, or made here.
+
+    Attributes:
+        source: a key of `METHODS`; or the name of a folder of pictures beside a video's frames or beside their folder, or the path of one,
+            which may have a folder for each video; or "auto": one of `PUBLISHED` where it is there and colour wheels are wanted, else DIS.
+        picture: how flow that is made here becomes a picture, a key of `PICTURES`.
+        keep: whether flow that is made here is kept in files beside the frames.
+        raft_weights, device: of RAFT.
+    """
+    source: str = AUTO
+    picture: str = "wheel"
+    keep: bool = True
+    raft_weights: str | None = None
+    device: str = "cpu"
+
+    @functools.cached_property
+    def make(self) -> Flow:
+        """Makes a flow; made when the first one is missing, in each process."""
+        return raft_flow(self.raft_weights, self.device) if self.source == "raft" else dis_flow()
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "make"}  # OpenCV's cannot travel to loader processes
+
+    def pictures(self, frames: Sequence[Path]) -> "FlowPictures | StoredPictures":
+        """The pictures of a video's frames, (H, W, 3) uint8 each, by index.
+
+        Raises:
+            FileNotFoundError: there is no such folder of pictures, or one is missing.
+        """
+        names = PUBLISHED if self.source == AUTO and self.picture == "wheel" else () if self.source in (AUTO, *METHODS) else (self.source,)
+        found = [folder for name in names for folder in picture_folders(frames, name)]
+        if found:
+            return StoredPictures(frames, found[0])
+        if self.source not in (AUTO, *METHODS):
+            raise FileNotFoundError(f"no pictures of optical flow for the frames in {frames[0].parent}: expected a folder {self.source} there, "
+                                    f"beside it, or with a folder for the video; or --flow {' or '.join(METHODS)}, which make them")
+        return FlowPictures(FlowFolder(frames, self.method, self.make, self.keep), self.picture)
+
+    def maker(self, video: str) -> Flow:
+        """Makes the flow of a video file's frames; a ValueError where pictures were to be taken, which belong to files of frames."""
+        if self.source not in (AUTO, *METHODS):
+            raise ValueError(f"--flow {self.source} names pictures for folders of frames, but {video} is a video file: give --flow "
+                             f"{' or '.join(METHODS)}, or its frames as a folder")
+        return self.make
+
+    @property
+    def method(self) -> str:
+        """What makes the flow that is not there."""
+        return self.source if self.source in METHODS else "dis"
+
+    def describe(self) -> dict:
+        """What made the pictures, for the record."""
+        return {"source": self.source, "made_by": self.method, "picture": self.picture}
+
+
+@dataclass
+class FlowPictures:
+    """Pictures of flow that is made here."""
+    flow: FlowFolder
+    picture: str
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """A frame's, (H, W, 3) uint8."""
+        return PICTURES[self.picture](self.flow[index])
+
+
+class StoredPictures:
+    """Pictures of flow in a folder, named like the frames; a frame that has none repeats the one before if it is the last."""
+
+    def __init__(self, frames: Sequence[Path], folder: Path) -> None:
+        self.frames, self.folder, self.files = frames, folder, listed(folder)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """A frame's, (H, W, 3) uint8."""
+        last = index == len(self.frames) - 1
+        stems = [self.frames[i].stem for i in (index, index - 1)[:1 + (last and index > 0)]]
+        file = next((self.files[frame_key(stem)] for stem in stems if frame_key(stem) in self.files), None)
+        if file is None:
+            raise FileNotFoundError(f"no picture of optical flow for frame {stems[0]} in {self.folder} ({len(self.files)} pictures): they are named "
+                                    f"like the frames, and only a video's last one may be missing; or --flow {' or '.join(METHODS)} makes them")
+        return read_frame(file)
+
+
+def picture_folders(frames: Sequence[Path], name: str) -> list[Path]:
+    """Folders that may hold the pictures of a video's flow, and hold that of its first frame."""
+    place = frames[0].parent
+    several = (place.parent.parent / name / place.name,                    # Imgs/VIDEO and Flow/VIDEO
+               Path(name) / place.parent.name, Path(name) / place.name)    # VIDEO/Frame or VIDEO, and any folder with a folder VIDEO
+    places = (place / name, place.parent / name, *several, Path(name))
+    return [folder for folder in places if folder.is_dir() and frame_key(frames[0].stem) in listed(folder)]
+
+
+@functools.lru_cache(maxsize=10000)
+def listed(folder: Path) -> dict[str, Path]:
+    """A frame's `frame_key` -> picture of its flow, of a folder that does not change meanwhile."""
+    return images_by(folder, "pictures of optical flow", frame_key)
+
+
+# The command line
+
+def flow_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of programs whose networks may need flow."""
+    group = parser.add_argument_group("optical flow (of networks that need it)")
+    group.add_argument("--flow", default=AUTO, metavar=f"{{{','.join([AUTO, *METHODS])},FOLDER}}",
+                       help="dis, raft: made here; FOLDER: pictures named like the frames, in a folder of this name beside the frames or their "
+                            "folder, or in FOLDER/VIDEO or FOLDER; auto: the pictures that SMCF's datasets come with where they are there "
+                            f"({', '.join(PUBLISHED)}; for smcf), else dis (default: auto)")
+    group.add_argument("--keep-flow", action=argparse.BooleanOptionalAction, default=True,
+                       help="keep what is made beside the frames, in FRAMES/flow_METHOD: 4 bytes a pixel (default: on)")
+    raft_argument(group)
+
+
+def raft_argument(group) -> None:
+    group.add_argument("--raft-weights", metavar="FILE", help="of torchvision's small RAFT (default: downloaded)")
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FRAMES", help="folders of frames")
     parser.add_argument("--method", choices=list(METHODS), default="dis", help="(default: dis)")
-    parser.add_argument("--raft-weights", metavar="FILE", help="of torchvision's small RAFT (default: downloaded)")
+    raft_argument(parser)
     parser.add_argument("--device", choices=["cpu", "cuda", "mps"], default="cpu", help="where RAFT computes (default: cpu)")
     parser.add_argument("--pictures", choices=list(PICTURES), help="write FRAMES/flow_METHOD_PICTURES/FRAME.png too (default: none)")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    make = functools.partial(raft_flow, args.raft_weights, args.device) if args.method == "raft" else dis_flow
+    source = FlowSource(args.method, raft_weights=args.raft_weights, device=args.device)
     for folder in args.folders:
-        made = FlowFolder(folder, args.method, make())
+        made = FlowFolder(list_frames(folder), args.method, source.make)
         for frame, flow in zip(tqdm(made.frames, desc=folder.name, unit="frame", disable=None), made):
             if args.pictures:
                 path = folder / f"flow_{args.method}_{args.pictures}" / f"{frame.stem}.png"

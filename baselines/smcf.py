@@ -9,19 +9,20 @@ import itertools
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import resnet50
+from torchvision.models.resnet import Bottleneck
 
 import utils
 from model import SaliencyModel, check_frame_size, prepare_frame, without_autocast
 
 # Attributes of modules are the authors' names in state dicts, which also number what is alike.
 RGB, FLOW, MERGED = "_rgb", "_flow", ""                                    # suffixes of the trunks' parts
-WIDTHS = (64, 256, 512, 1024, 2048)                                        # channels of a trunk's stem and its four levels
+GROWTH = (1, 4, 8, 16, 32)                                                 # channels of a trunk's stem and its four levels, in those of the stem
 REDUCED = 32                                                               # channels of everything behind the trunks
 LEVELS = (1, 2, 3, 4)                                                      # at 1/4, 1/8, 1/16 and 1/32 of the frame's size
 UNUSED = ("resnet.conv1", "resnet.bn1", "RGBF_conv3")                      # in released state dicts, but on no way to an output
@@ -36,36 +37,45 @@ class SMCF(SaliencyModel):
 
     Args:
         frame_size: (H, W) that frames and flow are resized to, multiples of 32; the authors' is 352 x 352.
+        trunk_width: channels of the trunks' stems, a multiple of 4.
+        trunk_blocks: of each of the trunks' four levels; the defaults are ResNet-50.
     """
 
     temporal = "group"                                                     # maps are made for clip_len consecutive frames at once
     clip_len = 5                                                           # attention spans these
     needs_flow, inputs, flow_picture = True, ("frame", "flow"), "wheel"
     known_by = ("resnet.conv1_rgb.weight", "CSF1.conv_f1.0.conv_bn.0.weight")
-    recipe = {                                                             # the paper's
-        "optimizer": "sgd", "lr": 2e-3, "momentum": 0.9, "weight_decay": 5e-4,
+    authors_file = "SMCF-19epoch.pth"
+    learns, dataset = "mask", "vsod"
+    recipe = {**SaliencyModel.recipe,                                      # the paper's
+        "optimizer": "sgd", "optimizer_options": {"momentum": 0.9, "weight_decay": 5e-4}, "lr": 2e-3,
         "batch_size": 10, "epochs": 20,                                    # frames are shuffled: a group in training is 5 unrelated ones
         "decay_epochs": 20, "gamma": 0.1,                                  # the rate falls every so many epochs: with 20 in all, never
-        "scales": (0.75, 1, 1.25),                                         # of frame_size, rounded to multiples of 32: 256, 352, 448
-        "objective": "binary cross-entropy of the logits, saliency plus motion",
-        "stages": ("pretrain_rgb", "pretrain_flow", "finetune"),           # frames as both inputs; flow as both; each as itself
+        "scales": (0.75, 1.0, 1.25),                                       # of 352, rounded to multiples of 32: 256, 352, 448
+        "val_every": 0,                                                    # the last weights are kept: their datasets have none to choose by
+        "loss": "logits",                                                  # of the saliency and of the motion map
     }
+    # Each stage trains the whole network; the first two show it one picture twice. The last one starts from both.
+    stages = {"pretrain-rgb": ("frame", "frame"), "pretrain-flow": ("flow", "flow"), "finetune": ("frame", "flow")}
+    start_file, start_download = Path("saved_models/resnet50-0676ba61.pth"), "ResNet50_Weights.IMAGENET1K_V1"
 
-    def __init__(self, frame_size: tuple[int, int] = (352, 352)) -> None:
+    def __init__(self, frame_size: tuple[int, int] = (352, 352), trunk_width: int = 64, trunk_blocks: tuple = (3, 4, 6, 3)) -> None:
         # The trunks halve five times and the decoders double from level to level: other sizes would not meet.
         check_frame_size(frame_size, 32)
-        super().__init__(frame_size, prepare_frame)
-        self.resnet = Trunks()
-        for level, width in enumerate(WIDTHS):
+        check_trunk(trunk_width, trunk_blocks)
+        super().__init__(frame_size, prepare_frame, trunk_width=trunk_width, trunk_blocks=list(trunk_blocks))
+        widths = [trunk_width * growth for growth in GROWTH]
+        self.resnet = Trunks(trunk_width, trunk_blocks)
+        for level, width in enumerate(widths):
             self.add_module(f"atten_rgb_{level}", channel_attention(width))
             self.add_module(f"atten_flow_{level}", channel_attention(width))
         for name, level in reductions():
-            self.add_module(f"reduce_{name}", DimReduce(WIDTHS[level], REDUCED))
+            self.add_module(f"reduce_{name}", DimReduce(widths[level], REDUCED))
         for number in LEVELS:
             self.add_module(f"CSF{number}", CrossStackFusion(REDUCED))
         self.output_s, self.output_e = Decoder(REDUCED), Decoder(REDUCED)
-        self.RGBF_conv3 = BasicConv2d(2048, 1024, side=3)
-        self.transformer_1, self.transformer_2 = (Transformer(width, group=self.clip_len) for width in WIDTHS[3:])
+        self.RGBF_conv3 = BasicConv2d(widths[4], widths[3], side=3)
+        self.transformer_1, self.transformer_2 = (Transformer(width, group=self.clip_len) for width in widths[3:])
         for name in UNUSED:                                                # DistributedDataParallel would wait for their gradients
             self.get_submodule(name).requires_grad_(False)
 
@@ -124,6 +134,14 @@ class SMCF(SaliencyModel):
             decoder.output[-1].float()
         return self
 
+    def compared(self, outputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Both logits in float32, as the objective takes them."""
+        return tuple(output.float() for output in outputs)
+
+    def parameter_groups(self, lr: float) -> list[dict]:
+        """All that gets a gradient, with a rate that falls."""
+        return [{**group, "scheduled": True} for group in super().parameter_groups(lr)]
+
     def finish(self, output: Tensor, size: tuple[int, int]) -> Tensor:
         """Bring saliency logits to the range and the size of the frame's map, as the authors do before scoring.
 
@@ -146,7 +164,7 @@ class SMCF(SaliencyModel):
         """What is saved of a finished map: (H, W) in [0, 1] -> (H, W) uint8, times 255 and rounded; no further stretching."""
         return (saliency * 255).round().to(torch.uint8)
 
-    def load_imagenet(self, entries: dict[str, Tensor], source: str) -> list[str]:
+    def load_start(self, entries: dict[str, Tensor], source: str) -> list[str]:
         """Fill all three trunks with the same weights of ResNet-50; both pretraining stages start from there.
 
         Args:
@@ -196,20 +214,28 @@ class SMCF(SaliencyModel):
         return kept
 
     @classmethod
+    def completed(cls, configuration: dict, changes: dict, entries: dict[str, Tensor], source: str) -> dict:
+        """The trunks follow from the entries, the frame size from what came with the file."""
+        return {**configuration, **infer_trunk(entries), **changes}
+
+    @classmethod
     def built_for(cls, config: dict, entries: dict[str, Tensor], source: str) -> "SMCF":
         """As `SaliencyModel.built_for`, without drawing 206 M numbers, which takes seconds, only to replace them."""
         return cls.outlined_for(config, entries, source).to_empty(device="cpu")
 
 
 class Trunks(nn.Module):
-    """Three ResNet-50s side by side, their parts told apart by suffixes; the merged one's stem, conv1 and bn1, is unused."""
+    """Three ResNets side by side, their parts told apart by suffixes; the merged one's stem, conv1 and bn1, is unused."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, blocks: tuple[int, ...]) -> None:
         super().__init__()
         for suffix in (RGB, FLOW, MERGED):
-            trunk = resnet50()                                             # random weights; the classifier stays behind
-            for part in ("conv1", "bn1", *(f"layer{level}" for level in LEVELS)):
-                self.add_module(part + suffix, trunk.get_submodule(part))
+            self.add_module(f"conv1{suffix}", nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False))
+            self.add_module(f"bn1{suffix}", nn.BatchNorm2d(width))
+            for level, before, count in zip(LEVELS, GROWTH, blocks):
+                self.add_module(f"layer{level}{suffix}", resnet_level(width * before, width * 2 ** (level - 1), count, stride=1 if level == 1 else 2))
+        for conv in (module for module in self.modules() if isinstance(module, nn.Conv2d)):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
 
     def stem(self, images: Tensor, suffix: str) -> Tensor:
         """What a trunk begins with: (B, 3, h, w) -> (B, 64, h/2, w/2)."""
@@ -219,6 +245,13 @@ class Trunks(nn.Module):
     def level(self, number: int, x: Tensor, suffix: str) -> Tensor:
         """One level of a trunk, 1 to 4; all but the first halve height and width."""
         return self.get_submodule(f"layer{number}{suffix}")(x)
+
+
+def resnet_level(before: int, planes: int, count: int, stride: int) -> nn.Sequential:
+    """Blocks of a ResNet: (B, before, h, w) to (B, 4 planes, h / stride, w / stride)."""
+    width = planes * Bottleneck.expansion
+    shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
+    return nn.Sequential(Bottleneck(before, planes, stride, shortcut), *(Bottleneck(width, planes) for _ in range(count - 1)))
 
 
 class BasicConv2d(nn.Module):
@@ -433,6 +466,21 @@ def name_in_resnet(name: str) -> str:
     return f"{part.removesuffix(RGB).removesuffix(FLOW)}.{rest}"
 
 
+def check_trunk(width: int, blocks: tuple[int, ...]) -> None:
+    """Refuse what the trunks cannot be built from; the message names the value."""
+    if not 4 <= width <= 1024 or width % 4 or width != int(width):
+        raise ValueError(f"trunk_width must be a multiple of 4, up to 1024, got {width}")
+    if len(blocks) != len(LEVELS) or any(not 1 <= count <= 100 or count != int(count) for count in blocks):
+        raise ValueError(f"trunk_blocks must be {len(LEVELS)} numbers of blocks, up to 100, got {tuple(blocks)}")
+
+
+def infer_trunk(entries: dict[str, Tensor]) -> dict:
+    """The width and the blocks of the trunks that a state dict belongs to."""
+    blocks = [re.match(r"resnet\.layer(\d)_rgb\.(\d+)\.conv1\.weight$", name) for name in entries]
+    levels = [int(block[1]) for block in blocks if block]
+    return {"trunk_width": entries["resnet.conv1_rgb.weight"].shape[0], "trunk_blocks": [levels.count(level) for level in LEVELS]}
+
+
 def check_group(frame: Tensor, flow: Tensor, group: int) -> None:
     """Say what came and what is needed, before a convolution says it less clearly."""
     for name, images in (("frame", frame), ("flow", flow)):
@@ -449,15 +497,56 @@ def check_group(frame: Tensor, flow: Tensor, group: int) -> None:
 
 # The measures of salient-object detection
 
-def vsod_scores(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """Score maps against masks with the measures of salient-object detection, as the library pysodmetrics computes them.
+VSOD_LABELS = {"mae": "MAE", "max_f": "max F", "adaptive_f": "adaptive F", "s": "S", "e": "mean E", "max_e": "max E", "adaptive_e": "adaptive E"}
 
-    It stretches each prediction to [0, 1] (a constant one stays) and averages over all frames alike, whatever their video.
-    A frame whose mask is empty counts too: its F is 0, its S is 1 minus the prediction's mean, its E the share left empty. To the
-    adaptive threshold a map of zeros is all object, for twice its mean is 0.
+
+def vsod_scores(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """Score maps against masks with the measures of salient-object detection, averaged over all frames alike, whatever their video.
 
     Args:
         pairs: of each frame the prediction, (H, W) uint8, and the mask, (H, W), bool or uint8 with objects above 128.
+
+    Returns:
+        As `vsod_average`.
+
+    Raises:
+        ModuleNotFoundError, ValueError: as `vsod_frame`; or there is no pair.
+    """
+    return vsod_average([vsod_frame(prediction, mask) for prediction, mask in pairs])
+
+
+def vsod_frame(prediction: np.ndarray, mask: np.ndarray) -> dict[str, float | np.ndarray]:
+    """Score a map against its mask, as the library pysodmetrics does, which stretches it to [0, 1] first (a constant one stays).
+
+    Where the mask is empty, F is 0, S is 1 minus the prediction's mean, and E the share left empty. To the adaptive threshold a map
+    of zeros is all object, for twice its mean is 0.
+
+    Args:
+        prediction: (H, W) uint8.
+        mask: (H, W), bool or uint8 with objects above 128.
+
+    Returns:
+        What `vsod_average` makes of this frame alone; and "f_curve", "e_curve", (256,) each, F and E at every threshold.
+
+    Raises:
+        ModuleNotFoundError: pysodmetrics is not installed.
+        ValueError: one of the two has another shape or type.
+
+    Source: Perazzi et al. 2012 (MAE), Achanta et al. 2009 (F), Fan et al. 2017 (S), Fan et al. 2018 (E).
+    """
+    measures = vsod_measures()
+    check_pair(prediction, mask)
+    levels = mask.astype(np.uint8) * 255 if mask.dtype == bool else mask
+    for measure in measures.values():
+        measure.step(prediction, levels)
+    f, e = measures["f"].get_results()["f"], measures["e"].get_results()["em"]
+    row = {"mae": float(measures["mae"].get_results()["mae"]), "s": float(measures["s"].get_results()["sm"]),
+           "adaptive_f": float(f["adaptive"]), "adaptive_e": float(e["adp"]), "f_curve": f["dynamic"], "e_curve": e["curve"]}
+    return {**row, **vsod_average([row])}
+
+
+def vsod_average(rows: list[dict]) -> dict[str, float]:
+    """Averages of the rows of `vsod_frame`, as the library makes them: those of F and E at each threshold come before their maxima.
 
     Returns:
         mae: mean absolute error, less is better; of the others more is.
@@ -467,29 +556,18 @@ def vsod_scores(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, flo
         one pixel less than there are: a perfect map scores a little above 1.
 
     Raises:
-        ModuleNotFoundError: pysodmetrics is not installed.
-        ValueError: there is no pair, or one of another shape or type.
-
-    Source: Perazzi et al. 2012 (MAE), Achanta et al. 2009 (F), Fan et al. 2017 (S), Fan et al. 2018 (E).
+        ValueError: there is no row.
     """
-    measures = vsod_measures()
-    for prediction, mask in pairs:
-        check_pair(prediction, mask)
-        levels = mask.astype(np.uint8) * 255 if mask.dtype == bool else mask
-        for measure in measures.values():
-            measure.step(prediction, levels)
-    if not measures["mae"].maes:
+    if not rows:
         raise ValueError("there is nothing to score: no pair of a prediction and a mask came")
-    f, e = measures["f"].get_results()["f"], measures["e"].get_results()["em"]
-    scores = {
-        "mae": measures["mae"].get_results()["mae"], "max_f": f["dynamic"].max(), "adaptive_f": f["adaptive"],
-        "s": measures["s"].get_results()["sm"], "e": e["curve"].mean(), "max_e": e["curve"].max(), "adaptive_e": e["adp"],
-    }
-    return {name: float(score) for name, score in scores.items()}
+    means = {name: np.mean([row[name] for row in rows], axis=0) for name in ("mae", "s", "adaptive_f", "adaptive_e", "f_curve", "e_curve")}
+    f, e = means.pop("f_curve"), means.pop("e_curve")
+    scores = {**means, "max_f": f.max(), "e": e.mean(), "max_e": e.max()}
+    return {name: float(scores[name]) for name in VSOD_LABELS}
 
 
 def vsod_measures() -> dict:
-    """The library's classes that gather what `vsod_scores` returns; a ModuleNotFoundError says how to install it."""
+    """The library's classes, one for each measure, that take pairs in; a ModuleNotFoundError says how to install it."""
     try:                                                                   # not installed by default: it holds NumPy and OpenCV to older versions
         import py_sod_metrics as library
     except ModuleNotFoundError as error:

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import utils
-from baselines.optical_flow import PICTURES
 from model import SaliencyModel, check_frame_size, without_autocast
 
 # Caffe's layers: channels in, channels out, side of the kernel. Their names are those of state dicts; a second stream's end in _b.
@@ -26,7 +25,7 @@ POOLED = ("conv1", "conv2")                                                # a p
 
 MEAN, SCALE = (100, 110, 118), 0.0078431372549                             # RGB, in levels; 2 / 255
 LARGEST, SMALLEST = 512, 4                                                 # sides of frames; two poolings leave nothing of 3 pixels
-FLOW_KINDS = tuple(PICTURES)
+FLOW_KINDS = ("components", "wheel")                                       # of `optical_flow.PICTURES`, which this file need not load
 
 OLD_LAYERS, LAYER = 2, 100                                                 # fields of Caffe's messages: NetParameter,
 LAYER_NAME, LAYER_BLOBS = 1, 7                                             # LayerParameter,
@@ -50,14 +49,14 @@ class Streams(SaliencyModel):
     temporal, clip_len = "group", 1                                        # each map needs its frame, and its flow, alone
     known_by, unlike = ("deconv1.weight",), ("conv5_b.weight", "conv_fuse.weight")
     read_file = staticmethod(lambda path: read_entries(path))
-    recipe = {                                                             # loss and optimiser are the paper's; numbers are ours, none are released
-        "optimizer": "sgd", "lr": 1e-7,                                    # small, for the loss is a sum over pixels; 100 times as much diverged
-        "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 2,
-        "frame_size": (240, 320),                                          # nominal; frames of a batch need one size
-        # Caffe's EuclideanLoss: half the sum of squared differences, divided by the batch size; the target is what `finish` undoes.
-        "objective": "euclidean to (255 density - 127) / 128 at the output's size",
+    recipe = {**SaliencyModel.recipe,                                      # loss and optimiser are the paper's; numbers are ours, none are released
+        "optimizer": "sgd", "optimizer_options": {"momentum": 0.9, "weight_decay": 5e-4},
+        "lr": 4e-7,                                                        # small, for the loss is a sum over pixels
+        "batch_size": 2, "loss": "euclidean",
         "flip": False,                                                     # turned around, the picture of a flow is one of another flow
     }
+    nominal_size = (240, 320)                                              # and that of training, where frames of a batch need one size
+    validated_every = 32                                                   # frames, as the others' clips of 32
     suffixes = ("",)                                                       # of the layers of each stream
 
     def __init__(self, frame_size: tuple[int, int] | None = None, **others) -> None:
@@ -119,6 +118,10 @@ class Streams(SaliencyModel):
         """
         mean = torch.tensor(MEAN, dtype=torch.float32).to(frame.device, non_blocking=True)
         return (frame.float() - mean.view(3, *[1] * (frame.ndim - 2))) * SCALE
+
+    def compared(self, output: Tensor) -> Tensor:
+        """Raw output in the range of a density map, as Caffe's loss compares it: what `finish` makes of it, neither cut nor resized nor blurred."""
+        return (128 * output.float() + 127) / 255
 
     def finish(self, output: Tensor, size: tuple[int, int]) -> Tensor:
         """Bring raw output to levels and to the frame's own size, blur it, and stretch it to its maximum, as the authors do.
@@ -237,6 +240,7 @@ class STSConvNet(STSMaxNet):
     """Two streams, fused by a learnt 1 x 1 convolution; the network whose weights were released. 41.2 M parameters."""
 
     known_by, unlike = ("deconv1.weight", "conv5_b.weight", "conv_fuse.weight"), ()
+    authors_file = "stsconvnet.caffemodel"
 
     def __init__(self, frame_size: tuple[int, int] | None = None, flow_kind: str = "components") -> None:
         super().__init__(frame_size, flow_kind)

@@ -1,22 +1,32 @@
-"""Write a small generated set of videos with gaze, in the tree of the prepared DHF1K, to try the programs on.
+"""Write a small generated set of videos to try the programs on: with gaze, in the tree of the prepared DHF1K, or with masks of salient objects.
 
-    python data/make_sample.py                      # 200 + 6 videos into data/sample, in seconds
+    python data/make_sample.py                      # 200 + 6 videos with gaze into data/sample, in seconds
     python data/make_sample.py --out data/tiny --train-videos 2 --val-videos 1 --frames 12 --size 90 160
+    python data/make_sample.py --kind vsod          # 20 + 6 videos and 100 stills with masks into data/vsod_sample, in seconds
 
-Bright objects move over grey, panning textures, and simulated observers pursue them: mostly the fast ones of high contrast, hardly
-those that stand still, now and then the centre or anywhere. It can be learnt in minutes, from motion and colour together, and tells
-whether the programs work. Scores on it say nothing about real videos.
+Bright objects move over grey, panning textures, others stand still. It can be learnt in minutes, from motion and colour together, and
+tells whether the programs work. Scores on it say nothing about real videos.
+
+gaze: simulated observers pursue mostly the fast objects of high contrast, hardly those that stand still, now and then look at the
+centre or anywhere.
+vsod: for video salient object detection, in the tree of SMCF's authors: TrainSet_RGB/{Imgs,GTs} (stills), TrainSet_Video/{Imgs,
+ground-truth} (the frames of all sequences in one folder) and TestSet/sample/SEQUENCE/{Frame,ground-truth}. Masks are 255 where a
+moving object is seen, else 0: those that stand still are not in them, so a frame alone does not tell. Objects are faster, so
+that optical flow shows them; pictures of flow are not written.
 
 The same flags give the same files, byte for byte with the same library versions; more videos leave the earlier ones as they were.
 """
 
 import argparse
+import functools
 import json
 import os
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
@@ -29,6 +39,7 @@ FINISHED, STARTED = "sample.json", "sample.json.unfinished"     # markers with t
 MIN_SIZE = 32                       # pixels; objects get lost below
 DIAMETER = (0.12, 0.18)             # of an object, in widths of the frame, as all lengths below
 SPEED = (0.001, 0.004)              # of a moving object, per frame: an eighth of the frame's width in half a second to two
+VSOD_SPEED = (0.005, 0.02)          # the same where masks are wanted: a pixel or more at 160, or optical flow would hardly tell it from standing
 TURN = 0.3                          # in radii: how near to the border the centre of an object comes before it turns
 PAN = 0.005                         # of the background, per frame, at most
 NUM_MOVING = (0.6, 0.3, 0.1)        # shares of videos with one, two and three moving objects
@@ -41,6 +52,14 @@ NEW_LOOK, NEW_LOOK_AT_ENTRY = 1 / 15, 1 / 4     # chance of a saccade per frame,
 SAMPLES = 3                         # gaze samples of one observer per frame
 JITTER = 0.025                      # standard deviation of a sample around the gaze: people look at all parts of an object
 LOST_SHARE = 0.02                   # frames without any fixation, as in DHF1K
+JPEG_QUALITY = 95                   # OpenCV's own default
+MARKED = ("kind", "generator", "train_videos", "val_videos", "frames", "size", "observers", "stills", "seed")    # flags in a marker
+GAZE_SORTS = ("images", "maps", "fixation")
+VSOD_FILES = {"train": ("TrainSet_Video/Imgs/{}_*.jpg", "TrainSet_Video/ground-truth/{}_*.png"),    # of a sequence, {}; * is a frame's number
+              "val": ("TestSet/sample/{}/Frame/*.jpg", "TestSet/sample/{}/ground-truth/*.png")}
+STILL_FILES = ("TrainSet_RGB/Imgs/still_*.jpg", "TrainSet_RGB/GTs/still_*.png")
+DEFAULTS = {"gaze": {"out": Path("data/sample"), "train_videos": 200, "val_videos": 6, "observers": 17},
+            "vsod": {"out": Path("data/vsod_sample"), "train_videos": 20, "val_videos": 6, "stills": 100}}
 
 
 # --- what is seen ----------------------------------------------------------------------------------------------------------
@@ -60,29 +79,63 @@ class Thing:
         steps = np.linalg.norm(np.diff(self.path, axis=0), axis=1)
         return np.concatenate([steps[:1], steps]) if len(steps) else np.zeros(1)
 
+    @property
+    def moves(self) -> bool:
+        """Whether it is ever elsewhere than at first."""
+        return bool((self.path != self.path[0]).any())
+
     def visible(self, size: tuple[int, int]) -> np.ndarray:
         """(T,) bool: whether its centre is within the frame."""
         return ((self.path >= 0) & (self.path < (size[1], size[0]))).all(axis=1)
 
+    def fill(self, image: np.ndarray, t: int, scale: float, colour: tuple) -> None:
+        """Fill its outline in frame t, scaled, in an image (H, W) or (H, W, 3) uint8; the border is anti-aliased."""
+        corners = 16 * (self.path[t] + scale * self.diameter / 2 * self.outline)
+        cv2.fillPoly(image, [np.round(corners).astype(np.int32)], colour, cv2.LINE_AA, shift=4)
 
-def make_things(rng: np.random.Generator, num_frames: int, size: tuple[int, int]) -> list[Thing]:
-    """One to three moving objects, the first of which is there from the start, and perhaps a still one."""
+
+@dataclass(frozen=True)
+class Scene:
+    """What a video shows: its objects, the first ones behind, and a background (H, W, 3) with its shifts (T, 2) of (x, y) in pixels."""
+
+    things: list[Thing]
+    background: np.ndarray
+    shifts: np.ndarray
+
+    def frame(self, t: int) -> np.ndarray:
+        """Frame t, (H, W, 3) BGR uint8."""
+        return draw_frame(self.background, self.shifts[t], self.things, t)
+
+    def mask(self, t: int) -> np.ndarray:
+        """(H, W) bool: where frame t shows an object that moves."""
+        return draw_mask(self.background.shape[:2], self.things, t)
+
+
+def make_scene(rng: np.random.Generator, frames: int, size: tuple[int, int], speed: tuple[float, float] = SPEED) -> Scene:
+    """A random scene; its number of frames is up to a sixth off the one asked for."""
+    num_frames = int(frames + rng.integers(-(frames // 6), frames // 6 + 1))
+    things, background = make_things(rng, num_frames, size, speed), make_background(rng, size)
+    return Scene(things, background, np.round(np.outer(np.arange(num_frames), rng.uniform(-PAN, PAN, 2) * size[1])))
+
+
+def make_things(rng: np.random.Generator, num_frames: int, size: tuple[int, int], speed: tuple[float, float] = SPEED) -> list[Thing]:
+    """One to three moving objects, the first of which is there from the start, and perhaps a still one; speed in widths per frame."""
     kinds = []
     for _ in range(rng.choice([1, 2, 3], p=NUM_MOVING)):
         enters = bool(kinds) and rng.random() < LATE_SHARE
         kinds.append(enter_path if enters else circle_path if rng.random() < CIRCLE_SHARE else bounce_path)
     if rng.random() < STILL_SHARE:
         kinds.append(still_path)
-    things = [make_thing(rng, kind, num_frames, size) for kind in kinds]
+    things = [make_thing(rng, kind, num_frames, size, speed) for kind in kinds]
     return [things[i] for i in rng.permutation(len(things))]        # any of them may cover the others
 
 
-def make_thing(rng: np.random.Generator, kind: Callable, num_frames: int, size: tuple[int, int]) -> Thing:
-    """An object of random looks on a path of the given kind."""
+def make_thing(rng: np.random.Generator, kind: Callable, num_frames: int, size: tuple[int, int], speed: tuple[float, float]) -> Thing:
+    """An object of random looks on a path of the given kind, at a random speed between two, in widths per frame."""
     diameter = rng.uniform(*DIAMETER) * size[1]
     hsv = np.uint8([[[rng.integers(180), rng.integers(20, 110), rng.integers(240, 256)]]])          # any hue, but bright
     colour = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float64)
-    path = kind(rng, num_frames, size, diameter / 2, rng.uniform(*SPEED) * size[1])
+    path = kind(rng, num_frames, size, diameter / 2, rng.uniform(*speed) * size[1])
     return Thing(make_outline(rng), diameter, colour, path)
 
 
@@ -155,9 +208,16 @@ def draw_frame(background: np.ndarray, shift: np.ndarray, things: list[Thing], t
     image = np.roll(background, (int(shift[1]), int(shift[0])), axis=(0, 1))
     for thing in things:
         for scale, shade in ((1.0, 0.55), (0.82, 1.0)):             # a dark rim, then the body
-            corners = 16 * (thing.path[t] + scale * thing.diameter / 2 * thing.outline)
-            cv2.fillPoly(image, [np.round(corners).astype(np.int32)], tuple(shade * thing.colour), cv2.LINE_AA, shift=4)
+            thing.fill(image, t, scale, tuple(shade * thing.colour))
     return image
+
+
+def draw_mask(size: tuple[int, int], things: list[Thing], t: int) -> np.ndarray:
+    """(H, W) bool: pixels of frame t that moving objects cover at least half of, but for what is hidden behind those that stand still."""
+    cover = np.zeros(size, dtype=np.uint8)
+    for thing in things:
+        thing.fill(cover, t, 1.0, (255 if thing.moves else 0,))
+    return cover >= 128
 
 
 # --- who looks at it -------------------------------------------------------------------------------------------------------
@@ -228,28 +288,80 @@ def simulate_gaze(rng: np.random.Generator, things: list[Thing], background: np.
 
 # --- files -----------------------------------------------------------------------------------------------------------------
 
-def write_video(folder: Path, rng: np.random.Generator, frames: int, size: tuple[int, int], observers: int) -> int:
-    """Write one video with its maps; returns its number of frames, which is up to a sixth off the one asked for."""
-    num_frames = int(frames + rng.integers(-(frames // 6), frames // 6 + 1))
-    things, background = make_things(rng, num_frames, size), make_background(rng, size)
-    shifts = np.round(np.outer(np.arange(num_frames), rng.uniform(-PAN, PAN, 2) * size[1]))
-    gaze = simulate_gaze(rng, things, background, observers)
-    for kind in ("images", "maps", "fixation"):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
+@dataclass(frozen=True)
+class Part:
+    """One video of a set, or its stills.
+
+    Attributes:
+        files: paths below the set's folder, one for each sort of picture, with * for the number.
+        pictures: makes them: for each number the files' contents, in the order of `files`.
+    """
+
+    files: tuple[str, ...]
+    pictures: Callable[[], Iterator[tuple[str, tuple[bytes, ...]]]]
+
+
+def find_parts(flags: dict) -> dict[str, Part]:
+    """What belongs to the set of these flags, by names such as "val/025"; AttributeError, KeyError or TypeError if they are none."""
+    return {"gaze": gaze_parts, "vsod": vsod_parts}[flags.get("kind", "gaze")](flags)
+
+
+def numbered_videos(flags: dict) -> Iterator[tuple[str, int, list[int]]]:
+    """Split and number of each video, and what its random numbers start from: not its number, which moves with the others."""
+    for which, (split, first) in enumerate((("train", 1), ("val", flags["train_videos"] + 1))):
+        for i in range(flags[f"{split}_videos"]):
+            yield split, first + i, [flags["seed"], which, i]
+
+
+def gaze_parts(flags: dict) -> dict[str, Part]:
+    """The videos of a set with gaze, which are folders."""
+    names = {f"{split}/{number:03d}": start for split, number, start in numbered_videos(flags)}
+    content = {name: flags[name] for name in ("frames", "size", "observers")}
+    return {name: Part(tuple(f"{name}/{sort}/*.png" for sort in GAZE_SORTS), functools.partial(gaze_pictures, start, **content))
+            for name, start in names.items()}
+
+
+def vsod_parts(flags: dict) -> dict[str, Part]:
+    """The sequences of a set with masks, and its stills."""
+    names = {(split, f"s{number:03d}"): start for split, number, start in numbered_videos(flags)}
+    content = {name: flags[name] for name in ("frames", "size")}
+    sequences = {f"{split}/{name}": Part(tuple(file.format(name) for file in VSOD_FILES[split]), functools.partial(vsod_pictures, start, **content))
+                 for (split, name), start in names.items()}
+    return {**sequences, "stills": Part(STILL_FILES, functools.partial(still_pictures, flags["seed"], flags["stills"], **content))}
+
+
+def gaze_pictures(start: list[int], frames: int, size: tuple[int, int], observers: int) -> Iterator[tuple[str, tuple[bytes, ...]]]:
+    """Number, frame, density map and fixation map of a video's frames."""
+    rng = np.random.default_rng(start)
+    scene = make_scene(rng, frames, size)
+    gaze = simulate_gaze(rng, scene.things, scene.background, observers)
     for t, fixations in enumerate(fixation_maps(gaze, size)):
-        name, density = f"{t + 1:04d}.png", density_map(fixations, SIGMA * size[1] / 640)           # sigma scales with the width
-        write_atomically(folder / "images" / name, encode_png(draw_frame(background, shifts[t], things, t)))
-        write_atomically(folder / "maps" / name, encode_png(density))
-        write_atomically(folder / "fixation" / name, encode_png(fixations))
-    return num_frames
+        density = density_map(fixations, SIGMA * size[1] / 640)     # sigma scales with the width
+        yield f"{t + 1:04d}", (encode_png(scene.frame(t)), encode_png(density), encode_png(fixations))
 
 
-def video_folders(flags: dict) -> dict[str, list[int]]:
-    """Folder of each video, such as "val/025", and what its random numbers start from: not its name, which moves with the others."""
-    counts = {"train": flags["train_videos"], "val": flags["val_videos"]}
-    firsts = {"train": 1, "val": flags["train_videos"] + 1}
-    return {f"{split}/{firsts[split] + i:03d}": [flags["seed"], which, i]
-            for which, split in enumerate(counts) for i in range(counts[split])}
+def vsod_pictures(start: list[int], frames: int, size: tuple[int, int]) -> Iterator[tuple[str, tuple[bytes, ...]]]:
+    """Number, frame and mask of a sequence's frames."""
+    scene = make_scene(np.random.default_rng(start), frames, size, VSOD_SPEED)
+    for t in range(len(scene.shifts)):
+        yield f"{t:05d}", (encode_jpeg(scene.frame(t)), encode_png(scene.mask(t)))
+
+
+def still_pictures(seed: int, count: int, frames: int, size: tuple[int, int]) -> Iterator[tuple[str, tuple[bytes, ...]]]:
+    """Number, picture and mask of stills: one frame each of sequences that are not in the set."""
+    for i in range(count):
+        rng = np.random.default_rng([seed, 2, i])
+        scene = make_scene(rng, frames, size, VSOD_SPEED)
+        t = rng.integers(len(scene.shifts))
+        yield f"{i:05d}", (encode_jpeg(scene.frame(t)), encode_png(scene.mask(t)))
+
+
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """The JPEG file of an (H, W, 3) BGR image, uint8."""
+    done, content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    if not done:
+        raise ValueError(f"OpenCV could not encode an image of shape {image.shape}, {image.dtype} as JPEG.")
+    return content.tobytes()
 
 
 def read_marker(out: Path) -> dict:
@@ -261,10 +373,39 @@ def read_marker(out: Path) -> dict:
         return {}
     try:
         content = json.loads(marker.read_text())
-        video_folders(content["flags"])                             # any other program's file fails here
+        find_parts(content["flags"])                                # any other program's file fails here
         return content
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{marker} is not a marker that this program wrote: choose another --out.") from error
+
+
+def take_stock(out: Path, flags: dict) -> tuple[Counter, list[Path], list[Path]]:
+    """What the folders of a set hold.
+
+    Returns:
+        How many files there are of each of the set's `Part.files`; all that belongs to the set: these files, half written ones, and
+        folders of flow that programs keep beside frames (flow_METHOD); and all else.
+    """
+    patterns, counts, ours, others = {file for part in find_parts(flags).values() for file in part.files}, Counter(), [], []
+    folders = set_folders(flags)
+    for path in (path for folder in folders if (out / folder).is_dir() for path in (out / folder).iterdir()):
+        name = path.relative_to(out).as_posix()
+        whole = re.sub(r"/\.([^/]+)\.partial$", r"/\1", name)       # as `write_atomically` calls it
+        pattern = re.sub(r"\d+(\.\w+)$", r"*\1", whole)
+        if pattern in patterns:
+            counts[pattern] += whole == name
+            ours.append(path)
+        elif path.name.startswith("flow_") and path.is_dir() and not path.is_symlink():
+            ours.append(path)
+        elif name not in folders:
+            others.append(path)
+    return counts, ours, others
+
+
+def set_folders(flags: dict) -> list[str]:
+    """The folders of a set, below its own; each comes before those that it holds."""
+    files = {PurePosixPath(file) for part in find_parts(flags).values() for file in part.files}
+    return sorted({str(folder) for file in files for folder in file.parents} - {"."})
 
 
 def is_done(out: Path, flags: dict, overwrite: bool) -> bool:
@@ -275,10 +416,13 @@ def is_done(out: Path, flags: dict, overwrite: bool) -> bool:
     if marker["flags"] != flags:
         raise ValueError(f"{out} holds another set: it was made with {marker['flags']}, and {flags} is asked for. "
                          f"Choose another --out, or give --overwrite to replace it.")
-    damaged = [v for v, frames in marker.get("videos", {}).items() if len(list((out / v / "images").glob("*.png"))) != frames]
+    if "videos" not in marker:
+        return False
+    counts = take_stock(out, flags)[0]
+    damaged = [name for name, part in find_parts(flags).items() if any(counts[file] != marker["videos"].get(name) for file in part.files)]
     if damaged:
         raise ValueError(f"{out} has lost frames of {damaged} since it was written: give --overwrite to write it again.")
-    return "videos" in marker
+    return True
 
 
 def remove_set(out: Path) -> None:
@@ -286,25 +430,36 @@ def remove_set(out: Path) -> None:
     marker = read_marker(out)
     if not marker:
         return
-    ours = {out / video for video in video_folders(marker["flags"])}
-    others = [p for split in ("train", "val") for p in (out / split).glob("*") if p not in ours]
+    _, ours, others = take_stock(out, marker["flags"])
     if others:
         raise ValueError(f"{out} holds {[str(p) for p in others[:3]]}, not written by this program: move it away (nothing was removed).")
     if (out / FINISHED).is_file():
         os.replace(out / FINISHED, out / STARTED)                   # so that an interrupted removal can be taken up
-    for folder in (*ours, out / "train", out / "val"):
-        if folder.is_dir():
-            shutil.rmtree(folder)
+    for path in ours:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for folder in reversed(set_folders(marker["flags"])):
+        if (out / folder).is_dir():
+            (out / folder).rmdir()
     (out / STARTED).unlink()
 
 
+def write_part(out: Path, part: Part) -> int:
+    """Write the pictures of a part; returns how many of each sort."""
+    count = 0
+    for file in part.files:
+        (out / file).parent.mkdir(parents=True, exist_ok=True)
+    for number, contents in part.pictures():
+        for file, content in zip(part.files, contents):
+            write_atomically(out / file.replace("*", number), content)
+        count += 1
+    return count
+
+
 def make_sample(out: Path, flags: dict) -> dict[str, int]:
-    """Write all videos, between the marker of a started and that of a finished set; returns the frames of each."""
+    """Write the whole set, between the marker of a started and that of a finished one; returns the frames of each video, and the stills."""
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / STARTED, json.dumps({"flags": flags}, indent=2).encode())
-    shape = {name: flags[name] for name in ("frames", "size", "observers")}
-    videos = {name: write_video(out / name, np.random.default_rng(start), **shape)
-              for name, start in tqdm(video_folders(flags).items(), unit="video", disable=None)}
+    videos = {name: write_part(out, part) for name, part in tqdm(find_parts(flags).items(), unit="video", disable=None)}
     write_atomically(out / FINISHED, json.dumps({"flags": flags, "videos": videos}, indent=2).encode())
     (out / STARTED).unlink()
     return videos
@@ -312,36 +467,62 @@ def make_sample(out: Path, flags: dict) -> dict[str, int]:
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=list(DEFAULTS), default="gaze",
+                        help="gaze: for saliency prediction; vsod: with masks, for video salient object detection (default: %(default)s)")
     files = parser.add_argument_group("files")
-    files.add_argument("--out", type=Path, default=Path("data/sample"), help="folder that gets train/ and val/ (default: %(default)s)")
+    files.add_argument("--out", type=Path, help=f"folder that gets the set ({by_kind('out')})")
     files.add_argument("--overwrite", action="store_true", help="replace a set that this program wrote there before (default: refuse)")
     content = parser.add_argument_group("content")
-    content.add_argument("--train-videos", type=at_least_one, default=200, metavar="N", help="videos in train/ (default: %(default)s)")
-    content.add_argument("--val-videos", type=at_least_one, default=6, metavar="N", help="videos in val/ (default: %(default)s)")
+    content.add_argument("--train-videos", type=at_least_one, metavar="N", help=f"videos to train on ({by_kind('train_videos')})")
+    content.add_argument("--val-videos", type=at_least_one, metavar="N",
+                         help=f"videos in val/; vsod: sequences in TestSet/sample/ ({by_kind('val_videos')})")
     content.add_argument("--frames", type=at_least_one, default=40, metavar="N",
-                         help="frames per video, give or take a sixth (default: %(default)s)")
+                         help="frames per video, give or take a sixth; vsod: 2 or more (default: %(default)s)")
     content.add_argument("--size", type=at_least_one, nargs=2, default=[90, 160], metavar=("H", "W"),
                          help="height and width of the frames, pixels (default: 90 160)")
-    content.add_argument("--observers", type=at_least_one, default=17, metavar="N",
-                         help="simulated observers per video (default: %(default)s)")
+    content.add_argument("--observers", type=at_least_one, metavar="N", help=f"simulated observers per video ({by_kind('observers')})")
+    content.add_argument("--stills", type=at_least_one, metavar="N", help=f"pictures in TrainSet_RGB/ ({by_kind('stills')})")
     content.add_argument("--seed", type=int, default=0, help="another number, another set; from 0 (default: %(default)s)")
     return parser
 
 
-def main(args: argparse.Namespace) -> None:
+def by_kind(name: str) -> str:
+    """What a flag's help says of its defaults: "default: gaze 200, vsod 20"; "vsod only, default: 100"."""
+    of = {kind: defaults[name] for kind, defaults in DEFAULTS.items() if name in defaults}
+    if len(of) == 1:
+        return "{} only, default: {}".format(*next(iter(of.items())))
+    return "default: " + ", ".join(f"{kind} {default}" for kind, default in of.items())
+
+
+def set_flags(args: argparse.Namespace) -> dict:
+    """All that a set follows from, as its marker has it; ValueError for what no set of this kind can have."""
+    defaults, values = DEFAULTS[args.kind], {**vars(args), "generator": GENERATOR}
+    for name in ("observers", "stills"):
+        if name not in defaults and values[name] is not None:
+            raise ValueError(f"--{name} has no effect on --kind {args.kind}: leave it out.")
     if args.seed < 0:
         raise ValueError(f"expected a --seed from 0, got {args.seed}.")
     if min(args.size) < MIN_SIZE:
         raise ValueError(f"expected a --size of at least {MIN_SIZE} x {MIN_SIZE} pixels, got {args.size[0]} x {args.size[1]}.")
-    flags = {"generator": GENERATOR, "train_videos": args.train_videos, "val_videos": args.val_videos, "frames": args.frames,
-             "size": args.size, "observers": args.observers, "seed": args.seed}
-    if is_done(args.out, flags, args.overwrite):
-        print(f"{args.out}: the set is already there, with the same flags")
+    if args.kind == "vsod" and args.frames < 2:
+        raise ValueError(f"expected --frames of at least 2 for --kind vsod, got {args.frames}: nothing moves in a single one.")
+    values.update({name: default for name, default in defaults.items() if values[name] is None})
+    if args.kind == "gaze":
+        del values["kind"]                                          # sets with gaze are older than the word
+    return {name: values[name] for name in MARKED if values.get(name) is not None}
+
+
+def main(args: argparse.Namespace) -> None:
+    flags, out = set_flags(args), args.out or DEFAULTS[args.kind]["out"]
+    if is_done(out, flags, args.overwrite):
+        print(f"{out}: the set is already there, with the same flags")
         return
     if args.overwrite:
-        remove_set(args.out)
-    videos = make_sample(args.out, flags)
-    print(f"{args.out}: {args.train_videos} + {args.val_videos} videos written ({sum(videos.values())} frames)")
+        remove_set(out)
+    videos = make_sample(out, flags)
+    stills = videos.pop("stills", 0)
+    print(f"{out}: {flags['train_videos']} + {flags['val_videos']} videos written ({sum(videos.values())} frames)"
+          + (f", and {stills} stills" if stills else ""))
 
 
 if __name__ == "__main__":

@@ -14,12 +14,19 @@ from parity import fill
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
+from baselines import stsnet
 from model import RecSalNet
 
 TESTS = Path(__file__).parent
 TINY = {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 2, 1, 1), "num_heads": (1, 1, 2, 2), "drop_path": 0.1}
 TINY_FLAGS = ("--frame-size 32 64 --width 16 --embed-dim 12 --depths 1 2 1 1 --num-heads 1 1 2 2 --drop-path 0.1 "
               "--encoder-weights none --workers 0 --device cpu --no-tensorboard").split()
+
+
+def few_channels(patch):
+    """Two-stream networks of the same layers, but few channels: files of them are small, and steps quick."""
+    patch.setattr(stsnet, "STREAM", {"conv1": (3, 8, 7), "conv2": (8, 8, 5), "conv3": (8, 8, 3), "conv4": (8, 8, 5), "conv5": (8, 8, 5)})
+    patch.setattr(stsnet, "TAIL", {"conv6": (8, 8, 7), "conv7": (8, 8, 3), "conv8": (8, 8, 3), "conv9": (8, 1, 3)})
 
 
 @pytest.fixture(scope="session")

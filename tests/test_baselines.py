@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from conftest import TESTS, TINY_FLAGS
+from conftest import TESTS, TINY_FLAGS, few_channels
 
 import predict
 import test as evaluation
@@ -14,7 +14,14 @@ import train
 from baselines import MODELS, salema
 from model import SaliencyModel
 
-SMALL = {"recsalnet": {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}, "tased_net": {"frame_size": (32, 32)}}
+SMALL = {"recsalnet": {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}, "tased_net": {"frame_size": (32, 32)},
+         "smcf": {"frame_size": (32, 64), "trunk_width": 8, "trunk_blocks": (1, 1, 1, 1)}}
+
+
+def make_small(patch):
+    """Networks of few channels, where no argument makes them so."""
+    patch.setattr(salema, "STAGES", ((4, 4), (4, 4), (4, 4, 4), (4, 4, 4), (4, 4, 4)))
+    few_channels(patch)
 
 
 @pytest.fixture(scope="module", params=list(MODELS))
@@ -22,7 +29,7 @@ def weights(request, tmp_path_factory):
     """The key of a network, and a file of its weights, made small where it can be."""
     path = tmp_path_factory.mktemp("weights") / "a.pth"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(salema, "STAGES", ((4, 4), (4, 4), (4, 4, 4), (4, 4, 4), (4, 4, 4)))
+        make_small(patch)
         torch.manual_seed(0)
         model = MODELS[request.param](**SMALL.get(request.param, {"frame_size": (32, 48)}))
         torch.save(model.state_dict(), path)
@@ -60,7 +67,7 @@ def test_every_network_is_built_again_from_its_configuration(weights):
 def test_another_networks_file_is_refused(weights):
     name, path = weights
     for other in set(MODELS) - {name}:
-        with pytest.raises(ValueError, match=f"{path.name} does not hold {MODELS[other].__name__}|has no alpha|does not fit SalGAN"):
+        with pytest.raises(ValueError, match=f"{path.name} does not hold {MODELS[other].__name__}|has no alpha|does not fit (SalGAN|SSNet|TSNet)"):
             MODELS[other].from_pretrained(path)
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import types
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import cv2
@@ -40,6 +41,7 @@ from dataloader import (
     read_density,
     read_fixations,
     read_frame,
+    read_mask,
     read_video,
     readable,
     resize_density,
@@ -460,6 +462,180 @@ def test_what_was_found_is_said_in_one_line(tmp_path):
     assert "42 annotated, 1 of 2 looked at without fixation" in dataloader.inventory(videos, look_at=2)
 
 
+# Salient objects: masks instead of density and fixation maps
+
+def write_mask(path, column=0):
+    """A mask of 6 x 8 whose object is one column."""
+    mask = np.zeros((6, 8), np.uint8)
+    mask[:, column] = 255
+    write(path, mask)
+
+
+def make_masked(frames, masks, stems, masked=None, name="{}"):
+    """Frames whose red channel is their position, .jpg in name only, and masks whose object is the column of that number."""
+    for number, stem in enumerate(stems):
+        write(frames / f"{name.format(stem)}.png", np.full((6, 8, 3), number, np.uint8))
+        (frames / f"{name.format(stem)}.png").rename(frames / f"{name.format(stem)}.jpg")
+        if masked is None or stem in masked:
+            write_mask(masks / f"{name.format(stem)}.png", number)
+
+
+def make_vsod(root, masks="ground-truth", flow=True):
+    """Two test sets, stills and videos to train on, with folders of flow that are not read."""
+    for folder, sequences in (("TestSet/DAVIS", ("blackswan", "cows")), ("TestSet/FBMS", ("cars1",))):
+        for sequence in sequences:
+            make_masked(root / folder / sequence / "Frame", root / folder / sequence / masks, ["00000", "00001", "00002"], name=sequence + "_{}")
+    make_masked(root / "TrainSet_RGB" / "Imgs", root / "TrainSet_RGB" / "GTs", ["ILSVRC2012_test_00000004", "ILSVRC2012_test_00000022", "sun_abc", "7"])
+    make_masked(root / "TrainSet_Video" / "Imgs", root / "TrainSet_Video" / "ground-truth", ["bear_00000", "bear_00001", "dog-agility_00000"])
+    for folder in ("TestSet/DAVIS/blackswan/OF_FlowNet2", "TestSet/FBMS/cars1/Flow", "TrainSet_Video/Flow") if flow else ():
+        write(root / folder / "bear_00000.png", np.zeros((6, 8, 3), np.uint8))
+        (root / folder / "flow.flo").touch()
+    return root
+
+
+def masked_stems(video):
+    """The stems of the frames with a mask; each mask is its own frame's."""
+    for index in video.masked():
+        column = read_frame(video.frames[index])[0, 0, 0]
+        assert np.argwhere(read_mask(video.masks[video.frames[index].stem])[0]).tolist() == [[column]]
+    return [video.frames[index].stem for index in video.masked()]
+
+
+def test_a_mask_of_zeros_and_ones_is_brought_to_255_and_others_are_grey_as_they_are(tmp_path):
+    for levels, expected in (([0, 0], [0, 0]), ([0, 1], [0, 255]), ([1, 1], [255, 255]), ([0, 2], [0, 2]), ([0, 1, 254], [0, 1, 254])):
+        write(tmp_path / "a.png", np.array([levels], np.uint8))
+        mask = read_mask(tmp_path / "a.png")
+        assert mask.dtype == np.uint8 and mask.tolist() == [expected]
+    Image.fromarray(np.array([[False, True]])).save(tmp_path / "bits.png")
+    assert read_mask(tmp_path / "bits.png").tolist() == [[0, 255]]
+    write(tmp_path / "colours.png", np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8))
+    assert read_mask(tmp_path / "colours.png").tolist() == [[0, 255]]
+    cut(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"cannot read image .*a.png \(30 bytes\)"):
+        read_mask(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("masks", ["ground-truth", "GT"])
+def test_test_sets_and_training_sets_of_masks_are_found_by_their_folders(tmp_path, masks):
+    make_vsod(tmp_path, masks)
+    find = lambda root, split: {video.name: masked_stems(video) for video in find_videos(root, split, annotation="mask")}
+    davis = {name: [f"{name}_{number:05d}" for number in range(3)] for name in ("blackswan", "cows")}
+    assert find(tmp_path, "TestSet/DAVIS") == find(tmp_path / "TestSet", "DAVIS") == find(tmp_path / "TestSet" / "DAVIS", "all") == davis
+    assert find(tmp_path, "TestSet") == find(tmp_path / "TestSet", "all") == davis | {"cars1": ["cars1_00000", "cars1_00001", "cars1_00002"]}
+    assert find(tmp_path, "TrainSet_Video") == {"bear": ["bear_00000", "bear_00001"], "dog-agility": ["dog-agility_00000"]}
+    assert find(tmp_path, "TrainSet_RGB") == {"ILSVRC2012_test": ["ILSVRC2012_test_00000004", "ILSVRC2012_test_00000022"], "sun_abc": ["sun_abc"],
+                                              "TrainSet_RGB": ["7"]}
+    assert len(find(tmp_path, "all")) == 8
+    with pytest.raises(FileNotFoundError, match=r"no split .SegTrack. .*Its splits are DAVIS, FBMS: give another"):
+        find(tmp_path / "TestSet", "SegTrack")
+    with pytest.raises(FileNotFoundError, match=r"no split .val. .*Its splits are TestSet/DAVIS, TestSet/FBMS, TrainSet_RGB, TrainSet_Video"):
+        find(tmp_path, "val")
+
+
+def test_the_splits_of_the_known_set_of_masks_are_its_folders(tmp_path):
+    make_vsod(tmp_path)
+    known = DATASETS["vsod"]
+    assert [len(find_videos(tmp_path, split, annotation="mask")) for split in (known.train, known.val, known.test)] == [2, 2, 2]
+
+
+def test_a_video_of_one_name_in_two_test_sets_is_an_error_until_one_is_chosen(tmp_path):
+    for name in ("DAVIS", "FBMS"):
+        make_masked(tmp_path / name / "bear" / "Frame", tmp_path / name / "bear" / "GT", ["1", "2"])
+    for root, split in ((tmp_path, "all"), (tmp_path.parent, tmp_path.name)):
+        with pytest.raises(ValueError, match="1 videos share their name with another, such as bear: choose a split"):
+            find_videos(root, split, annotation="mask")
+    assert len(find_videos(tmp_path, "FBMS", annotation="mask")) == 1
+
+
+def test_sets_of_density_maps_are_not_looked_for_two_folders_below(tmp_path):
+    make_video(tmp_path / "collection" / "set" / "train" / "a", [1, 2])
+    make_video(tmp_path / "collection" / "b" / "c", [1, 2])
+    for root, split in ((tmp_path, "all"), (tmp_path, "collection")):
+        with pytest.raises(FileNotFoundError, match="no videos in|no frames of video b"):
+            find_videos(root, split)
+
+
+def test_a_folder_for_each_video_below_imgs_is_recognised(tmp_path):
+    for name in ("bear", "cows"):
+        make_masked(tmp_path / "T" / "Imgs" / name, tmp_path / "T" / "ground-truth" / name, ["00000", "00001", "00002"])
+    (tmp_path / "T" / "Flow" / "bear").mkdir(parents=True)
+    videos = find_videos(tmp_path, "T", annotation="mask")
+    assert {video.name: masked_stems(video) for video in videos} == {name: ["00000", "00001", "00002"] for name in ("bear", "cows")}
+    shutil.rmtree(tmp_path / "T" / "Imgs" / "cows")
+    with pytest.raises(FileNotFoundError, match="no frames of video cows: .*Imgs/cows does not exist"):
+        find_videos(tmp_path, "T", annotation="mask")
+
+
+@pytest.mark.parametrize("stem, name", [("bear_00012", "bear"), ("a_2_0001", "a_2"), ("cars1", "cars"), ("a-1", "a"), ("b 1", "b"), ("0012", ""), ("sun_a", "sun_a")])
+def test_a_frames_video_is_its_name_without_the_number_at_its_end(stem, name):
+    assert dataloader.sequence_name(stem) == name
+
+
+def test_frames_of_a_shared_folder_come_in_the_order_of_their_numbers(tmp_path):
+    make_masked(tmp_path / "Imgs", tmp_path / "GTs", ["a_2", "a_10", "a_1", "b_5"])
+    assert [[path.stem for path in video.frames] for video in find_videos(tmp_path, "all", annotation="mask")] == [["a_1", "a_2", "a_10"], ["b_5"]]
+    assert check_dataset(tmp_path, "all")["problems"] == []                # neither jumps nor names without zeros matter there
+
+
+def test_a_folder_that_is_named_by_a_dot_still_names_the_video_of_numbers(tmp_path, monkeypatch):
+    make_masked(tmp_path / "mine" / "Imgs", tmp_path / "mine" / "GTs", ["1", "2"])
+    monkeypatch.chdir(tmp_path / "mine")
+    assert [video.name for video in find_videos(Path(), "all", annotation="mask")] == ["mine"]
+
+
+def test_frames_without_mask_are_allowed_and_masks_without_frame_are_not(tmp_path):
+    make_masked(tmp_path / "v" / "Frame", tmp_path / "v" / "GT", ["1", "2", "3"], masked=["2"])
+    video, = find_videos(tmp_path, "all", annotation="mask")
+    assert video.masked() == [1] and video.annotated() == []
+    (tmp_path / "v" / "Frame" / "2.jpg").rename(tmp_path / "v" / "Frame" / "4.jpg")
+    with pytest.raises(ValueError, match="annotation without frame in video v: 1 files, the first .*GT/2.png"):
+        find_videos(tmp_path, "all", need_annotation=False, annotation="mask")
+    make_masked(tmp_path / "flat" / "Imgs", tmp_path / "flat" / "GTs", ["a_1", "b_1"])
+    (tmp_path / "flat" / "Imgs" / "b_1.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match="no frames of video b in .*Imgs, although it has 1 masks, the first .*b_1.png"):
+        find_videos(tmp_path / "flat", "all", annotation="mask")
+
+
+def test_of_two_folders_of_masks_the_first_counts(tmp_path):
+    make_masked(tmp_path / "v" / "Frame", tmp_path / "v" / "GT", ["1", "2"])
+    write_mask(tmp_path / "v" / "ground-truth" / "1.png")
+    video, = find_videos(tmp_path, "all", annotation="mask")
+    assert [video.masks[stem].parent.name for stem in ("1", "2")] == ["ground-truth", "GT"]
+
+
+def test_frames_may_jump_where_masks_are_but_not_where_fixations_are(tmp_path):
+    make_masked(tmp_path / "v" / "Frame", tmp_path / "v" / "GT", ["01", "02", "20", "41"], masked=["01"])
+    video, = find_videos(tmp_path, "all", annotation="mask")
+    assert len(video.frames) == 4
+    report = check_dataset(tmp_path, "all")
+    jumps, = (problem for problem in report["problems"] if "jump" in problem["message"])
+    assert report["trainable"] and not jumps["fatal"] and "2 times, first where 20.jpg follows 02.jpg" in jumps["message"]
+    shutil.rmtree(tmp_path / "v" / "GT")
+    assert len(find_videos(tmp_path, "all", need_annotation=False)[0].frames) == 4
+
+
+def test_a_network_and_a_dataset_of_two_kinds_are_told_apart(tmp_path):
+    make_video(tmp_path / "saliency" / "a", [1, 2])
+    make_masked(tmp_path / "objects" / "b" / "Frame", tmp_path / "objects" / "b" / "GT", ["1", "2"])
+    with pytest.raises(FileNotFoundError, match=r"no masks for video a: the network needs masks, .*a/images is of a dataset of density and fixation maps "
+                                                r"\(its tree: RecSal.*\). Choose a network that learns from density.*--dataset vsod"):
+        find_videos(tmp_path, "saliency", annotation="mask")
+    with pytest.raises(FileNotFoundError, match=r"no density and fixation maps for video b: .*b/Frame is of a dataset of masks .*--dataset dhf1k"):
+        find_videos(tmp_path, "objects")
+    for split in ("saliency", "objects"):
+        for annotation in ("density", "mask"):
+            assert len(find_videos(tmp_path, split, need_annotation=False, annotation=annotation)) == 1
+    shutil.rmtree(tmp_path / "objects" / "b" / "GT")
+    with pytest.raises(FileNotFoundError, match=r"no masks for video b: of 2 frames in .*b/Frame none has one in .*b/ground-truth or .*predict.py"):
+        find_videos(tmp_path, "objects", annotation="mask")
+
+
+def test_what_was_found_says_how_many_frames_have_masks(tmp_path):
+    make_masked(tmp_path / "v" / "Frame", tmp_path / "v" / "GT", ["1", "2", "3"], masked=["1", "3"])
+    make_masked(tmp_path / "w" / "Frame", tmp_path / "w" / "GT", ["1"], masked=[])
+    assert dataloader.inventory(find_videos(tmp_path, "all", need_annotation=False)) == "2 videos, 4 frames, 2 with masks"
+
+
 # The same for any names, gaps and lengths
 
 SETTINGS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -685,6 +861,62 @@ def test_files_of_another_kind_are_a_warning(tmp_path, capsys):
     assert code == 0 and "warning: extra: train/a: " in out and "maps/notes.txt: neither an image nor" in out and "1 warnings" in out
 
 
+def test_a_whole_set_of_masks_is_checked_split_by_split_and_flow_is_no_stray(tmp_path, capsys):
+    code, out = check(capsys, make_vsod(tmp_path), "--dataset", "vsod", "--json")
+    report = json.loads(out)
+    assert code == 0 and report["problems"] == []
+    assert {split["split"]: (split["videos"], split["frames"], split["masked"], split["annotated"]) for split in report["splits"]} == {
+        "TestSet/DAVIS": (2, 6, 6, 0), "TestSet/FBMS": (1, 3, 3, 0), "TrainSet_RGB": (3, 4, 4, 0), "TrainSet_Video": (2, 3, 3, 0)}
+    code, out = check(capsys, tmp_path, "--dataset", "vsod", "--split", "TrainSet_Video")
+    assert code == 0 and "2 videos, 3 frames, 3 masked, 2 shorter than 32 (tree: training sets" in out and "fixation," not in out
+    shutil.rmtree(tmp_path / "TestSet" / "DAVIS")
+    code, out = check(capsys, tmp_path, "--dataset", "vsod")
+    assert code == 1 and 'error: missing: TestSet/DAVIS: no split "TestSet/DAVIS"' in out
+
+
+MASK_DAMAGES = {                                                           # what happens to a mask -> (kind, fatal, what is said)
+    "another size": (lambda path: write(path, np.eye(12, dtype=np.uint8) * 255), ("size", False, "the mask is 12 x 12, the frame 6 x 8")),
+    "two levels, neither 255": (lambda path: write(path, np.eye(6, 8, dtype=np.uint8) * 200), None),
+    "ones": (lambda path: write(path, np.eye(6, 8, dtype=np.uint8)), None),
+    "grey at its borders": (lambda path: write(path, np.where(np.eye(6, 8), 255, [0, 0, 0, 90, 0, 0, 0, 0]).astype(np.uint8)), None),
+    "mostly grey": (lambda path: write(path, np.linspace(0, 255, 48).astype(np.uint8).reshape(6, 8)), ("mask", False, "most pixels of a mask are grey")),
+    "dark": (lambda path: write(path, np.eye(6, 8, dtype=np.uint8) * 38), ("mask", False, "the brightest level of a mask is 38")),
+    "black": (lambda path: write(path, np.zeros((6, 8), np.uint8)), ("constant", False, "a mask of one value, 0: nothing of the frame is object")),
+    "white": (lambda path: write(path, np.full((6, 8), 255, np.uint8)), ("constant", False, "a mask of one value, 255: all of the frame is object")),
+    "cut off": (lambda path: cut(path), ("unreadable", True, "cannot read image")),
+    "lost": (lambda path: path.unlink(), ("missing", False, "1 of 3 frames of video cows lack a mask")),
+    "of no frame": (lambda path: path.rename(path.with_name("cows_00009.png")), ("extra", True, "annotation without frame in video cows")),
+    "beside a note": (lambda path: path.with_name("notes.txt").touch(), ("extra", False, "notes.txt: neither an image nor")),
+}
+
+
+@pytest.mark.parametrize("name", MASK_DAMAGES)
+def test_each_kind_of_odd_mask_is_reported(tmp_path, capsys, name):
+    damage, expected = MASK_DAMAGES[name]
+    damage(make_vsod(tmp_path, flow=False) / "TestSet" / "DAVIS" / "cows" / "ground-truth" / "cows_00001.png")
+    code, out = check(capsys, tmp_path, "--dataset", "vsod", "--json")
+    problems = [problem for problem in json.loads(out)["problems"] if not (name == "of no frame" and problem["kind"] == "missing")]
+    assert [(problem["kind"], problem["fatal"], problem["split"], problem["video"]) for problem in problems] == (
+        [(*expected[:2], "TestSet/DAVIS", "cows")] if expected else [])
+    assert not expected or expected[2] in problems[0]["message"]
+    assert code == int(bool(expected and expected[1]))
+
+
+def test_a_stray_file_in_a_folder_of_many_videos_is_one_warning(tmp_path, capsys):
+    (make_vsod(tmp_path) / "TrainSet_Video" / "Imgs" / "Thumbs.db").touch()
+    code, out = check(capsys, tmp_path, "--split", "TrainSet_Video")
+    assert code == 0 and "warning: extra: TrainSet_Video: " in out and "0 errors, 1 warnings" in out
+
+
+def test_a_video_without_masks_fails_the_check_where_its_split_is_needed(tmp_path, capsys):
+    (make_vsod(tmp_path) / "TrainSet_RGB" / "GTs" / "sun_abc.png").unlink()
+    code, out = check(capsys, tmp_path, "--dataset", "vsod")
+    assert code == 0 and "error: missing: TrainSet_RGB/sun_abc: no masks" in out  # training on these would fail, the usual one would not
+    shutil.rmtree(tmp_path / "TestSet" / "DAVIS" / "cows" / "ground-truth")
+    code, out = check(capsys, tmp_path, "--dataset", "vsod")
+    assert code == 1 and "error: missing: TestSet/DAVIS/cows: no masks for video cows: of 3 frames" in out
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_lists_may_have_windows_line_ends_a_byte_order_mark_and_other_zeros(tmp_path, encoding):
     write_layout(tmp_path, LAYOUTS["SalEMA"], {"": [1, 2, 3]})
@@ -738,7 +970,7 @@ def test_a_frame_that_nobody_looked_at_is_counted_and_no_problem(tmp_path):
     for kind in ("maps", "fixation"):
         write(folder / kind / "0004.png", np.zeros((6, 8), np.uint8))
     report = check_dataset(tmp_path)
-    assert report["splits"] == [{"split": "train", "tree": dataloader.TREES[0].used_by, "videos": 1, "frames": 6, "annotated": 6, "without_fixation": 1, "shorter_than_32": 1}]
+    assert report["splits"] == [{"split": "train", "tree": dataloader.TREES[0].used_by, "videos": 1, "frames": 6, "annotated": 6, "without_fixation": 1, "masked": 0, "shorter_than_32": 1}]
     assert not report["problems"] and report["trainable"]
 
 
@@ -871,7 +1103,7 @@ def test_a_killed_programs_half_file_is_removed_and_a_running_ones_is_not(tmp_pa
 def test_a_damaged_file_is_made_anew(tmp_path, damage):
     videos = noise_set(tmp_path)
     cache = build(tmp_path / "cache", videos)
-    file = cache.files[videos[0].frames[0].parent]
+    file = cache.files[videos[0].frames[0]]
     content = file.read_bytes()
     file.write_bytes(content[:-1] if damage == "shortened" else b"other" + content[5:])
     cache = build(tmp_path / "cache", videos)

@@ -6,6 +6,7 @@ from torchvision.models.optical_flow import raft_small
 
 from baselines import optical_flow
 from baselines.optical_flow import FlowFolder, components, dis_flow, flows, wheel
+from dataloader import list_frames
 
 
 def textured(shift=0, size=(64, 96)):
@@ -68,21 +69,21 @@ def test_a_flow_as_a_colour_wheel_tells_directions_apart_and_stillness_is_white(
 def test_flow_is_made_once_and_read_again(folder):
     calls = []
     make = lambda frame, following: (calls.append(1), np.full((64, 96, 2), len(calls), np.float32))[1]
-    assert [flow[0, 0, 0] for flow in FlowFolder(folder, "dis", make)] == [1, 2, 3, 4]       # the last pair is asked for twice, by two frames
-    assert [flow[0, 0, 0] for flow in FlowFolder(folder, "dis", make)] == [1, 2, 3, 4] and len(calls) == 4
+    assert [flow[0, 0, 0] for flow in FlowFolder(list_frames(folder), "dis", make)] == [1, 2, 3, 4]       # the last pair is asked for twice, by two frames
+    assert [flow[0, 0, 0] for flow in FlowFolder(list_frames(folder), "dis", make)] == [1, 2, 3, 4] and len(calls) == 4
     assert sorted(path.name for path in (folder / "flow_dis").iterdir()) == ["0001.npy", "0002.npy", "0003.npy", "0004.npy"]
 
 
 def test_flow_of_a_frame_that_changed_is_made_anew(folder):
-    before = list(FlowFolder(folder))
+    before = list(FlowFolder(list_frames(folder), "dis", dis_flow()))
     Image.fromarray(textured(7)).save(folder / "0002.png")
-    after = list(FlowFolder(folder))
+    after = list(FlowFolder(list_frames(folder), "dis", dis_flow()))
     assert [np.array_equal(a, b) for a, b in zip(before, after)] == [False, False, True, True]
 
 
 def test_flow_in_a_folder_is_that_of_its_frames_to_a_hundredth_of_a_pixel(folder):
     expected = list(flows([textured(2 * number) for number in range(4)], dis_flow()))
-    assert all(abs(a - b).max() < 0.01 for a, b in zip(FlowFolder(folder), expected))
+    assert all(abs(a - b).max() < 0.01 for a, b in zip(FlowFolder(list_frames(folder), "dis", dis_flow()), expected))
 
 
 def test_raft_gives_a_flow_of_the_frames_size_in_its_pixels():
@@ -111,4 +112,4 @@ def test_the_command_writes_arrays_and_pictures(folder, capsys):
     optical_flow.main(optical_flow.arguments().parse_args([str(folder), "--pictures", "components"]))
     assert "flow of 4 frames by dis" in capsys.readouterr().out
     picture = np.array(Image.open(folder / "flow_dis_components" / "0001.png"))
-    assert np.array_equal(picture, components(next(iter(FlowFolder(folder)))))
+    assert np.array_equal(picture, components(next(iter(FlowFolder(list_frames(folder), "dis", dis_flow())))))

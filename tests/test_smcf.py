@@ -12,13 +12,16 @@ from parity import fill
 from PIL import Image
 
 import utils
-from baselines.smcf import SMCF, UNUSED, Attention, CrossStackFusion, Transformer, check_pair, name_in_resnet, vsod_scores
+from baselines.smcf import SMCF, UNUSED, Attention, CrossStackFusion, Transformer, check_pair, name_in_resnet, vsod_measures, vsod_scores
 
 
 @pytest.fixture(scope="module")
 def shapes():
     """Name -> shape of every entry of the authors' state dict."""
     return json.loads((TESTS / "manifests" / "smcf.json").read_text())
+
+
+RESNET_50 = {"trunk_width": 64, "trunk_blocks": [3, 4, 6, 3]}
 
 
 @pytest.fixture(scope="module")
@@ -266,14 +269,14 @@ def test_parameter_groups_hold_what_learns_once_and_sgd_takes_them(model):
     held = {id(p) for p in group["params"]}
     assert len(held) == len(group["params"]) and held == {id(p) for name, p in model.named_parameters() if not is_unused(name)}
     assert group["lr"] == 0.002
-    torch.optim.SGD([group], momentum=model.recipe["momentum"], weight_decay=model.recipe["weight_decay"])
+    torch.optim.SGD([group], **model.recipe["optimizer_options"])
 
 
 # Weight files
 
 def test_the_authors_file_loads_with_its_prefix_and_in_another_precision(released, entries):
     model = SMCF.from_pretrained(released)
-    assert not model.training and not model.is_described and model.config == {"frame_size": [352, 352]}
+    assert not model.training and not model.is_described and model.config == {"frame_size": [352, 352], **RESNET_50}
     assert {p.dtype for p in model.parameters()} == {torch.float32} and not model.RGBF_conv3.conv_bn[0].weight.requires_grad
     assert all(torch.equal(t, entries[name].to(torch.bfloat16).to(t.dtype)) for name, t in model.state_dict().items())
 
@@ -282,7 +285,7 @@ def test_the_configuration_that_came_with_a_file_is_used_and_can_be_replaced(sha
     monkeypatch.setattr(SMCF, "read_file", lambda path: (constants(shapes, 1), {"frame_size": [64, 96]}))
     monkeypatch.setattr(utils, "load_entries", lambda model, entries, source: None)
     model = SMCF.from_pretrained("a.pth")
-    assert model.is_described and model.config == {"frame_size": [64, 96]}
+    assert model.is_described and model.config == {"frame_size": [64, 96], **RESNET_50}
     assert model.prepare(np.zeros((45, 80, 3), np.uint8)).shape == (3, 64, 96)
     assert SMCF.from_pretrained("a.pth", frame_size=(32, 64)).prepare(np.zeros((45, 80, 3), np.uint8)).shape == (3, 32, 64)
 
@@ -337,7 +340,7 @@ def test_names_in_the_trunks_are_resnets_without_the_streams(ours, theirs):
 
 def test_resnet_fills_all_three_trunks_leaves_the_rest_and_tells_what_it_has_no_place_for(scratch, shapes, imagenet):
     scratch.load_state_dict(constants(shapes, -1))
-    assert scratch.load_imagenet(imagenet, "resnet50.pth") == ["fc.weight", "fc.bias"]
+    assert scratch.load_start(imagenet, "resnet50.pth") == ["fc.weight", "fc.bias"]
     for name, t in scratch.state_dict().items():
         expected = imagenet[name_in_resnet(name.removeprefix("resnet."))] if name.startswith("resnet.") else torch.tensor(-1)
         assert (t == expected).all(), name
@@ -348,19 +351,19 @@ def test_a_resnet_file_without_an_entry_is_refused_by_its_name_there_and_changes
     del imagenet[missing]
     scratch.resnet.layer1[0].conv1.weight.data.fill_(-1)
     with pytest.raises(ValueError, match=f"resnet50.pth does not hold the whole ResNet-50: 1 of 318 entries are missing, the first {missing}"):
-        scratch.load_imagenet(imagenet, "resnet50.pth")
+        scratch.load_start(imagenet, "resnet50.pth")
     assert (scratch.resnet.layer1[0].conv1.weight == -1).all()
 
 
 def test_a_resnet_file_with_an_entry_of_another_shape_is_refused_by_name(scratch, imagenet):
     imagenet["bn1.bias"] = torch.zeros(3)
     with pytest.raises(ValueError, match=r"weights of resnet50.pth .* of another shape: bn1_rgb.bias \(3,\), expected \(64,\)"):
-        scratch.load_imagenet(imagenet, "resnet50.pth")
+        scratch.load_start(imagenet, "resnet50.pth")
 
 
 def test_a_resnet_file_older_than_batch_norms_counters_loads(scratch, imagenet):
     old = {name: t for name, t in imagenet.items() if not name.endswith("num_batches_tracked")}
-    assert scratch.load_imagenet(old, "resnet50.pth") == ["fc.weight", "fc.bias"]
+    assert scratch.load_start(old, "resnet50.pth") == ["fc.weight", "fc.bias"]
 
 
 # The stages of training
@@ -408,7 +411,7 @@ def mask():
 def test_without_the_library_an_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "py_sod_metrics", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install \"\.\[vsod\]\""):
-        vsod_scores([])
+        vsod_scores([(np.zeros((4, 6), np.uint8), np.zeros((4, 6), bool))])
 
 
 @pytest.mark.parametrize("prediction, mask, said", [
@@ -452,3 +455,15 @@ def test_frames_are_averaged_and_masks_of_either_type_are_one(library, mask):
     assert scores["mae"] == pytest.approx(np.abs(predictions / 255 - mask).mean())
     each = [vsod_scores([(prediction, mask)]) for prediction in predictions]
     assert all(scores[name] == pytest.approx(np.mean([one[name] for one in each])) for name in ("mae", "adaptive_f", "s", "e", "adaptive_e"))
+
+
+def test_averages_are_those_of_the_library_over_all_frames(library, mask):
+    predictions = np.random.default_rng(1).integers(0, 256, (4, 20, 30), dtype=np.uint8)
+    measures = vsod_measures()
+    for prediction in predictions:
+        for measure in measures.values():
+            measure.step(prediction, mask.astype(np.uint8) * 255)
+    f, e = measures["f"].get_results()["f"], measures["e"].get_results()["em"]
+    expected = {"mae": measures["mae"].get_results()["mae"], "max_f": f["dynamic"].max(), "adaptive_f": f["adaptive"], "s": measures["s"].get_results()["sm"],
+                "e": e["curve"].mean(), "max_e": e["curve"].max(), "adaptive_e": e["adp"]}
+    assert vsod_scores((prediction, mask) for prediction in predictions) == pytest.approx(expected, rel=1e-12)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TESTS
+from conftest import TESTS, few_channels
 from parity import fill
 
 import utils
@@ -46,9 +46,7 @@ def fused():
 
 @pytest.fixture
 def small_layers(monkeypatch):
-    """Networks of the same layers, but few channels: files of them are small."""
-    monkeypatch.setattr(stsnet, "STREAM", {"conv1": (3, 8, 7), "conv2": (8, 8, 5), "conv3": (8, 8, 3), "conv4": (8, 8, 5), "conv5": (8, 8, 5)})
-    monkeypatch.setattr(stsnet, "TAIL", {"conv6": (8, 8, 7), "conv7": (8, 8, 3), "conv8": (8, 8, 3), "conv9": (8, 1, 3)})
+    few_channels(monkeypatch)
 
 
 def noise(*shape):
@@ -344,7 +342,7 @@ def test_a_gradient_reaches_every_parameter_and_sgd_takes_them_once(small_layers
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()] == []
     model.conv1.requires_grad_(False)
     groups = model.parameter_groups(model.recipe["lr"])
-    torch.optim.SGD(groups, momentum=model.recipe["momentum"], weight_decay=model.recipe["weight_decay"])
+    torch.optim.SGD(groups, **model.recipe["optimizer_options"])
     held = {id(p) for group in groups for p in group["params"]}
     assert held == {id(p) for name, p in model.named_parameters() if not name.startswith("conv1.")}
 

@@ -443,7 +443,7 @@ def test_a_process_waits_for_the_others_however_long_before_it_hands_over_its_sc
     monkeypatch.setattr(utils, "wait_for_all", lambda: calls.append("wait"))
     monkeypatch.setattr(utils, "gathered", lambda value: (calls.append("gather"), [value])[1])
     evaluation.put_together(method, [], None)
-    assert method.finished == [] and calls == ["wait", "gather"]
+    assert method.finished == [] and calls == ["wait", "gather", "gather"]  # rows, and counts
 
 
 # Several methods
