@@ -1207,9 +1207,10 @@ def compute_terms(recipe: dict) -> Callable[..., dict]:
 def chosen_recipe(own: dict, given: dict) -> dict:
     """A network's recipe, with what the user gave instead of it; `given` are all arguments, None where nothing was."""
     weights = {name: given[f"{name}_weight"] for name in TERMS if given[f"{name}_weight"] is not None}
-    if own["loss"] != "maps" and (weights or given["kl_over"]):
-        raise ValueError(f"--{next(iter(weights))}-weight and --kl-over" if weights else "--kl-over" + " are of an objective that compares maps; "
-                         f"this network's is \"{own['loss']}\", which has no such terms")
+    foreign = [f"--{name}-weight" for name in weights] + ["--kl-over"] * bool(given["kl_over"])
+    if own["loss"] != "maps" and foreign:
+        raise ValueError(f"{', '.join(foreign)}: for objectives that compare maps by several terms; this network's is \"{own['loss']}\", which has "
+                         "none to weigh")
     if own["loss"] == "maps" and given["scales"]:
         raise ValueError("--scales is for networks that learn from masks: fixations cannot be resized")
     return {**own, **{name: given[name] for name in RECIPE if given[name] is not None}, "loss_weights": {**own["loss_weights"], **weights}}

@@ -64,6 +64,15 @@ def tiny_set(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def vsod_set(tmp_path_factory):
+    """A generated set with masks: two sequences of 9 frames in TrainSet_Video, six stills, two sequences in TestSet/sample; read-only for tests."""
+    out = tmp_path_factory.mktemp("vsod") / "vsod"
+    flags = f"--kind vsod --out {out} --train-videos 2 --val-videos 2 --frames 8 --size 40 64 --stills 6".split()
+    make_sample.main(make_sample.arguments().parse_args(flags))
+    return out
+
+
+@pytest.fixture(scope="session")
 def ucf_set(tiny_set, tmp_path_factory):
     """The tiny set with the splits, the names and the kinds of files of UCF-Sports, cut to 20 frames; videos 1, 2 and 3 to train, 4 and 5 to test."""
     root = tmp_path_factory.mktemp("ucf")

@@ -1553,3 +1553,61 @@ def test_imresize_rounds_and_limits_8_bits_after_either_pass_and_keeps_a_constan
     half = torch.tensor([[0, 1]], dtype=torch.uint8)
     assert imresize(half, (1, 1)).item() == 1                              # 0.5 rounds up, as in MATLAB
     assert imresize(torch.tensor([[0, 1], [0, 0]], dtype=torch.uint8), (1, 1)).item() == 1  # rows: 0, 0.5 -> 1; then 0.5 -> 1; at once: 0.25 -> 0
+
+
+# Frames with flow, and masks
+
+class Grey:
+    """Pictures of flow whose level is the frame's index."""
+
+    def pictures(self, frames):
+        return [np.full((40, 64, 3), index, np.uint8) for index in range(len(frames))]
+
+
+def resized(frame):
+    return torch.from_numpy(frame[::4, ::4].copy()).permute(2, 0, 1)
+
+
+def test_every_frame_with_a_mask_is_an_item_of_one_frame_its_flow_and_its_mask_at_the_networks_size(vsod_set):
+    videos = find_videos(vsod_set, "TrainSet_Video", annotation="mask")
+    frames = ClipDataset(videos, resized, 1, size=(10, 16), every=1, flow=Grey(), masks=True)
+    assert len(frames) == sum(len(video.masked()) for video in videos) == 18
+    sample = frames[0, 3]
+    assert sample["clip"].shape == sample["flow"].shape == (3, 1, 10, 16) and (sample["flow"] == 3).all() and "fixations" not in sample
+    assert sample["density"].shape == (10, 16) and 0 <= sample["density"].min() and 0.5 < sample["density"].max() <= 1
+    mask = np.array(Image.open(videos[0].masks[videos[0].frames[3].stem]).resize((16, 10), Image.Resampling.BILINEAR)) / 255
+    assert np.allclose(sample["density"], mask, atol=1e-6)
+
+
+def test_a_clip_of_several_frames_has_the_flow_of_each(vsod_set):
+    videos = find_videos(vsod_set, "TestSet/sample", annotation="mask")
+    groups = ClipDataset(videos, resized, 5, every=5, flow=Grey(), masks=True)
+    assert groups[0, 0]["flow"][0, :, 0, 0].tolist() == [0, 1, 2, 3, 4] and groups[0, 0]["frame"] == "00004" and groups[0, 0]["density"].shape == (40, 64)
+
+
+@pytest.mark.parametrize("good, filled", [(1, 5), (3, 5), (5, 5), (7, 10)])
+def test_a_batch_is_filled_up_to_whole_groups_with_its_own_samples(vsod_set, good, filled):
+    videos = find_videos(vsod_set, "TrainSet_Video", annotation="mask")
+    frames = ClipDataset(videos, resized, 1, size=(10, 16), every=1, masks=True, group=5)
+    batch = frames.collate([frames[0, index] for index in range(good)] + [{"skipped": "why"}])
+    assert len(batch["density"]) == len(batch["clip"]) == filled and batch["skipped"] == ["why"]
+    assert batch["frame"] == [f"{index % good:05d}".join(["s001_", ""]) for index in range(filled)]
+
+
+def test_a_batch_of_nothing_stays_empty(vsod_set):
+    frames = ClipDataset(find_videos(vsod_set, "TrainSet_Video", annotation="mask"), resized, 1, size=(10, 16), every=1, masks=True, group=5)
+    assert frames.collate([{"skipped": "why"}]) == {"skipped": ["why"]}
+
+
+def test_pictures_of_flow_cannot_be_mirrored(vsod_set):
+    with pytest.raises(ValueError, match=r"cannot be mirrored \(--flip\)"):
+        ClipDataset(find_videos(vsod_set, "TrainSet_Video", annotation="mask"), resized, 1, flow=Grey(), masks=True, flip=True)
+
+
+def test_prepared_frames_of_videos_that_share_a_folder_are_each_their_own(vsod_set, tmp_path):
+    videos = find_videos(vsod_set, "TrainSet_Video", annotation="mask")
+    cache = FrameCache(tmp_path, lambda frame: torch.from_numpy(frame[:40:4, :64:4].copy()).permute(2, 0, 1))
+    cache.build(videos)
+    assert videos[0].frames[0].parent == videos[1].frames[0].parent
+    for video in videos:
+        assert torch.equal(cache.clip(video, [2]), resized(np.array(Image.open(video.frames[2])))[:, None])

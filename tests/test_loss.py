@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import TESTS
 
-from loss import MEASURES, SIGNS, TERMS, auc_judd, auc_shuffled, bce, cc, kldiv, measures, nss, objective, similarity
+from loss import MEASURES, SIGNS, TERMS, auc_judd, auc_shuffled, bce, cc, euclidean, kldiv, logits, measures, nss, objective, similarity
 
 
 def maps(*rows):
@@ -355,3 +355,25 @@ def test_kl_over_a_batch_of_one_is_that_of_the_sample():
     assert found[0] == found[1]
     with pytest.raises(ValueError, match="kl_over must be one of .*got 'frame'"):
         objective(saliency, density, fixations, WEIGHTS, "frame")
+
+
+# Objectives of other networks
+
+def test_the_euclidean_loss_is_half_the_squared_differences_of_a_map_on_average_over_the_batch():
+    levels = torch.tensor([[[0.0, 1.0]], [[0.5, 0.5]]], requires_grad=True)
+    terms = euclidean(levels, torch.tensor([[[0.0, 0.0]], [[0.5, 1.0]]]))
+    assert terms["loss"].item() == pytest.approx((1 + 0.25) / 4) and terms["euclidean"] == terms["loss"] and not terms["euclidean"].requires_grad
+    terms["loss"].backward()
+    assert levels.grad.tolist() == [[[0.0, 0.5]], [[0.0, -0.25]]]
+
+
+def test_the_euclidean_loss_brings_the_density_to_the_outputs_size():
+    assert euclidean(torch.full((1, 2, 2), 0.5), torch.full((1, 4, 6), 0.5))["loss"] == 0
+
+
+def test_logits_of_zero_cost_the_logarithm_of_two_in_each_map_and_confident_right_ones_nothing():
+    mask = torch.tensor([[[1.0, 0.0]]])
+    zeros, right = torch.zeros(1, 1, 1, 2), torch.tensor([[[[100.0, -100.0]]]])
+    terms = logits((zeros, right), mask)
+    assert terms["saliency_bce"].item() == pytest.approx(math.log(2)) and terms["motion_bce"].item() == pytest.approx(0) and terms["loss"].item() == pytest.approx(math.log(2))
+    assert logits((right, -right), mask)["motion_bce"].item() == pytest.approx(100)

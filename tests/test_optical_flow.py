@@ -1,11 +1,13 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision.models.optical_flow import raft_small
 
-from baselines import optical_flow
-from baselines.optical_flow import FlowFolder, components, dis_flow, flows, wheel
+from baselines import optical_flow, stsnet
+from baselines.optical_flow import FlowFolder, FlowSource, components, dis_flow, flows, wheel
 from dataloader import list_frames
 
 
@@ -113,3 +115,107 @@ def test_the_command_writes_arrays_and_pictures(folder, capsys):
     assert "flow of 4 frames by dis" in capsys.readouterr().out
     picture = np.array(Image.open(folder / "flow_dis_components" / "0001.png"))
     assert np.array_equal(picture, components(next(iter(FlowFolder(list_frames(folder), "dis", dis_flow())))))
+
+
+# Where the programs take flow from
+
+def frames_in(folder, count=3):
+    folder.mkdir(parents=True)
+    for number in range(count):
+        Image.fromarray(textured(number)).save(folder / f"{number + 1:05d}.jpg")
+    return list_frames(folder)
+
+
+def pictures_in(folder, names, level=7):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        Image.fromarray(np.full((64, 96, 3), level + 10 * number, np.uint8)).save(folder / f"{name}.png")
+
+
+def test_flow_is_made_by_dis_where_there_is_none_and_drawn_as_the_network_wants_it(tmp_path):
+    frames = frames_in(tmp_path / "a" / "Frame")
+    expected = list(flows([np.array(Image.open(path)) for path in frames], dis_flow()))
+    for picture, draw in (("components", components), ("wheel", wheel)):
+        pictures = FlowSource(picture=picture).pictures(frames)
+        assert all(np.abs(pictures[i].astype(int) - draw(flow.astype(np.float16).astype(np.float32))).max() <= 1 for i, flow in enumerate(expected))
+    assert sorted(path.name for path in (tmp_path / "a" / "Frame" / "flow_dis").iterdir()) == ["00001.npy", "00002.npy", "00003.npy"]
+
+
+def test_flow_that_is_not_kept_leaves_nothing_beside_the_frames(tmp_path):
+    frames = frames_in(tmp_path / "a" / "Frame")
+    kept, made = FlowSource(keep=True).pictures(frames)[0], FlowSource(keep=False)
+    for path in (tmp_path / "a" / "Frame" / "flow_dis").iterdir():
+        path.unlink()
+    assert np.abs(made.pictures(frames)[0].astype(int) - kept).max() <= 1 and not any((tmp_path / "a" / "Frame" / "flow_dis").iterdir())
+
+
+@pytest.mark.parametrize("place", ["a/OF_FlowNet2", "a/Flow", "a/Frame/Flow"])
+def test_published_pictures_beside_the_frames_are_taken_where_colour_wheels_are_wanted(tmp_path, place):
+    frames = frames_in(tmp_path / "a" / "Frame")
+    pictures_in(tmp_path / place, ["00001", "00002"])
+    wheels = FlowSource(picture="wheel").pictures(frames)
+    assert [wheels[i][0, 0, 0] for i in range(3)] == [7, 17, 17]           # the last frame has no picture of its own
+    assert not np.array_equal(FlowSource(picture="components", keep=False).pictures(frames)[0], wheels[0])
+    assert not np.array_equal(FlowSource("dis", "wheel", keep=False).pictures(frames)[0], wheels[0])
+
+
+@pytest.mark.parametrize("place, given", [("flow/a", "flow"), ("flow/Frame", "flow"), ("flow", "flow"), ("a/mine", "mine"), ("a/Frame/mine", "mine"), ("mine/Frame", "mine")])
+def test_pictures_in_a_named_folder_are_found_beside_the_frames_or_by_the_video(tmp_path, place, given):
+    frames = frames_in(tmp_path / "a" / "Frame")
+    pictures_in(tmp_path / place, ["00001", "00002", "00003"], level=40)
+    source = FlowSource(str(tmp_path / given) if given == "flow" else given, "components")
+    assert [source.pictures(frames)[i][0, 0, 0] for i in range(3)] == [40, 50, 60]
+
+
+def test_a_missing_folder_or_picture_is_named(tmp_path):
+    frames = frames_in(tmp_path / "a" / "Frame")
+    with pytest.raises(FileNotFoundError, match="expected a folder nowhere there, beside it"):
+        FlowSource("nowhere").pictures(frames)
+    pictures_in(tmp_path / "a" / "Flow", ["00001", "00003"])
+    with pytest.raises(FileNotFoundError, match=r"no picture of optical flow for frame 00002 in .*Flow \(2 pictures\)"):
+        FlowSource("Flow").pictures(frames)[1]
+
+
+def test_videos_that_share_a_folder_do_not_flow_into_each_other(tmp_path):
+    folder = tmp_path / "Imgs"
+    folder.mkdir()
+    for name, shift in (("a_00000", 0), ("a_00001", 2), ("b_00000", 8), ("b_00001", 8)):
+        Image.fromarray(textured(shift)).save(folder / f"{name}.png")
+    first = list_frames(folder)[:2]
+    made = FlowFolder(first, "dis", dis_flow())
+    assert len(made) == 2 and np.array_equal(made[0], made[1])             # the last one repeats, and does not look at b_00000
+
+
+def test_a_source_travels_to_loader_processes_after_it_has_made_flow(tmp_path):
+    source = FlowSource("dis", "components", keep=False)
+    frames = frames_in(tmp_path / "a" / "Frame", 2)
+    before = source.pictures(frames)[0]
+    assert np.array_equal(pickle.loads(pickle.dumps(source)).pictures(frames)[0], before)
+
+
+@pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(path.read_bytes()[:40]), lambda path: np.save(path, np.zeros((4, 4), np.float16)), lambda path: path.write_bytes(b"")])
+def test_a_damaged_file_of_flow_is_named(tmp_path, spoil):
+    frames = frames_in(tmp_path / "a" / "Frame", 2)
+    made = FlowFolder(frames, "dis", dis_flow())
+    made[0]
+    spoil(made.place / "00001.npy")
+    with pytest.raises(ValueError, match=r"00001.npy .*Delete it, and it is made anew"):
+        made[0]
+
+
+def test_flow_that_cannot_be_kept_says_how_to_do_without(tmp_path):
+    frames = frames_in(tmp_path / "a" / "Frame", 2)
+    (tmp_path / "a" / "Frame" / "flow_dis").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="--no-keep-flow makes it each time"):
+        FlowFolder(frames, "dis", dis_flow())[0]
+    assert FlowFolder(frames, "dis", dis_flow(), keep=False)[0].shape == (64, 96, 2)
+
+
+def test_a_video_file_takes_no_pictures_of_a_folder():
+    with pytest.raises(ValueError, match="--flow Flow names pictures for folders of frames, but a.mp4 is a video file"):
+        FlowSource("Flow").maker("a.mp4")
+    assert callable(FlowSource("auto").maker("a.mp4"))
+
+
+def test_the_two_stream_networks_know_the_kinds_of_pictures():
+    assert stsnet.FLOW_KINDS == tuple(optical_flow.PICTURES)

@@ -18,12 +18,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TESTS, grey_frames, write_video
+from conftest import TESTS, few_channels, grey_frames, write_video
 from long import fuzz
 from PIL import Image
 from torch import nn
 
 import predict
+from baselines import STSMaxNet
 from dataloader import list_frames, read_frame
 from model import RecSalNet
 from predict import (
@@ -993,3 +994,84 @@ def test_the_fuzzer_tells_what_is_wrong(tmp_path, monkeypatch):
     assert "a.npz" in fuzz.run_case(0, 1, whole, tmp_path)[1]
     monkeypatch.setattr(fuzz, "run_predict", lambda *unused: {}["a"])
     assert fuzz.run_case(len(fuzz.KINDS), 1, whole, tmp_path)[1].startswith("KeyError")
+
+
+# Optical flow, single images
+
+@pytest.fixture
+def stsmaxnet_file(tmp_path, monkeypatch):
+    few_channels(monkeypatch)
+    torch.manual_seed(0)
+    torch.save(STSMaxNet().state_dict(), tmp_path / "STSMaxNet.pth")
+    return tmp_path / "STSMaxNet.pth"
+
+
+def pictures_of(folder, count=3, start=0):
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(start).integers(0, 256, (40, 60 + count, 3), np.uint8)
+    for number in range(count):
+        Image.fromarray(np.ascontiguousarray(noise[:, number:number + 60])).save(folder / f"{number + 1:04d}.png")
+    return folder
+
+
+def test_flow_of_a_folder_is_made_and_kept_beside_its_frames_or_not(tmp_path, stsmaxnet_file):
+    common = ("--model", "stsmaxnet", "--weights", stsmaxnet_file, "--device", "cpu", "--save", "npy")
+    folder = pictures_of(tmp_path / "clip")
+    run(folder, *common, "--out", tmp_path / "made", "--no-keep-flow")
+    assert not (folder / "flow_dis").exists()
+    run(folder, *common, "--out", tmp_path / "kept")
+    assert len(list((folder / "flow_dis").iterdir())) == 3
+    made, kept = (np.stack([np.load(path) for path in sorted((tmp_path / name / "clip").iterdir())]) for name in ("made", "kept"))
+    assert made.shape == (3, 40, 60) and np.abs(made - kept).max() < 0.05  # float16 in files
+    assert json.loads((tmp_path / "kept" / "clip.json").read_text())["settings"]["flow"] == {"source": "auto", "made_by": "dis", "picture": "components"}
+
+
+def test_given_pictures_of_flow_are_used_and_change_the_maps(tmp_path, stsmaxnet_file):
+    folder = pictures_of(tmp_path / "clip")
+    pictures_of(tmp_path / "flow" / "clip", 2, start=1)
+    common = (folder, "--model", "stsmaxnet", "--weights", stsmaxnet_file, "--device", "cpu", "--no-keep-flow")
+    run(*common, "--out", tmp_path / "a")
+    run(*common, "--out", tmp_path / "b", "--flow", tmp_path / "flow")
+    frames, flows = ([np.array(Image.open(path)) for path in sorted(place.iterdir())] for place in (folder, tmp_path / "flow" / "clip"))
+    expected = list(saliency_maps(STSMaxNet.from_pretrained(stsmaxnet_file), frames, [*flows, flows[-1]]))
+    written = [np.array(Image.open(tmp_path / "b" / "clip" / f"{number:04d}.png")) for number in (1, 2, 3)]
+    assert all(np.array_equal(w, (255 * e).to(torch.uint8).numpy()) for w, e in zip(written, expected))
+    assert not np.array_equal(written[0], np.array(Image.open(tmp_path / "a" / "clip" / "0001.png")))
+
+
+def test_a_video_file_has_its_flow_made_as_it_is_decoded(tmp_path, stsmaxnet_file):
+    write_video(tmp_path / "clip.mp4", [np.roll(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8), shift, axis=1) for shift in range(4)])
+    run(tmp_path / "clip.mp4", "--model", "stsmaxnet", "--weights", stsmaxnet_file, "--device", "cpu", "--out", tmp_path / "out")
+    assert len(list((tmp_path / "out" / "clip").iterdir())) == 4
+    with pytest.raises(ValueError, match="clip.mp4 is a video file"):
+        run(tmp_path / "clip.mp4", "--model", "stsmaxnet", "--weights", stsmaxnet_file, "--device", "cpu", "--out", tmp_path / "other", "--flow", "Flow")
+
+
+def test_an_interrupted_run_with_flow_goes_on_to_the_same_maps(tmp_path, stsmaxnet_file):
+    folder = pictures_of(tmp_path / "clip", 5)
+    common = (folder, "--model", "stsmaxnet", "--weights", stsmaxnet_file, "--device", "cpu", "--no-keep-flow", "--out", tmp_path / "out")
+    run(*common)
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "out" / "clip").iterdir()}
+    for name in ("0004.png", "0005.png"):
+        (tmp_path / "out" / "clip" / name).unlink()
+    run(*common, "--skip-existing")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out" / "clip").iterdir()} == whole
+
+
+def test_single_images_have_maps_from_networks_of_single_frames_and_their_flow(tmp_path, stsmaxnet_file, weights_file):
+    folder = pictures_of(tmp_path / "images")
+    pictures_of(tmp_path / "flow", 3, start=1)
+    flags = ("--model", "stsmaxnet", "--weights", stsmaxnet_file, "--device", "cpu", "--out", tmp_path / "out", "--save", "png", "sheet")
+    run(folder / "0002.png", *flags, "--flow", tmp_path / "flow")
+    picture, flow = (np.array(Image.open(place / "0002.png")) for place in (folder, tmp_path / "flow"))
+    expected, = saliency_maps(STSMaxNet.from_pretrained(stsmaxnet_file), [picture], [flow])
+    assert np.array_equal(np.array(Image.open(tmp_path / "out" / "0002" / "0002.png")), (255 * expected).to(torch.uint8).numpy())
+    run(folder / "0001.png", *flags)                                       # nothing follows: its flow is zero
+    assert (tmp_path / "out" / "0001" / "0001.png").is_file() and (tmp_path / "out" / "0001_sheet.png").is_file()
+    with pytest.raises(ValueError, match="is a single image: give the folder .*ssnet, tsnet, stsmaxnet, stsconvnet make maps"):
+        run(folder / "0001.png", "--weights", weights_file, "--device", "cpu", "--out", tmp_path / "other")
+
+
+def test_a_network_without_flow_takes_no_flag_of_it(tmp_path, weights_file):
+    with pytest.raises(ValueError, match="--flow and --raft-weights are for networks of optical flow: RecSalNet takes none"):
+        run(pictures_of(tmp_path / "clip"), "--weights", weights_file, "--device", "cpu", "--flow", "dis", "--out", tmp_path / "out")

@@ -885,3 +885,123 @@ def test_a_carried_state_that_is_damaged_is_refused(tiny_set, tmp_path, small_sa
         torch.save({**stored, "carried": carried}, tmp_path / "last.pt")
         with pytest.raises(ValueError, match=said):
             train_model("salema", tiny_set, tmp_path, "--val-every", "0", "--resume")
+
+
+# Frames in groups, with flow and masks
+
+SMALL_SMCF = ("--trunk-width", "4", "--trunk-blocks", "1", "1", "1", "1", "--frame-size", "32", "64", "--batch-size", "5", "--no-keep-flow")
+
+
+def train_smcf(vsod_set, run_dir, *extra):
+    return train_model("smcf", vsod_set, run_dir, *SMALL_SMCF, *extra)
+
+
+def test_smcf_is_trained_in_three_stages_that_find_each_others_files(vsod_set, tmp_path, capsys):
+    with pytest.raises(FileNotFoundError, match=r"no weights of the stage pretrain-rgb: .*pretrain-rgb/SMCF.pth does not exist. Train it first, with --train-type pretrain-rgb"):
+        train_smcf(vsod_set, tmp_path, "--encoder-weights", "auto")
+    assert train_smcf(vsod_set, tmp_path, "--train-type", "pretrain-rgb") == train_smcf(vsod_set, tmp_path, "--train-type", "pretrain-flow", "--seed", "1") == 0
+    rgb, flow = (torch.load(tmp_path / stage / "SMCF.pth", weights_only=True) for stage in ("pretrain-rgb", "pretrain-flow"))
+    assert "TrainSet_RGB: 1 videos, 6 frames, 6 with masks" in capsys.readouterr().out
+    for kept, run in (([], "--no-keep-flow-stage"), (rgb, "--keep-flow-stage")):
+        assert train_smcf(vsod_set, tmp_path, "--encoder-weights", "auto", "--lr", "1e-12", run, "--overwrite") == 0
+        tuned = torch.load(tmp_path / "SMCF.pth", weights_only=True)
+        name = "resnet.layer1_flow.0.conv1.weight"
+        assert torch.allclose(tuned[name], (flow if kept else rgb)[name], atol=1e-6) and not torch.allclose(flow[name], rgb[name], atol=1e-3)
+    assert f"{tmp_path}/pretrain-rgb/SMCF.pth, {tmp_path}/pretrain-flow/SMCF.pth; 0 entries of the flow stage" in capsys.readouterr().out
+    record, = log_of(tmp_path)
+    assert record["loss"] == pytest.approx(record["saliency_bce"] + record["motion_bce"], rel=1e-5) and math.isfinite(record["loss"])
+    model = MODELS["smcf"].from_pretrained(tmp_path / "SMCF.pth")
+    assert model.config == {"frame_size": [32, 64], "trunk_width": 4, "trunk_blocks": [1, 1, 1, 1]}
+    described = json.loads((tmp_path / "SMCF.json").read_text())["recipe"]
+    assert described["stage"] == "finetune" and described["flow"]["made_by"] == "dis" and described["scales"] == [0.75, 1.0, 1.25]
+
+
+def test_each_stage_is_shown_its_own_pictures(monkeypatch):
+    model = MODELS["smcf"](frame_size=(32, 32), trunk_width=4, trunk_blocks=(1, 1, 1, 1))
+    batch = {"clip": torch.full((5, 3, 1, 32, 32), 10, dtype=torch.uint8), "flow": torch.full((5, 3, 1, 32, 32), 200, dtype=torch.uint8)}
+    shown = {}
+    for stage in model.stages:
+        train.enter(model, stage)
+        shown[stage] = [bool(x.mean() > 0) for x in train.network_inputs(model, batch, torch.device("cpu"))], model.needs_flow
+    assert shown == {"pretrain-rgb": ([False, False], False), "pretrain-flow": ([True, True], True), "finetune": ([False, True], True)}
+
+
+def test_a_batch_is_taken_at_every_scale_and_a_run_goes_on_between_two():
+    batches = [{"clip": number, "skipped": ["bad"] * (number == 1)} for number in range(2)]
+    scaled = list(train.at_scales(iter(batches), (0.75, 1.0)))
+    assert [(batch["clip"], batch["scale"]) for batch in scaled] == [(0, 0.75), (0, 1.0), (1, 0.75), (1, 1.0)]
+    assert [batch["skipped"] for batch in scaled] == [[], [], ["bad"], []]
+    assert [(batch["clip"], batch["scale"]) for batch in train.at_scales(iter(batches[1:]), (0.75, 1.0), skip=1)] == [(1, 1.0)]
+
+
+@pytest.mark.parametrize("scale, size", [(1, 352), (0.75, 256), (1.25, 448), (0.01, 32)])
+def test_scales_of_352_are_the_papers_sizes(scale, size):
+    corners = torch.zeros(2, 3, 352, 352)
+    corners[..., 0, 0], corners[..., -1, -1] = 1, 2
+    scaled = train.at_scale(corners, scale)
+    assert scaled.shape == (2, 3, size, size) and scaled[0, 0, 0, 0] == 1 and scaled[0, 0, -1, -1] == 2    # corners aligned
+    assert train.at_scale(corners[:, 0], scale).shape == (2, size, size)
+
+
+def test_scales_make_a_step_each(vsod_set, tmp_path):
+    for name, scales in (("one", ["1"]), ("three", ["0.5", "1", "1.5"])):
+        assert train_smcf(vsod_set, tmp_path / name, "--train-type", "pretrain-rgb", "--scales", *scales) == 0
+    one, three = (torch.load(tmp_path / name / "pretrain-rgb" / "last.pt", weights_only=True) for name in ("one", "three"))
+    assert (one["steps"], three["steps"]) == (2, 6)                        # of 6 stills: 5, and 1 filled up to 5
+
+
+def test_smcf_is_validated_on_groups_by_cc_and_mae_and_goes_on_to_the_same_weights(vsod_set, tmp_path, monkeypatch):
+    flags = ("--encoder-weights", "none", "--val-every", "1", "--val-split", "TestSet/sample", "--epochs", "2", "--scales", "1")
+    assert train_smcf(vsod_set, tmp_path / "whole", *flags) == 0
+    real, steps = train.loss_share, []
+
+    def stop_after_six(*arguments):
+        steps.append(1)
+        if len(steps) == 6:                                                # in the middle of the second epoch, of four steps each
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+    monkeypatch.setattr(train, "loss_share", stop_after_six)
+    assert train_smcf(vsod_set, tmp_path / "cut", *flags) == 130
+    monkeypatch.setattr(train, "loss_share", real)
+    assert train_smcf(vsod_set, tmp_path / "cut", *flags, "--resume") == 0
+    whole, cut = (torch.load(tmp_path / name / "SMCF.pth", weights_only=True) for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    assert {"val_cc", "val_mae"} < log_of(tmp_path / "whole")[0].keys() and "val_nss" not in log_of(tmp_path / "whole")[0]
+
+
+def test_masks_and_fixations_are_not_mistaken_for_each_other(vsod_set, tiny_set, tmp_path):
+    with pytest.raises(FileNotFoundError, match="mask"):
+        train_smcf(tiny_set, tmp_path, "--train-split", "train", "--encoder-weights", "none")
+    with pytest.raises(FileNotFoundError, match="mask"):
+        train_model("recsalnet", vsod_set, tmp_path, "--train-split", "TrainSet_Video", "--val-every", "0")
+
+
+@pytest.mark.parametrize("flags, said", [
+    (("--model", "ssnet", "--kl-weight", "1"), "--kl-weight: for objectives that compare maps by several terms"), (("--model", "smcf", "--kl-over", "batch"), "--kl-over: for objectives"),
+    (("--model", "recsalnet", "--scales", "1"), "--scales is for networks that learn from masks"), (("--model", "ssnet", "--train-type", "finetune"), "SSNet is not"),
+    (("--model", "smcf", "--train-type", "pretrain-rgb", "--keep-flow-stage"), "--keep-flow-stage is for the last stage"),
+    (("--model", "ssnet", "--flow", "raft", "--encoder-weights", "none"), "SSNet takes none"), (("--model", "stsmaxnet", "--flip"), "cannot be mirrored"),
+])
+def test_flags_of_other_networks_are_refused(flags, said, tiny_set, tmp_path, small_networks):
+    with pytest.raises(ValueError, match=said):
+        train.main(train.arguments().parse_args([*flags, "--data", str(tiny_set), "--run-dir", str(tmp_path), "--workers", "0", "--device", "cpu", "--encoder-weights", "none"]))
+
+
+def test_a_network_of_any_size_is_trained_at_its_nominal_one(small_networks, tmp_path):
+    assert train.make_model("ssnet", None, None, {}).config == {"frame_size": [240, 320]}
+    torch.save(MODELS["ssnet"]().state_dict(), tmp_path / "SSNet.pth")
+    assert train.make_model("ssnet", str(tmp_path / "SSNet.pth"), None, {}).config == {"frame_size": [240, 320]}
+    assert train.make_model("ssnet", None, None, {"frame_size": [32, 48]}).config == {"frame_size": [32, 48]}
+
+
+def test_how_flow_is_drawn_is_an_argument_of_the_network_and_kept_with_it(small_networks, tiny_set, tmp_path):
+    assert train_model("tsnet", tiny_set, tmp_path, "--val-every", "0", "--no-keep-flow", "--flow-kind", "wheel") == 0
+    assert MODELS["tsnet"].from_pretrained(tmp_path / "TSNet.pth").flow_picture == "wheel"
+
+
+def test_a_process_without_frames_takes_part_with_a_loss_of_nothing(small_networks):
+    for name, options in (("smcf", {"trunk_width": 4, "trunk_blocks": (1, 1, 1, 1), "frame_size": (32, 32)}), ("stsmaxnet", {})):
+        model = MODELS[name](**options).train()
+        loss = train.nothing_of(model, "float32")
+        loss.backward()
+        assert loss == 0 and all(p.grad is None or not p.grad.any() for p in model.parameters()) and model.training
