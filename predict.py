@@ -520,16 +520,20 @@ class Predictor:
         asked.arguments["first_frames"] = asked.arguments["first_frames"] or FIRST_FRAMES[0]
         check_options(*(asked.arguments[name] for name in inspect.signature(check_options).parameters))
 
-    def predict_video(self, path: str | Path, start: float = 0.0, end: float = math.inf, fps: float = 25.0) -> Iterator[tuple[float, np.ndarray]]:
-        """Time in seconds and map, (H, W) float32 in (0, 1), of each frame of a video file, or a folder of frames shown at `fps`."""
+    def predict_video(self, path: str | Path, start: float = 0.0, end: float = math.inf, fps: float = 25.0,
+                      flow: FlowSource | None = None) -> Iterator[tuple[float, np.ndarray]]:
+        """Time in seconds and map, (H, W) float32 in [0, 1], of each frame of a video file, or a folder of frames shown at `fps`.
+
+        Networks that need optical flow get DIS's, or that of `flow`.
+        """
         source = Source(Path(path), fps, start, end)
         source.check()
-        for prediction in predictions(self.model, source, **self.options):
+        for prediction in predictions(self.model, source, flow=flow, **self.options):
             yield prediction.seconds, prediction.saliency.cpu().numpy()
 
-    def predict_frames(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """A map, (H, W) float32 in (0, 1), for each frame, (H, W, 3) uint8, RGB."""
-        return (saliency.cpu().numpy() for saliency in saliency_maps(self.model, frames, **self.options))
+    def predict_frames(self, frames: Iterable[np.ndarray], flows: Iterable[np.ndarray] | Flow | None = None) -> Iterator[np.ndarray]:
+        """A map, (H, W) float32 in [0, 1], for each frame, (H, W, 3) uint8, RGB; `flows` as of `saliency_maps`."""
+        return (saliency.cpu().numpy() for saliency in saliency_maps(self.model, frames, flows=flows, **self.options))
 
 
 class Prediction(NamedTuple):

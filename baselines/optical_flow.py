@@ -159,12 +159,13 @@ class FlowFolder:
 def read_flow(file: Path) -> np.ndarray:
     """A flow from its file, (H, W, 2) float32; a ValueError where it is none."""
     try:
-        flow = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        flow = np.load(file, mmap_mode="r", allow_pickle=False)            # mapped: what claims more than the file holds takes no memory
+    except Exception as error:  # NumPy raises many kinds on a damaged file; all mean the same here
         raise ValueError(f"{file} cannot be read as a flow: {error}. Delete it, and it is made anew") from error
-    if not isinstance(flow, np.ndarray) or flow.ndim != 3 or flow.shape[2] != 2 or flow.dtype.kind != "f":
-        raise ValueError(f"{file} must hold a flow, (H, W, 2) of floating-point numbers, got {getattr(flow, 'dtype', type(flow).__name__)} "
-                         f"{np.shape(flow)}. Delete it, and it is made anew")
+    is_flow = isinstance(flow, np.ndarray) and flow.ndim == 3 and flow.shape[2] == 2 and flow.size > 0 and flow.dtype.kind == "f"
+    if not is_flow or not np.isfinite(flow).all():
+        raise ValueError(f"{file} must hold a flow, (H, W, 2) of finite floating-point numbers, got {getattr(flow, 'dtype', type(flow).__name__)} "
+                         f"{getattr(flow, 'shape', '')}. Delete it, and it is made anew")
     return flow.astype(np.float32)
 
 

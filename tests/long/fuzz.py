@@ -1,10 +1,10 @@
 """Feed damaged and malicious files to the programs' own entry points, in one warm process: exit code 1 if one does more than say what is wrong.
 
-    PYTHONPATH=. .venv/bin/python tests/long/fuzz.py                         # 3300 files: 6 minutes on 2 CPU cores
+    PYTHONPATH=. .venv/bin/python tests/long/fuzz.py                         # 3600 files: 6 minutes on 2 CPU cores
     PYTHONPATH=. .venv/bin/python tests/long/fuzz.py --only 1234             # one of them again
 
 Whole files of every kind (PNG, JPEG, MAT, AVI, MP4, weights, the JSON beside weights, the JSON of a prediction, a map to score, the
-state and the record of a run) are changed at random places. A file may turn out to be readable. Else an error that the program reports
+state and the record of a run, the flow of a frame) are changed at random places. A file may turn out to be readable. Else an error that the program reports
 must say so, within 30 seconds, and no output may be left under its final name. If the process itself dies, the file is named and the next one goes to a new process.
 """
 import argparse
@@ -31,11 +31,12 @@ from PIL import Image
 import predict
 import test as evaluation
 import train
+from baselines import optical_flow
 from dataloader import ClipDataset, check_dataset, find_videos
 from model import RecSalNet
 
 NETWORK = {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
-KINDS = ("png", "jpg", "mat", "avi", "mp4", "pth", "json", "description", "map", "last", "record")
+KINDS = ("png", "jpg", "mat", "avi", "mp4", "pth", "json", "description", "map", "last", "record", "flow")
 TEXT = ("json", "description", "record")
 VALUES = (None, -1, 10 ** 12, 1e308, float("nan"), True, "../../escaped", b"", [], {}, [[]], torch.zeros(0), torch.zeros(1, 2, 3), torch.tensor(-1))
 SIZES = (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x00", b"\x80\x00\x00\x00", b"\x00\x01\x00\x00")
@@ -72,6 +73,9 @@ def make_files(folder: Path) -> None:
     run_train(folder / "set", folder / "run", "--epochs", "1", "--encoder-weights", "none", *network_flags())
     shutil.copy(folder / "run" / "last.pt", folder / "whole.last")
     shutil.copy(folder / "run" / "run.json", folder / "whole.record")
+    frames = shutil.copytree(folder / "set" / "train" / "v" / "images", folder / "frames")
+    run_flow(frames)
+    shutil.copy(frames / "flow_dis" / "2.npy", folder / "whole.flow")
 
 
 def network_flags() -> list[str]:
@@ -146,6 +150,10 @@ def run_predict(source: Path, out: Path, weights: Path, *flags: str) -> None:
     predict.main(predict.arguments().parse_args([str(source), "--out", str(out), "--weights", str(weights), "--device", "cpu", *flags]))
 
 
+def run_flow(frames: Path, *flags: str) -> None:
+    optical_flow.main(optical_flow.arguments().parse_args([str(frames), *flags]))
+
+
 def read_set(root: Path) -> None:
     """What check and training read."""
     check_dataset(root)
@@ -171,6 +179,10 @@ def prepare_case(kind: str, content: bytes, whole: Path, case: Path) -> tuple[Ca
         shutil.copytree(whole / "run", out)
         (out / {"last": "last.pt", "record": "run.json"}[kind]).write_bytes(content)
         return lambda: run_train(whole / "set", out, "--epochs", "2", "--resume"), out
+    if kind == "flow":
+        frames = shutil.copytree(whole / "frames", case / "frames")
+        (frames / "flow_dis" / "2.npy").write_bytes(content)
+        return lambda: run_flow(frames, "--pictures", "wheel"), out
     if kind == "description":
         shutil.copytree(whole / "out", out)
         (out / "images.json").write_bytes(content)
@@ -262,7 +274,7 @@ if __name__ == "__main__":
         work(range(int(first), int(stop)), int(seed), Path(folder) / "whole", Path(folder), Path(folder) / "log", float(until))
     else:
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-        parser.add_argument("--files", type=predict.at_least(1), default=3300, help="(default: 3300)")
+        parser.add_argument("--files", type=predict.at_least(1), default=3600, help="(default: 3600)")
         parser.add_argument("--minutes", type=float, default=20, help="after which it gives up (default: 20)")
         parser.add_argument("--seed", type=int, default=0, help="of the changes (default: 0)")
         parser.add_argument("--only", type=int, help="the number of one file (default: all)")
