@@ -195,7 +195,7 @@ def check_folder(root: Path) -> None:
     if not root.is_dir():
         raise FileNotFoundError(f"no dataset {root}: {'it is a file, unpack it' if root.exists() else 'the folder does not exist'}. data/README.md "
                                 "says what may lie there; `python data/prepare_dhf1k.py` prepares DHF1K, `python data/make_sample.py` makes a small "
-                                "set in data/sample")
+                                "set in data/sample (--kind vsod: one of objects with masks, in data/vsod_sample)")
 
 
 def split_folder(root: Path, split: str) -> Path | None:

@@ -1330,12 +1330,10 @@ def mirrored_length(model: nn.Module) -> int:
 
 
 def chosen_flow(model: SaliencyModel, source: str, keep: bool, raft_weights: str | None, device: torch.device) -> FlowSource | None:
-    """Where a network's flow comes from, as the command line says; None where it needs none."""
-    if not model.needs_flow:
-        if source != AUTO or raft_weights:
-            raise ValueError(f"--flow and --raft-weights are for networks of optical flow: {type(model).__name__} takes none")
-        return None
-    return FlowSource(source, model.flow_picture, keep, raft_weights, device.type)
+    """Where a network's flow comes from, as the command line says; None where it needs none, or not in this stage of its training."""
+    if not type(model).needs_flow and (source != AUTO or raft_weights):
+        raise ValueError(f"--flow and --raft-weights are for networks of optical flow: {type(model).__name__} takes none")
+    return FlowSource(source, model.flow_picture, keep, raft_weights, device.type) if model.needs_flow else None
 
 
 def usable(sources: list[Source], skip_bad: bool) -> list[Source]:

@@ -551,13 +551,15 @@ def cost_table(methods: dict[str, dict]) -> str:
     return "\n".join(lines) if costs else ""
 
 
-def table(summaries: dict[str, dict], labels: dict[str, str] = BY_FIXATIONS.labels) -> str:
-    """Markdown: for each method a row for either average, and one for the frames left out of both, if any could be."""
+def table(summaries: dict[str, dict], judged: Judged = BY_FIXATIONS) -> str:
+    """Markdown: for each method a row for either average, and one for the frames left out of both; by masks all measures are defined."""
+    labels = judged.labels
     lines = [table_row(["method", "", *labels.values()]), table_row(["---"] * (2 + len(labels)))]
     for method, summary in summaries.items():
         averages = {"frame_average": "average over frames", "video_average": f"average over {summary['videos']} videos"}
         lines += [table_row([method, label, *(four_digits(summary[average][name]) for name in labels)]) for average, label in averages.items()]
-        lines.append(table_row([method, f"left out of {summary['frames']} frames", *(str(summary["left_out"][name]) for name in labels)]))
+        if judged is BY_FIXATIONS:
+            lines.append(table_row([method, f"left out of {summary['frames']} frames", *(str(summary["left_out"][name]) for name in labels)]))
     return "\n".join(lines)
 
 
@@ -602,7 +604,7 @@ def report(rows: list[dict], folder: Path, details: dict, judged: Judged = BY_FI
     utils.write_json(folder / "scores.json", {"scores": summaries, **details})
     costs = cost_table(details["methods"])
     explained = [COMMON, STRETCH] if judged is BY_FIXATIONS else [RESIZED]
-    text = "\n\n".join([table(summaries, judged.labels), *filter(None, [costs, costs and SPEED]), *details["notes"],
+    text = "\n\n".join([table(summaries, judged), *filter(None, [costs, costs and SPEED]), *details["notes"],
                         f"Protocol {details['protocol']}: {'. '.join([details['protocol_means'], *explained])}."])
     of_method = [f"{name}: {chosen(about, ('weights', 'weights_sha256', 'predictions'))}." for name, about in details["methods"].items()]
     made = f"Made with {chosen(details, ('seed', 'sample_frames', 'device', 'precision', 'revision', 'date'))}."

@@ -468,12 +468,6 @@ def initialise(model: nn.Module, weights: str, earlier: dict[str, Path] | None =
     return f"{source}, unused: {', '.join(model.load_start(entries, source)) or 'nothing'}"
 
 
-def stage_files(run_dir: Path, model_class: type[SaliencyModel], stage: str | None) -> dict[str, Path]:
-    """Where the stages before the last one have written their weights; none for the other stages, and for networks that have none."""
-    *before, last = model_class.stages or [None]
-    return {name: run_files(run_dir / name, model_class)[0] for name in before} if stage is not None and stage == last else {}
-
-
 def from_stages(model: nn.Module, earlier: dict[str, Path], keep_flow_stage: bool) -> str:
     """Start a network's last stage from what the stages before have learnt; returns what that was."""
     missing = [name for name, path in earlier.items() if not path.is_file()]
@@ -1225,11 +1219,22 @@ def chosen_network(given: dict) -> dict:
     return network
 
 
-def chosen_stage(model_class: type[SaliencyModel], asked: str | None) -> str | None:
-    """The stage of training, by default the last one; None where there is one only."""
+def place_of_run(folder: Path, model_class: type[SaliencyModel], asked: str | None) -> tuple[str | None, Path, dict[str, Path]]:
+    """Where a run lives whose network may be trained in stages.
+
+    Args:
+        folder: of the last stage, and in it a folder for each of the others.
+        asked: a stage; by default the last one.
+
+    Returns:
+        The stage, None for networks that have none; its run folder; and of the last stage the weights of those before, by their names.
+    """
     if asked and asked not in model_class.stages:
         raise ValueError(f"--train-type {asked} is for networks that are trained in stages: {model_class.__name__} is not")
-    return asked or next(reversed(model_class.stages), None)
+    *before, last = model_class.stages or [None]
+    if (asked or last) != last:
+        return asked, folder / asked, {}
+    return last, folder, {stage: run_files(folder / stage, model_class)[0] for stage in before}
 
 
 def enter(model: SaliencyModel, stage: str | None) -> None:
@@ -1255,9 +1260,7 @@ def main(args: argparse.Namespace) -> int:
     precision = args.precision or default_precision(device)
     model_class, datasets = MODELS[args.model], args.dataset or [MODELS[args.model].dataset]
     recipe = chosen_recipe(model_class.recipe, vars(args))
-    stage, whole_run = chosen_stage(model_class, args.train_type), args.run_dir or default_run_dir(args.model, datasets)
-    earlier = stage_files(whole_run, model_class, stage)
-    run_dir = whole_run / ("" if earlier or not stage else stage)
+    stage, run_dir, earlier = place_of_run(args.run_dir or default_run_dir(args.model, datasets), model_class, args.train_type)
     check_abilities(model_class, thaw=args.thaw, activation_checkpointing=args.activation_checkpointing)
     if args.hold_out and not recipe["val_every"]:
         raise ValueError("--hold-out takes videos to validate on, and --val-every 0 says not to validate: leave out one of them")

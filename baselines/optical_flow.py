@@ -55,7 +55,7 @@ def downloaded_raft() -> dict[str, torch.Tensor]:
     try:
         return utils.torchvision_weights(Raft_Small_Weights.DEFAULT)
     except OSError as error:
-        raise FileNotFoundError(f"no weights of RAFT: {error}. Fetch it elsewhere and give its path, or take --method dis, "
+        raise FileNotFoundError(f"no weights of RAFT: {error}. Fetch it elsewhere and give its path (--raft-weights), or take DIS, "
                                 "which needs none") from error
 
 

@@ -24,6 +24,7 @@ TAIL = {"conv6": (512, 256, 7), "conv7": (256, 128, 11), "conv8": (128, 32, 11),
 POOLED = ("conv1", "conv2")                                                # a pooling follows these
 
 MEAN, SCALE = (100, 110, 118), 0.0078431372549                             # RGB, in levels; 2 / 255
+DARK = -0.95                                                               # raw output, 0.02 of a density map: as dark as those are on average
 LARGEST, SMALLEST = 512, 4                                                 # sides of frames; two poolings leave nothing of 3 pixels
 FLOW_KINDS = ("components", "wheel")                                       # of `optical_flow.PICTURES`, which this file need not load
 
@@ -38,7 +39,8 @@ MOST_DIMS = 32                                                             # Caf
 class Streams(SaliencyModel):
     """What the four networks share: streams of the same layers, what fuses them, the tail; before and after the network.
 
-    A network adds `forward` and, where it has two streams, `fuse`.
+    A network adds `forward` and, where it has two streams, `fuse`. What it starts from is our choice, for the release tells nothing of
+    it: weights of Caffe's filler "xavier", biases of 0, but the last one such that the first map is dark, and bilinear enlargement.
 
     Args:
         frame_size: (H, W) that frames are resized to, any from 4 x 4, nominally 240 x 320; None: frames stay
@@ -51,7 +53,7 @@ class Streams(SaliencyModel):
     read_file = staticmethod(lambda path: read_entries(path))
     recipe = {**SaliencyModel.recipe,                                      # loss and optimiser are the paper's; numbers are ours, none are released
         "optimizer": "sgd", "optimizer_options": {"momentum": 0.9, "weight_decay": 5e-4},
-        "lr": 4e-7,                                                        # small, for the loss is a sum over pixels
+        "lr": 4e-7,                                                        # for 240 x 320: the loss is a sum over pixels, fewer take more
         "batch_size": 2, "loss": "euclidean",
         "flip": False,                                                     # turned around, the picture of a flow is one of another flow
     }
@@ -67,6 +69,7 @@ class Streams(SaliencyModel):
                 self.add_module(name + suffix, convolution(*shape))
         for name, shape in TAIL.items():
             self.add_module(name, convolution(*shape))
+        nn.init.constant_(self.conv9.bias, DARK)
         self.deconv1 = quadrupling()
 
     def run(self, **pictures: Tensor) -> Tensor:
@@ -253,8 +256,15 @@ class STSConvNet(STSMaxNet):
 
 
 def convolution(before: int, after: int, side: int) -> nn.Conv2d:
-    """A convolution that keeps height and width."""
-    return nn.Conv2d(before, after, side, padding=side // 2)
+    """A convolution that keeps height and width, and starts as Caffe's "xavier": uniform within sqrt(3 / n), of n inputs, biases 0.
+
+    PyTorch's own weights are a third of that in variance: behind nine layers nothing is left of the picture, and hardly anything is learnt.
+    He's are twice that: the loss would be so steep that only rates a hundred times as small were safe.
+    """
+    layer = nn.Conv2d(before, after, side, padding=side // 2)
+    nn.init.kaiming_uniform_(layer.weight, nonlinearity="linear")
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def quadrupling() -> nn.ConvTranspose2d:
