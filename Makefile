@@ -7,13 +7,26 @@ DEMO := --data data/sample --run-dir saved_models/demo --overwrite --encoder-wei
 	--frame-size 32 64 --embed-dim 48 --depths 2 2 2 2 --num-heads 2 4 8 16 --width 16 --patch-norm --drop-path 0 \
 	--lr 3e-4 --batch-size 2 --epochs 10 --val-every 10 --flip --workers 1
 
-.PHONY: demo test crosscheck bench soak lint clean
+# SMCF with narrow trunks, through its three stages.
+OBJECTS := --model smcf --data data/vsod_sample --run-dir saved_models/demo-objects --overwrite --frame-size 64 96 --scales 1 \
+	--trunk-width 16 --trunk-blocks 1 1 1 1 --epochs 2 --workers 1
+
+.PHONY: demo demo-objects test crosscheck bench soak lint clean
 
 demo: .venv/installed
 	$(BIN)/python data/make_sample.py --out data/sample
 	$(BIN)/python train.py $(DEMO)
 	$(BIN)/python test.py --data data/sample --weights saved_models/demo/RecSalNet.pth --centre-baseline --run-name demo --overwrite
 	@echo 'Look at results/demo: scores.md, best_and_worst.png, and the maps in RecSalNet. The frames are in data/sample/val.'
+
+demo-objects: .venv/installed
+	$(BIN)/python data/make_sample.py --kind vsod --out data/vsod_sample
+	$(BIN)/python train.py $(OBJECTS) --train-type pretrain-rgb --encoder-weights none
+	$(BIN)/python train.py $(OBJECTS) --train-type pretrain-flow --encoder-weights none
+	$(BIN)/python train.py $(OBJECTS) --train-type finetune
+	$(BIN)/python test.py --model smcf --weights saved_models/demo-objects/SMCF.pth --data data/vsod_sample --split TestSet/sample \
+		--centre-baseline --run-name demo-objects --overwrite
+	@echo 'Look at results/demo-objects: scores.md, best_and_worst.png, and the maps in SMCF. The frames are in data/vsod_sample/TestSet.'
 
 # Two tests at a time, with one thread each.
 test: .venv/installed
@@ -55,4 +68,4 @@ lint: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build data/sample saved_models/demo results/demo *.egg-info
+	rm -rf .venv build data/sample data/vsod_sample saved_models/demo saved_models/demo-objects results/demo results/demo-objects *.egg-info

@@ -212,6 +212,19 @@ def test_the_last_layer_starts_as_bilinear_enlargement():
     torch.testing.assert_close(enlarge(x)[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])  # at the border, zeros come in
 
 
+def test_signal_goes_through_all_layers_of_a_new_network_and_its_map_is_dark(fused):
+    frame, flow = 2 * noise(2, 1, 3, 48, 64) - 1
+    with torch.no_grad():
+        before = [fused(*pictures) for pictures in ((frame, flow), (frame.flip(3), flow), (frame, flow.flip(3)))]
+    inner = before[0][..., 8:-8, 8:-8]                                     # at the border, zeros come in
+    assert 0 < fused.compared(inner).mean() < 0.06 and fused.compared(inner).std() < 0.05
+    assert all((other - before[0]).abs().mean() > 1e-3 for other in before[1:])
+    for name, layer in fused.named_children():
+        if name != "deconv1":                                              # Caffe's "xavier": a variance of 1 / inputs, no bias
+            assert layer.weight.var().item() == pytest.approx(1 / layer.weight[0].numel(), rel=0.1)
+            assert torch.equal(layer.bias, torch.full_like(layer.bias, -0.95 if name == "conv9" else 0))
+
+
 # bfloat16
 
 def test_in_bfloat16_the_output_is_float32_and_stays_near(model):
