@@ -123,6 +123,8 @@ def with_flows(model: nn.Module, frames: Iterable[np.ndarray],
 
 def prepare_all(model: nn.Module, frame: np.ndarray, flow: np.ndarray | None) -> Tensor:
     """A frame at the network's size, (3, h, w) uint8, or with its flow's picture, (6, h, w)."""
+    if flow is not None and flow.shape != frame.shape:
+        flow = cv2.resize(checked(flow), (frame.shape[1], frame.shape[0]), interpolation=cv2.INTER_AREA)
     pictures = [model.prepare(checked(picture)) for picture in (frame, flow) if picture is not None]
     return torch.cat(pictures) if len(pictures) > 1 else pictures[0]
 
@@ -1136,7 +1138,7 @@ def export(model: nn.Module, path: Path) -> str:
     if path.suffix not in (".pt2", ".onnx"):
         raise ValueError(f"--export {path}: the name must end in .pt2, .onnx or .safetensors")
     if model.temporal != "window":
-        raise ValueError(f"--export to {path.suffix} is for networks of windows: {type(model).__name__}'s maps depend on all frames before. "
+        raise ValueError(f"--export to {path.suffix} is for networks of windows: {type(model).__name__} takes one frame after the other, or groups. "
                          "Its weights can be written as .safetensors")
     if path.suffix == ".onnx" and model.onnx_differs:
         raise ValueError(f"{type(model).__name__}'s maps from ONNX differ by more than rounding: export it as .pt2, which is exact, or .safetensors")

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 import utils
 from baselines import MODELS
-from baselines.optical_flow import AUTO, FlowSource, flow_arguments
+from baselines.optical_flow import AUTO, METHODS, FlowSource, flow_arguments
 from baselines.smcf import VSOD_LABELS, vsod_average, vsod_frame, vsod_measures
 from dataloader import (
     DATASET_FOLDERS,
@@ -452,11 +452,15 @@ class Network:
         return pictures and (pictures[index] for index in range(len(video.frames)))
 
     def speed(self) -> dict[str, float]:
-        """{"frames_per_second"}: of all processes together, since this was asked last."""
+        """{"frames_per_second"}: of all processes together, since this was asked last; {"flow_used"}."""
         frames, = utils.added_up([self.frames])
         seconds = max(utils.gathered(self.seconds))
         self.frames, self.seconds = 0, 0.0
-        return {"frames_per_second": frames / seconds if seconds else math.nan}
+        return {"frames_per_second": frames / seconds if seconds else math.nan, "flow_used": self.flow_used()}
+
+    def flow_used(self) -> list[str] | None:
+        """What its pictures of flow came from, in all processes: methods, or names of folders; None where it needs none."""
+        return sorted(set().union(*utils.gathered(self.flow.used))) if self.flow else None
 
     def timed(self, maps: Iterator[Tensor]) -> Iterator[Tensor]:
         """The same maps; how long each is waited for is added up, what is done with them in between is not."""
@@ -813,7 +817,7 @@ def remove_maps(folder: Path, video: Video) -> None:
         folder.rmdir()
 
 
-def notes_on(methods: list[Method], videos: list[Video], judged: Judged, skipped: list[str], interpolate: int,
+def notes_on(methods: list[Method], costs: dict[str, dict], videos: list[Video], judged: Judged, skipped: list[str], interpolate: int,
              frame_size: list[int] | None) -> list[str]:
     """Sentences on what a reader of the scores must know."""
     finished, others = methods[0].finished, methods[0].scorer.others
@@ -831,14 +835,14 @@ def notes_on(methods: list[Method], videos: list[Video], judged: Judged, skipped
         (unreadable, f"s-AUC: unreadable fixation maps of other frames count as empty: {', '.join(unreadable)}."),
         (skipped, f"**Skipped, {len(finished)} of {len(videos)} videos scored.** {' / '.join(skipped)}"),
     ]
-    own = [note for method in methods for note in own_notes(method, judged, scored, named=len(methods) > 1)]
+    own = [note for method in methods for note in own_notes(method, costs[method.name], judged, scored, named=len(methods) > 1)]
     return [note for holds, note in notes if holds] + own
 
 
-def own_notes(method: Method, judged: Judged, scored: int, named: bool) -> list[str]:
+def own_notes(method: Method, cost: dict, judged: Judged, scored: int, named: bool) -> list[str]:
     """Sentences on one method's maps, with its name where there are several."""
     resized, constant = (sum(counts[video.name] for video, _ in method.finished) for counts in (method.scorer.resized, method.scorer.constant))
-    short, made_by = 0, flow_in_words(method.source.details.get("flow"))
+    short, made_by = 0, flow_in_words(cost)
     if isinstance(method.source, Network) and getattr(method.source.model, "first_frames", None) == "mirror":
         short = sum(len(video.frames) < mirrored_length(method.source.model) for video, _ in method.finished)
     notes = [
@@ -851,13 +855,10 @@ def own_notes(method: Method, judged: Judged, scored: int, named: bool) -> list[
     return [f"{method.name}: {note}" if named else note for holds, note in notes if holds]
 
 
-def flow_in_words(flow: dict | None) -> str:
+def flow_in_words(cost: dict) -> str:
     """What made the pictures of flow; empty where there were none."""
-    if not flow:
-        return ""
-    stored = {AUTO: " where no published pictures lie beside the frames", "dis": "", "raft": ""}.get(flow["source"])
-    made = f"made by {flow['made_by'].upper()}, drawn as {flow['picture']}"
-    return f"pictures of {flow['source']}" if stored is None else made + (stored if flow["picture"] == "wheel" else "")
+    used = cost.get("flow_used") or []
+    return ", ".join(f"made by {name.upper()}, drawn as {cost['flow']['picture']}" if name in METHODS else f"pictures in {name}" for name in used)
 
 
 def run_name(text: str) -> str:
@@ -908,19 +909,20 @@ def find_judged(videos: list[Video], protocol: str | None) -> Judged:
     return BY_MASKS
 
 
-def find_splits(data: Path, splits: list[str], dataset: str, skipped: list[str] | None) -> dict[str, list[Video]]:
-    """Split -> its videos; all are looked for before anything is computed."""
-    found = {split: find_videos(data, split, need_annotation=False, skipped=skipped, numbers=DATASETS[dataset].numbers) for split in splits}
+def find_splits(data: Path, skipped: dict[str, list[str] | None], dataset: str) -> dict[str, list[Video]]:
+    """Split -> its videos, and in `skipped` those that were left out; all are looked for before anything is computed."""
+    found = {split: find_videos(data, split, need_annotation=False, skipped=reasons, numbers=DATASETS[dataset].numbers)
+             for split, reasons in skipped.items()}
     for split, videos in found.items():
         print(f"{data}, {split}: {inventory(videos)}")
     return found
 
 
 def main(args: argparse.Namespace) -> None:
-    skipped = [] if args.skip_bad else None
     dataset = args.dataset or MODELS[(args.model or ["recsalnet"])[0]].dataset
     data = dataset_folder(dataset, args.data)
-    splits = find_splits(data, list(dict.fromkeys(args.split or [DATASETS[dataset].test])), dataset, skipped)
+    skipped = {split: [] if args.skip_bad else None for split in args.split or [DATASETS[dataset].test]}
+    splits = find_splits(data, skipped, dataset)
     judged = {split: find_judged(videos, args.protocol) for split, videos in splits.items()}
     device = select_device(args.device)
     keep_freed_memory()
@@ -936,6 +938,8 @@ def main(args: argparse.Namespace) -> None:
         several = part if len(splits) > 1 else ""
         folder = args.out / (f"{args.run_name}/{several}" if args.run_name else f"{data.resolve().name}_{part}_{'+'.join(names)}_{protocol}")
         folders = args.predictions or [folder / name for name in names]
+        if folder in (run.folder for run in runs):
+            raise ValueError(f"two of the splits {', '.join(splits)} would be written to {folder}: score them one by one, each with a --run-name")
         if not args.overwrite and utils.is_first():
             own_maps = [] if args.predictions else folders
             utils.refuse_to_replace([folder / "scores.json", *own_maps], "--overwrite allows it, --run-name NAME keeps both")
@@ -946,11 +950,12 @@ def main(args: argparse.Namespace) -> None:
              "precision": None if args.predictions else args.precision or "float32"}
     for run in runs:
         methods = run.methods(sources, device, args.seed, args.skip_bad, args.centre_baseline)
-        costs = score_split(run, methods, skipped)
+        costs = score_split(run, methods, skipped[run.split])
         if utils.is_first():
             keep_common(methods)
-            notes = notes_on(methods, run.videos, run.judged, skipped or [], args.interpolate, args.frame_size)
-            write_results(run, methods, {"methods": costs, "notes": notes, "skipped": skipped or [], **about})
+            left_out = skipped[run.split] or []
+            notes = notes_on(methods, costs, run.videos, run.judged, left_out, args.interpolate, args.frame_size)
+            write_results(run, methods, {"methods": costs, "notes": notes, "skipped": left_out, **about})
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ def train_one_epoch(model: nn.Module, loader: DataLoader, steps: Steps, optimize
 
 def at_scales(batches: Iterator[dict], scales: tuple[float, ...], skip: int = 0) -> Iterator[dict]:
     """Each batch once for every scale, which stands in it; without the first `skip`. What a batch lacks is told once."""
-    scaled = ({**batch, "scale": scale, "skipped": batch["skipped"] if scale == scales[0] else []} for batch in batches for scale in scales)
+    scaled = ({**batch, "scale": scale, "skipped": [] if number else batch["skipped"]} for batch in batches for number, scale in enumerate(scales))
     return itertools.islice(scaled, skip, None)
 
 

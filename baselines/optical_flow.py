@@ -4,13 +4,13 @@ How ours is made: between each frame and the next one, at the frames' own size, 
 torchvision's RAFT; the last frame repeats the flow before it, and the flow of a single frame is zero. Published flow images were made by
 other methods (FlowNet2, Brox), so maps made from ours may differ from the papers'.
 
-    python -m baselines.optical_flow frames/ --method dis              # frames/flow_dis/0001.npy .., and as pictures: --pictures
+    python -m baselines.optical_flow frames/ --method dis              # frames/flow_dis/0001-DIGEST.npy .., and as pictures: --pictures
 """
 import argparse
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -22,16 +22,18 @@ from torchvision.utils import flow_to_image
 from tqdm import tqdm
 
 import utils
-from dataloader import frame_key, images_by, list_frames, read_frame
+from dataloader import digest, frame_key, images_by, list_frames, read_frame
 
+SMALLEST = 16                                                              # pixels of a side, for DIS
 Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def dis_flow() -> Flow:
-    """OpenCV's DIS: fast, needs no weights. Source: Kroeger et al., ECCV 2016."""
+    """OpenCV's DIS: fast, needs no weights; of frames below 16 pixels, where it fails, zeros. Source: Kroeger et al., ECCV 2016."""
     estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grey = lambda frame: cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    return lambda frame, following: estimator.calc(grey(frame), grey(following), None)
+    return lambda frame, following: (estimator.calc(grey(frame), grey(following), None) if min(frame.shape[:2]) >= SMALLEST else
+                                     np.zeros((*frame.shape[:2], 2), np.float32))
 
 
 def raft_flow(weights: str | Path | None = None, device: str = "cpu") -> Flow:
@@ -111,28 +113,32 @@ PICTURES = {"components": components, "wheel": wheel}
 
 
 class FlowFolder:
-    """The flow of a video's frames, kept in files beside them: FOLDER/flow_METHOD/FRAME.npy, (H, W, 2) float16, in pixels.
+    """The flow of a video's frames, kept in files beside them: FOLDER/flow_METHOD/FRAME-DIGEST.npy, (H, W, 2) float16, in pixels.
+
+    A file is named by the first of the two frames that it was made from, and by a digest of the names, sizes and times of change of both: flow
+    between other frames, or of an earlier state of these, is never taken.
 
     Args:
         frames: the video's image files, in order.
         method: a key of `METHODS`.
         make: makes a flow.
         keep: whether flow is kept in files; else it is made each time.
+        key: what else the flow depends on, such as weights.
     """
 
-    def __init__(self, frames: Sequence[Path], method: str, make: Flow, keep: bool = True) -> None:
-        self.frames, self.place, self.make, self.keep = frames, frames[0].parent / f"flow_{method}", make, keep
+    def __init__(self, frames: Sequence[Path], method: str, make: Flow, keep: bool = True, key: str = "") -> None:
+        self.frames, self.place, self.make, self.keep, self.key = frames, frames[0].parent / f"flow_{method}", make, keep, key
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """A frame's flow, (H, W, 2) float32; what is missing, or older than its frames, is made and written first."""
+        """A frame's flow, (H, W, 2) float32; what is missing is made and written first."""
         pair = self.pair(index)
-        if not self.keep:
+        if not self.keep or len(pair) == 1:                                # a frame alone does not move
             return self.made(pair)
-        file = self.place / f"{self.frames[index].stem}.npy"
-        if not file.is_file() or file.stat().st_mtime_ns < max(frame.stat().st_mtime_ns for frame in pair):
+        file = self.file_of(pair)
+        if not file.is_file():
             self.write(file, self.made(pair))
         return read_flow(file)
 
@@ -142,6 +148,11 @@ class FlowFolder:
         if not 0 <= index <= last:                                         # which also ends a loop over the folder
             raise IndexError(f"frame {index} of {len(self.frames)}")
         return self.frames[min(index, max(0, last - 1)):][:2]
+
+    def file_of(self, pair: Sequence[Path]) -> Path:
+        stated = [(path.name, path.stat()) for path in pair]
+        made_from = "\n".join([self.key, *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stated)])
+        return self.place / f"{pair[0].stem}-{digest(made_from.encode())}.npy"
 
     def made(self, pair: Sequence[Path]) -> np.ndarray:
         return next(flows(map(read_frame, pair), self.make))
@@ -185,12 +196,16 @@ class FlowSource:
         picture: how flow that is made here becomes a picture, a key of `PICTURES`.
         keep: whether flow that is made here is kept in files beside the frames.
         raft_weights, device: of RAFT.
+        used: what pictures have come from so far, folders' names and methods.
+        owners: a folder that was named itself -> the folder of the only frames that it can belong to.
     """
     source: str = AUTO
     picture: str = "wheel"
     keep: bool = True
     raft_weights: str | None = None
     device: str = "cpu"
+    used: set[str] = field(default_factory=set, repr=False)
+    owners: dict[Path, Path] = field(default_factory=dict, repr=False)
 
     @functools.cached_property
     def make(self) -> Flow:
@@ -206,14 +221,31 @@ class FlowSource:
         Raises:
             FileNotFoundError: there is no such folder of pictures, or one is missing.
         """
-        names = PUBLISHED if self.source == AUTO and self.picture == "wheel" else () if self.source in (AUTO, *METHODS) else (self.source,)
-        found = [folder for name in names for folder in picture_folders(frames, name)]
-        if found:
-            return StoredPictures(frames, found[0])
-        if self.source not in (AUTO, *METHODS):
+        named = self.source not in (AUTO, *METHODS)
+        names = (self.source,) if named else PUBLISHED if self.source == AUTO and self.picture == "wheel" else ()
+        found = next((folder for name in names for folder in picture_folders(frames, name, anywhere=named)), None)
+        if found is not None:
+            self.check_owner(found, frames)
+            self.used.add(found.name)
+            return StoredPictures(frames, found)
+        if named:
             raise FileNotFoundError(f"no pictures of optical flow for the frames in {frames[0].parent}: expected a folder {self.source} there, "
                                     f"beside it, or with a folder for the video; or --flow {' or '.join(METHODS)}, which make them")
-        return FlowPictures(FlowFolder(frames, self.method, self.make, self.keep), self.picture)
+        self.used.add(self.method)
+        make = lambda *pair: self.make(*pair)                              # set up where a flow is missing, not before
+        return FlowPictures(FlowFolder(frames, self.method, make, self.keep, self.weights_digest), self.picture)
+
+    def check_owner(self, folder: Path, frames: Sequence[Path]) -> None:
+        """Raise a ValueError where one folder of pictures would be taken for several videos."""
+        owner = self.owners.setdefault(folder, frames[0].parent) if folder == Path(self.source) else frames[0].parent
+        if owner != frames[0].parent:
+            raise ValueError(f"the pictures of optical flow in {folder} cannot belong to both {owner} and {frames[0].parent}: put each video's into "
+                             f"a folder {folder}/VIDEO")
+
+    @functools.cached_property
+    def weights_digest(self) -> str:
+        """What tells RAFT's weights from others; empty for torchvision's own, and for DIS."""
+        return utils.sha256(Path(self.raft_weights)) if self.source == "raft" and self.raft_weights else ""
 
     def maker(self, video: str) -> Flow:
         """Makes the flow of a video file's frames; a ValueError where pictures were to be taken, which belong to files of frames."""
@@ -229,7 +261,9 @@ class FlowSource:
 
     def describe(self) -> dict:
         """What made the pictures, for the record."""
-        return {"source": self.source, "made_by": self.method, "picture": self.picture}
+        stored = self.source not in (AUTO, *METHODS)
+        weights = {"raft_weights_sha256": self.weights_digest} if self.weights_digest else {}
+        return {"source": self.source, "made_by": None if stored else self.method, "picture": None if stored else self.picture, **weights}
 
 
 @dataclass
@@ -260,12 +294,12 @@ class StoredPictures:
         return read_frame(file)
 
 
-def picture_folders(frames: Sequence[Path], name: str) -> list[Path]:
-    """Folders that may hold the pictures of a video's flow, and hold that of its first frame."""
+def picture_folders(frames: Sequence[Path], name: str, anywhere: bool) -> list[Path]:
+    """Folders that may hold the pictures of a video's flow, and hold that of its first frame: near the frames, or `anywhere`."""
     place = frames[0].parent
-    several = (place.parent.parent / name / place.name,                    # Imgs/VIDEO and Flow/VIDEO
-               Path(name) / place.parent.name, Path(name) / place.name)    # VIDEO/Frame or VIDEO, and any folder with a folder VIDEO
-    places = (place / name, place.parent / name, *several, Path(name))
+    places = [place / name, place.parent / name, place.parent.parent / name / place.name]  # the last: Imgs/VIDEO and Flow/VIDEO
+    if anywhere:                                                           # VIDEO/Frame or VIDEO, and any folder with a folder VIDEO
+        places += [Path(name) / place.parent.name, Path(name) / place.name, Path(name)]
     return [folder for folder in places if folder.is_dir() and frame_key(frames[0].stem) in listed(folder)]
 
 

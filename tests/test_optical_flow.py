@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import numpy as np
@@ -28,6 +29,11 @@ def folder(tmp_path):
 def test_a_single_frame_does_not_move():
     flow, = flows([textured()], dis_flow())
     assert flow.shape == (64, 96, 2) and flow.dtype == np.float32 and not flow.any()
+
+
+@pytest.mark.parametrize("size", [(12, 240), (8, 160), (1, 1)])
+def test_frames_too_small_for_dis_do_not_move(size):
+    assert not any(flow.any() for flow in flows([textured(size=(64, 300))[:size[0], :size[1]]] * 2, dis_flow()))
 
 
 def test_no_frames_have_no_flow():
@@ -71,9 +77,9 @@ def test_a_flow_as_a_colour_wheel_tells_directions_apart_and_stillness_is_white(
 def test_flow_is_made_once_and_read_again(folder):
     calls = []
     make = lambda frame, following: (calls.append(1), np.full((64, 96, 2), len(calls), np.float32))[1]
-    assert [flow[0, 0, 0] for flow in FlowFolder(list_frames(folder), "dis", make)] == [1, 2, 3, 4]       # the last pair is asked for twice, by two frames
-    assert [flow[0, 0, 0] for flow in FlowFolder(list_frames(folder), "dis", make)] == [1, 2, 3, 4] and len(calls) == 4
-    assert sorted(path.name for path in (folder / "flow_dis").iterdir()) == ["0001.npy", "0002.npy", "0003.npy", "0004.npy"]
+    assert [flow[0, 0, 0] for flow in FlowFolder(list_frames(folder), "dis", make)] == [1, 2, 3, 3]       # the last frame repeats the flow before
+    assert [flow[0, 0, 0] for flow in FlowFolder(list_frames(folder), "dis", make)] == [1, 2, 3, 3] and len(calls) == 3
+    assert sorted(path.name.partition("-")[0] for path in (folder / "flow_dis").iterdir()) == ["0001", "0002", "0003"]
 
 
 def test_flow_of_a_frame_that_changed_is_made_anew(folder):
@@ -138,7 +144,7 @@ def test_flow_is_made_by_dis_where_there_is_none_and_drawn_as_the_network_wants_
     for picture, draw in (("components", components), ("wheel", wheel)):
         pictures = FlowSource(picture=picture).pictures(frames)
         assert all(np.abs(pictures[i].astype(int) - draw(flow.astype(np.float16).astype(np.float32))).max() <= 1 for i, flow in enumerate(expected))
-    assert sorted(path.name for path in (tmp_path / "a" / "Frame" / "flow_dis").iterdir()) == ["00001.npy", "00002.npy", "00003.npy"]
+    assert sorted(path.name.partition("-")[0] for path in (tmp_path / "a" / "Frame" / "flow_dis").iterdir()) == ["00001", "00002"]
 
 
 def test_flow_that_is_not_kept_leaves_nothing_beside_the_frames(tmp_path):
@@ -198,8 +204,8 @@ def test_a_damaged_file_of_flow_is_named(tmp_path, spoil):
     frames = frames_in(tmp_path / "a" / "Frame", 2)
     made = FlowFolder(frames, "dis", dis_flow())
     made[0]
-    spoil(made.place / "00001.npy")
-    with pytest.raises(ValueError, match=r"00001.npy .*Delete it, and it is made anew"):
+    spoil(next(made.place.iterdir()))
+    with pytest.raises(ValueError, match=r"00001-\w+.npy .*Delete it, and it is made anew"):
         made[0]
 
 
@@ -215,6 +221,55 @@ def test_a_video_file_takes_no_pictures_of_a_folder():
     with pytest.raises(ValueError, match="--flow Flow names pictures for folders of frames, but a.mp4 is a video file"):
         FlowSource("Flow").maker("a.mp4")
     assert callable(FlowSource("auto").maker("a.mp4"))
+
+
+def test_kept_flow_is_never_that_of_other_frames(tmp_path):
+    """A still, a video's beginning, a removed frame, and frames that were replaced by older ones, each before the whole folder."""
+    frames = frames_in(tmp_path / "a" / "Frame", 4)
+    expected = lambda paths: [FlowFolder(paths, "dis", dis_flow(), keep=False)[i] for i in range(len(paths))]
+    kept = lambda paths: [FlowFolder(paths, "dis", dis_flow())[i] for i in range(len(paths))]
+    same = lambda paths: all(abs(a - b).max() < 0.01 for a, b in zip(kept(paths), expected(paths), strict=True))
+    assert not kept(frames[:1])[0].any() and not (tmp_path / "a" / "Frame" / "flow_dis").exists()
+    assert same(frames[:2]) and same(frames) and same([frames[0], *frames[2:]])
+    Image.fromarray(textured(7)).save(frames[1])
+    os.utime(frames[1], ns=(1, 1))
+    assert same(frames)
+
+
+def test_flow_by_other_weights_is_another_flow(tmp_path):
+    frames = frames_in(tmp_path / "a" / "Frame", 2)
+    make = lambda value: lambda frame, following: np.full((64, 96, 2), value, np.float32)
+    assert [FlowFolder(frames, "raft", make(value), key=str(value))[0][0, 0, 0] for value in (1, 2, 1)] == [1, 2, 1]
+    assert len(list((tmp_path / "a" / "Frame" / "flow_raft").iterdir())) == 2
+
+
+def test_raft_by_a_file_of_weights_makes_the_pictures_and_is_told_by_its_checksum(tmp_path):
+    frames = frames_in(tmp_path / "a" / "Frame", 2)
+    torch.manual_seed(0)
+    torch.save(raft_small().state_dict(), tmp_path / "raft.pth")
+    source = FlowSource("raft", "components", raft_weights=str(tmp_path / "raft.pth"))
+    assert source.pictures(frames)[0].shape == (64, 96, 3) and source.used == {"raft"}
+    assert len(source.describe()["raft_weights_sha256"]) == 64 and len(list((tmp_path / "a" / "Frame" / "flow_raft").iterdir())) == 1
+    (tmp_path / "raft.pth").unlink()                                       # all flow is there: nothing is set up
+    assert source.pictures(frames)[1].shape == (64, 96, 3)
+
+
+def test_published_pictures_of_another_video_in_the_working_folder_are_not_taken(tmp_path, monkeypatch):
+    frames = frames_in(tmp_path / "b" / "Frame")
+    pictures_in(tmp_path / "a" / "OF_FlowNet2", ["00001", "00002", "00003"])
+    monkeypatch.chdir(tmp_path / "a")
+    source = FlowSource(keep=False)
+    source.pictures(frames)
+    assert source.used == {"dis"}
+
+
+def test_one_folder_of_pictures_belongs_to_one_video(tmp_path):
+    first, second = frames_in(tmp_path / "a"), frames_in(tmp_path / "b")
+    pictures_in(tmp_path / "flow", ["00001", "00002", "00003"])
+    source = FlowSource(str(tmp_path / "flow"), "components")
+    assert source.pictures(first)[0].any() and source.pictures(first) and source.describe() == {"source": str(tmp_path / "flow"), "made_by": None, "picture": None}
+    with pytest.raises(ValueError, match="cannot belong to both .*put each video's into a folder"):
+        source.pictures(second)
 
 
 def test_the_two_stream_networks_know_the_kinds_of_pictures():

@@ -1020,7 +1020,7 @@ def test_flow_of_a_folder_is_made_and_kept_beside_its_frames_or_not(tmp_path, st
     run(folder, *common, "--out", tmp_path / "made", "--no-keep-flow")
     assert not (folder / "flow_dis").exists()
     run(folder, *common, "--out", tmp_path / "kept")
-    assert len(list((folder / "flow_dis").iterdir())) == 3
+    assert len(list((folder / "flow_dis").iterdir())) == 2                 # the last frame repeats the one before
     made, kept = (np.stack([np.load(path) for path in sorted((tmp_path / name / "clip").iterdir())]) for name in ("made", "kept"))
     assert made.shape == (3, 40, 60) and np.abs(made - kept).max() < 0.05  # float16 in files
     assert json.loads((tmp_path / "kept" / "clip.json").read_text())["settings"]["flow"] == {"source": "auto", "made_by": "dis", "picture": "components"}
@@ -1075,3 +1075,12 @@ def test_single_images_have_maps_from_networks_of_single_frames_and_their_flow(t
 def test_a_network_without_flow_takes_no_flag_of_it(tmp_path, weights_file):
     with pytest.raises(ValueError, match="--flow and --raft-weights are for networks of optical flow: RecSalNet takes none"):
         run(pictures_of(tmp_path / "clip"), "--weights", weights_file, "--device", "cpu", "--flow", "dis", "--out", tmp_path / "out")
+
+
+def test_pictures_of_flow_of_another_size_are_brought_to_the_frames():
+    with pytest.MonkeyPatch.context() as patch:
+        few_channels(patch)
+        model = STSMaxNet().eval()
+    frames_of_one, half = [np.full((40, 60, 3), 90, np.uint8)] * 2, [np.full((20, 30, 3), 128, np.uint8)] * 2
+    whole = [np.full((40, 60, 3), 128, np.uint8)] * 2
+    assert all(torch.equal(a, b) for a, b in zip(saliency_maps(model, frames_of_one, half), saliency_maps(model, frames_of_one, whole), strict=True))

@@ -786,3 +786,20 @@ def test_networks_of_flow_stand_in_the_same_table_as_the_others(tiny_set, smcf_f
     assert list(scores["scores"]) == ["SMCF", "STSConvNet", "centre Gaussian"] and "auc_j" in scores["scores"]["SMCF"]["frame_average"]
     assert all(scores["methods"][name]["gflop"] > 0 and scores["methods"][name]["frames_per_second"] > 0 for name in ("SMCF", "STSConvNet"))
     assert not list(tiny_set.rglob("flow_*"))
+
+
+def test_what_is_skipped_of_a_split_is_said_of_that_split_only(vsod_set, smcf_file, tmp_path):
+    pytest.importorskip("py_sod_metrics", reason="pip install \".[vsod]\"")
+    shutil.copytree(vsod_set, tmp_path / "set")
+    (tmp_path / "set" / "TestSet" / "sample" / "s004" / "Frame" / "00002.jpg").write_bytes(b"damaged")
+    run_on(tmp_path / "set", "--split", "TestSet/sample", "TrainSet_Video", "--model", "smcf", "--weights", smcf_file, "--out", tmp_path, "--no-keep-flow", "--skip-bad", "--run-name", "a")
+    skipped = [json.loads((tmp_path / "a" / split / "scores.json").read_text())["skipped"] for split in ("TestSet_sample", "TrainSet_Video")]
+    assert len(skipped[0]) == 1 and "s004" in skipped[0][0] and skipped[1] == []
+
+
+def test_two_splits_that_would_share_a_folder_are_refused(vsod_set, smcf_file, tmp_path):
+    pytest.importorskip("py_sod_metrics", reason="pip install \".[vsod]\"")
+    shutil.copytree(vsod_set / "TestSet" / "sample", tmp_path / "set" / "X" / "Y")
+    shutil.copytree(vsod_set / "TestSet" / "sample", tmp_path / "set" / "X_Y")
+    with pytest.raises(ValueError, match="two of the splits X/Y, X_Y would be written to"):
+        run_on(tmp_path / "set", "--split", "X/Y", "X_Y", "--model", "smcf", "--weights", smcf_file, "--out", tmp_path)

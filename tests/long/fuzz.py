@@ -75,7 +75,8 @@ def make_files(folder: Path) -> None:
     shutil.copy(folder / "run" / "run.json", folder / "whole.record")
     frames = shutil.copytree(folder / "set" / "train" / "v" / "images", folder / "frames")
     run_flow(frames)
-    shutil.copy(frames / "flow_dis" / "2.npy", folder / "whole.flow")
+    flow, = (frames / "flow_dis").glob("2-*.npy")
+    shutil.copy(flow, folder / "whole.flow")
 
 
 def network_flags() -> list[str]:
@@ -181,7 +182,7 @@ def prepare_case(kind: str, content: bytes, whole: Path, case: Path) -> tuple[Ca
         return lambda: run_train(whole / "set", out, "--epochs", "2", "--resume"), out
     if kind == "flow":
         frames = shutil.copytree(whole / "frames", case / "frames")
-        (frames / "flow_dis" / "2.npy").write_bytes(content)
+        next((frames / "flow_dis").glob("2-*.npy")).write_bytes(content)  # copied with its frames' times
         return lambda: run_flow(frames, "--pictures", "wheel"), out
     if kind == "description":
         shutil.copytree(whole / "out", out)
