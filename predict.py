@@ -104,8 +104,9 @@ def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterabl
     prepared = in_background(prepared, ahead=max(2 * batch_size, min(64, 2 * batch_size * interpolate * every)))
     outputs = scene_outputs(model, prepared, batch_size, interpolate, every, skip, first_frames, scene_cuts)
     for group, size in of_one_size(outputs, batch_size):
-        with torch.no_grad():
-            yield from model.finish(torch.stack(group), size if resize else tuple(group[0].shape[-2:]))
+        with torch.no_grad():                                              # left before a map is handed over, or the caller would have no gradients
+            finished = model.finish(torch.stack(group), size if resize else tuple(group[0].shape[-2:]))
+        yield from finished
     if errors:
         raise errors[0]
 

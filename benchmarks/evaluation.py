@@ -39,7 +39,7 @@ class Costless(nn.Module):
     def __init__(self, model: RecSalNet) -> None:
         super().__init__()
         self.prepare, self.normalise, self.config = model.prepare, model.normalise, model.config
-        self.finish, self.quantise = model.finish, model.quantise
+        self.finish, self.quantise, self.blank = model.finish, model.quantise, model.blank
         self.weight = nn.Parameter(torch.zeros(1, dtype=next(model.parameters()).dtype, device=next(model.parameters()).device))
 
     def forward(self, clip: Tensor) -> Tensor:

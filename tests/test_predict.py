@@ -1084,3 +1084,10 @@ def test_pictures_of_flow_of_another_size_are_brought_to_the_frames():
     frames_of_one, half = [np.full((40, 60, 3), 90, np.uint8)] * 2, [np.full((20, 30, 3), 128, np.uint8)] * 2
     whole = [np.full((40, 60, 3), 128, np.uint8)] * 2
     assert all(torch.equal(a, b) for a, b in zip(saliency_maps(model, frames_of_one, half), saliency_maps(model, frames_of_one, whole), strict=True))
+
+
+def test_gradients_are_on_between_two_maps_also_where_two_videos_are_taken_in_turns(tiny_model):
+    first, second = (saliency_maps(tiny_model, grey_frames(2)) for _ in range(2))
+    for _ in zip(first, second, strict=True):
+        assert torch.is_grad_enabled()
+    assert torch.is_grad_enabled()
