@@ -168,7 +168,7 @@ def auc_shuffled(saliency: Tensor, fixations: Tensor, other_fixations: Tensor) -
     low, high = (extreme(accurate(saliency), dim=1, keepdim=True) for extreme in (torch.amin, torch.amax))
     thresholds = torch.arange(10, -1, -1, device=low.device, dtype=low.dtype) * 0.1
     shares, counts = zip(*(share_from(saliency, low, high, x, thresholds) for x in (fixations, other_fixations)))
-    tp, fp = (F.pad(x, (1, 0)) for x in shares)          # (B, 12), from 0 to 1; (1, 1) is threshold 0
+    tp, fp = (F.pad(x, (1, 0)) for x in shares)                            # (B, 12), from 0 to 1; (1, 1) is threshold 0
     area = ((fp[:, 1:] - fp[:, :-1]) * (tp[:, 1:] + tp[:, :-1]) / 2).sum(1)
     spread = (high - low)[:, 0]
     return defined_where(area, (counts[0] > 0) & (counts[1] > 0) & (spread > 0) & spread.isfinite())

@@ -1336,6 +1336,11 @@ def chosen_flow(model: SaliencyModel, source: str, keep: bool, raft_weights: str
     """Where a network's flow comes from, as the command line says; None where it needs none, or not in this stage of its training."""
     if not type(model).needs_flow and (source != AUTO or raft_weights):
         raise ValueError(f"--flow and --raft-weights are for networks of optical flow: {type(model).__name__} takes none")
+    return flow_for(model, source, keep, raft_weights, device)
+
+
+def flow_for(model: SaliencyModel, source: str, keep: bool, raft_weights: str | None, device: torch.device) -> FlowSource | None:
+    """Where a network's flow comes from; None where it needs none."""
     return FlowSource(source, model.flow_picture, keep, raft_weights, device.type) if model.needs_flow else None
 
 

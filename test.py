@@ -60,6 +60,7 @@ from predict import (
     default_weights,
     device_arguments,
     engine_arguments,
+    flow_for,
     introduce,
     keep_freed_memory,
     load_model,
@@ -331,7 +332,7 @@ class ObjectScorer:
     def __call__(self, video: Video, indices: list[int], maps: Iterable[Tensor], method: str) -> list[dict]:
         """A row for each of these frames, {"method", "video", "frame", "mae", ..}, and those of the baseline if wanted; maps are uint8."""
         rows, baseline, counts = [], [], collections.Counter()
-        masks = in_threads(lambda index: self.read(video, index), indices)
+        masks = in_threads(lambda index: BY_MASKS.target(video, video.frames[index].stem), indices)
         for index, mask, saliency in zip(indices, masks, maps):
             about, size = {"video": video.name, "frame": video.frames[index].stem}, tuple(mask.shape)
             counts.update(resized=tuple(saliency.shape) != size, constant=int(saliency.min() == saliency.max()))
@@ -340,9 +341,6 @@ class ObjectScorer:
                 baseline.append({"method": BASELINE, **about, **vsod_frame(stretch(centre_gaussian(size)).numpy(), mask)})
         self.resized[video.name], self.constant[video.name] = counts["resized"], counts["constant"]
         return rows + baseline
-
-    def read(self, video: Video, index: int) -> np.ndarray:
-        return read_mask(video.masks[video.frames[index].stem])
 
     def gather(self, videos: list[Video]) -> None:
         """Make what this process has counted what all processes have."""
@@ -883,7 +881,7 @@ def find_maps(args: argparse.Namespace, device: torch.device) -> list[Network | 
     networks = []
     for name, weights in zip(models, args.weights or map(default_weights, models)):
         model = load_model(weights, device, args.precision or "float32", args.compile, args.frame_size, name)
-        flow = FlowSource(args.flow, model.flow_picture, args.keep_flow, args.raft_weights, device.type) if model.needs_flow else None
+        flow = flow_for(model, args.flow, args.keep_flow, args.raft_weights, device)
         networks.append(Network(model, weights, flow, **options))
         introduce(model, weights)
     if (args.flow != AUTO or args.raft_weights) and not any(network.flow for network in networks):
