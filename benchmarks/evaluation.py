@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import test
+import utils
 from benchmarks import plain
 from benchmarks.measures import PLAIN, TARGETS
 from benchmarks.timing import median_seconds, report
@@ -154,6 +155,9 @@ def time_whole(evaluate: Callable[[Video], None], video: Video, device: torch.de
 def main(args: argparse.Namespace) -> None:
     device = select_device(args.device)
     float32_is_float32()
+    if args.precision == "bfloat16" and not utils.computes_bfloat16(device):
+        print(utils.NO_BFLOAT16)
+        return
     if args.threads:
         torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:

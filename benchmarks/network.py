@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+import utils
 from benchmarks import plain, timing
 from benchmarks.timing import median_seconds, peak_memory, report
 from loss import objective
 from model import RecSalNet
-from predict import at_least, float32_is_float32, keep_freed_memory, precision_context, select_device
+from predict import PRECISIONS, at_least, float32_is_float32, keep_freed_memory, precision_context, select_device
 
 PLAIN = "plain float32"
 LOSS = RecSalNet.recipe["loss_weights"]
@@ -137,12 +138,15 @@ def arguments() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     device, size = select_device(args.device), tuple(args.size)
     float32_is_float32()
-    forwards = {precision: functools.partial(our_forward, precision=precision) for precision in ("float32", "bfloat16")}
-    steps = {precision: functools.partial(our_step, precision=precision) for precision in ("float32", "bfloat16")}
-    steps["bfloat16, checkpointing"] = functools.partial(our_step, precision="bfloat16", checkpointing=True)
+    precisions = PRECISIONS if utils.computes_bfloat16(device) else ("float32",)
+    if precisions != PRECISIONS:
+        print(utils.NO_BFLOAT16)
+    forwards = {precision: functools.partial(our_forward, precision=precision) for precision in precisions}
+    steps = {precision: functools.partial(our_step, precision=precision) for precision in precisions}
+    steps[f"{precisions[-1]}, checkpointing"] = functools.partial(our_step, precision=precisions[-1], checkpointing=True)
     tasks = [task for task in (("forward", plain_forward, forwards), ("step", plain_step, steps)) if task[0] in args.what]
     peaks = measure_memory(tasks, size, args.batch_sizes, device) if args.memory else {}
-    rates = {name: timing.matrix_rate(getattr(torch, name), device) for name in ("float32", "bfloat16")}
+    rates = {name: timing.matrix_rate(getattr(torch, name), device) for name in precisions}
     plain_rows = [measure_plain(what, plain_call, size, args.repeats, device, rates["float32"]) for what, plain_call, _ in tasks]
     keep_freed_memory()                                                    # as our programs do
     rows = []
@@ -150,8 +154,8 @@ def main(args: argparse.Namespace) -> None:
         variants = {f"{PLAIN}, freed memory kept": plain_call, **variants}
         rows += [plain_row, *compare(plain_row, variants, size, args.batch_sizes, args.repeats, device, rates)]
     rows = [{**row, "peak MB above weights": peaks.get((row["what"], row["variant"], row["batch"]))} for row in rows]
-    report(args.out, rows, vars(args), device, f"frames of {size[0]} x {size[1]}, median of {args.repeats}; matrix products: float32 "
-                                               f"{rates['float32'] / 1e9:.0f} GFLOP/s, bfloat16 {rates['bfloat16'] / 1e9:.0f}")
+    report(args.out, rows, vars(args), device, f"frames of {size[0]} x {size[1]}, median of {args.repeats}; "
+                                               f"matrix products: {', '.join(f'{name} {x / 1e9:.0f} GFLOP/s' for name, x in rates.items())}")
 
 
 if __name__ == "__main__":

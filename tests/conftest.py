@@ -14,6 +14,7 @@ from parity import fill
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
+import utils
 from baselines import stsnet
 from model import RecSalNet
 
@@ -21,6 +22,8 @@ TESTS = Path(__file__).parent
 TINY = {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 2, 1, 1), "num_heads": (1, 1, 2, 2), "drop_path": 0.1}
 TINY_FLAGS = ("--frame-size 32 64 --width 16 --embed-dim 12 --depths 1 2 1 1 --num-heads 1 1 2 2 --drop-path 0.1 "
               "--encoder-weights none --workers 0 --device cpu --no-tensorboard").split()
+
+needs_bfloat16 = pytest.mark.skipif(not utils.computes_bfloat16(torch.device("cpu")), reason="bfloat16 takes minutes on this CPU, which has no instructions for it")
 
 
 def few_channels(patch):

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TESTS, TINY
+from conftest import TESTS, TINY, needs_bfloat16
 from parity import fill
 from PIL import Image
 from safetensors.torch import save_file
@@ -119,6 +119,7 @@ def test_activation_checkpointing_gives_the_same_gradients(tiny_model):
     torch.testing.assert_close(*gradients)
 
 
+@needs_bfloat16
 def test_bfloat16_autocast_stays_near_float32(tiny_model):
     clip = fill.clip((1, 3, 32, 32, 64))
     with torch.no_grad():
@@ -128,6 +129,7 @@ def test_bfloat16_autocast_stays_near_float32(tiny_model):
     assert (exact - rounded.float()).abs().max() < 0.01
 
 
+@needs_bfloat16
 def test_the_readout_stays_float32_under_autocast(tiny_model):
     side_maps = torch.rand(1, 4, 1, 32, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     with torch.no_grad():
@@ -229,6 +231,7 @@ def test_maps_are_resized_and_blurred_as_opencv_does(tiny_model):
     np.testing.assert_allclose(tiny_model.finish(output, (70, 101))[0], expected, atol=1e-5)
 
 
+@needs_bfloat16
 def test_a_network_in_bfloat16_keeps_its_readout_and_its_maps_within_a_hundredth():
     torch.manual_seed(0)
     exact, rounded = RecSalNet(**TINY).eval(), RecSalNet(**TINY).eval()

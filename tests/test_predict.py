@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TESTS, few_channels, grey_frames, write_video
+from conftest import TESTS, few_channels, grey_frames, needs_bfloat16, write_video
 from long import fuzz
 from PIL import Image
 from torch import nn
@@ -398,6 +398,7 @@ def test_a_folder_of_frames_gives_a_map_per_frame_under_its_own_name_and_size(tm
     assert (picture.mode, picture.size) == ("L", (80, 45)) and np.array(picture).max() == 255
 
 
+@needs_bfloat16
 def test_precision_changes_the_maps_a_little(tmp_path, weights_file, tiny_set):
     video = sorted((tiny_set / "val").iterdir())[0]
     for precision in ("float32", "bfloat16"):

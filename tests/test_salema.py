@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TESTS
+from conftest import TESTS, needs_bfloat16
 from parity import fill
 
 from baselines import salema
@@ -339,6 +339,7 @@ def test_a_saved_map_is_rounded_to_8_bits_and_not_stretched_again(small):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
+@needs_bfloat16
 def test_the_readout_stays_float32_in_bfloat16(small, network):
     exact, rounded, clip = small(network), small(network).bfloat16(), frames(3)
     readout = (rounded.final_convs if network is SalCLSTM56 else rounded.salgan)[-2]

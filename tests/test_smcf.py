@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TESTS
+from conftest import TESTS, needs_bfloat16
 from parity import fill
 from PIL import Image
 
@@ -176,6 +176,7 @@ def test_fusion_adds_to_each_level_what_the_other_stream_has_there_and_coarser_o
 
 # bfloat16
 
+@needs_bfloat16
 def test_bfloat16_autocast_stays_near_float32_and_the_logits_are_float32(model):
     frame, flow = inputs((5, 3, 64, 64))
     with torch.no_grad():
@@ -186,6 +187,7 @@ def test_bfloat16_autocast_stays_near_float32_and_the_logits_are_float32(model):
         assert near.dtype == torch.float32 and 0 < (precise - near).abs().mean() < 0.02
 
 
+@needs_bfloat16
 def test_a_network_in_bfloat16_keeps_its_last_convolutions_and_its_logits_stay_near(model):
     frame, flow = inputs((5, 3, 64, 64))
     small = copy.deepcopy(model)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TESTS, few_channels
+from conftest import TESTS, few_channels, needs_bfloat16
 from parity import fill
 
 import utils
@@ -227,6 +227,7 @@ def test_signal_goes_through_all_layers_of_a_new_network_and_its_map_is_dark(fus
 
 # bfloat16
 
+@needs_bfloat16
 def test_in_bfloat16_the_output_is_float32_and_stays_near(model):
     x = 2 * noise(1, 3, 24, 32) - 1
     rounded = SSNet().eval()

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TESTS
+from conftest import TESTS, needs_bfloat16
 from parity import fill
 from scipy.ndimage import gaussian_filter
 from torch import nn
@@ -132,6 +132,7 @@ def test_places_are_those_of_the_maxima_over_several_frames():
 
 # bfloat16
 
+@needs_bfloat16
 def test_bfloat16_autocast_stays_near_float32_and_the_map_is_float32(model, clip):
     with torch.no_grad():
         exact = model(clip)
@@ -143,6 +144,7 @@ def test_bfloat16_autocast_stays_near_float32_and_the_map_is_float32(model, clip
     assert (model.finish(exact, (64, 96)) - model.finish(rounded, (64, 96))).abs().max() < 0.01
 
 
+@needs_bfloat16
 def test_a_network_in_bfloat16_keeps_its_last_convolution_and_its_maps_stay_near(model, entries, clip):
     rounded = TASEDNet().eval()
     rounded.load_state_dict(entries)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TESTS, TINY, few_channels
+from conftest import TESTS, TINY, few_channels, needs_bfloat16
 from parity import fill
 from PIL import Image
 
@@ -651,6 +651,7 @@ def test_an_unreadable_fixation_map_costs_its_own_video_and_no_other(tiny_set, w
     assert [p.name for p in (tmp_path / "b" / "set_val_RecSalNet_float" / "RecSalNet").iterdir()] == ["005"]
 
 
+@needs_bfloat16
 def test_seed_and_precision_change_what_is_scored_and_are_recorded(tiny_set, weights_file, tmp_path, scored):
     plain = json.loads((scored / "scores.json").read_text())
     run(tiny_set, weights_file, tmp_path, "--seed", "5", "--precision", "bfloat16")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TESTS, TINY, TINY_FLAGS, few_channels
+from conftest import TESTS, TINY, TINY_FLAGS, few_channels, needs_bfloat16
 from torch import nn
 
 import train
@@ -249,7 +249,7 @@ def test_nothing_to_resume_is_said(tiny_set, tmp_path):
 
 # Speed
 
-@pytest.mark.parametrize("flags", [(), ("--activation-checkpointing",), ("--precision", "bfloat16")])
+@pytest.mark.parametrize("flags", [(), ("--activation-checkpointing",), pytest.param(("--precision", "bfloat16"), marks=needs_bfloat16)])
 def test_compiled_training_is_one_graph_that_is_never_compiled_again(tiny_set, tmp_path, compilations, flags):
     assert run(tiny_set, tmp_path / "run", "--epochs", "3", "--val-every", "1", "--compile", *flags) == 0
     assert compilations.frame_count == 1 and not torch._dynamo.utils.counters["graph_break"]
@@ -315,7 +315,8 @@ def test_the_same_seed_trains_the_same_weights_and_another_seed_others(tiny_set,
 # Every option has an effect
 
 @pytest.mark.parametrize("flags", [
-    ["--flip"], ["--frame-stride", "2"], ["--batch-size", "2"], ["--accumulate", "2"], ["--num-recursions", "1"], ["--patch-norm"], ["--precision", "bfloat16"],
+    ["--flip"], ["--frame-stride", "2"], ["--batch-size", "2"], ["--accumulate", "2"], ["--num-recursions", "1"], ["--patch-norm"],
+    pytest.param(["--precision", "bfloat16"], marks=needs_bfloat16),
     ["--kl-weight", "2"], ["--cc-weight", "2"], ["--nss-weight", "2"], ["--sim-weight", "2"], ["--l1-weight", "2"], ["--lr", "1e-2"], ["--train-split", "val"],
     ["--drop-path", "0.5"], ["--width", "24"], ["--embed-dim", "24"], ["--depths", "1", "1", "1", "1"], ["--num-heads", "2", "2", "2", "2"], ["--frame-size", "64", "64"],
 ], ids=lambda flags: flags[0])

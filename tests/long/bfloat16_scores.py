@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 import test
+import utils
 from dataloader import find_videos, read_frame
 from predict import load_model, saliency_maps
 
@@ -16,7 +17,11 @@ MAP_TOLERANCE, SCORE_TOLERANCE = 0.01, 0.002
 
 
 def main(args: argparse.Namespace) -> None:
-    device, videos = torch.device(args.device), find_videos(args.data, args.split)
+    device = torch.device(args.device)
+    if not utils.computes_bfloat16(device):
+        print(utils.NO_BFLOAT16)
+        return
+    videos = find_videos(args.data, args.split)
     models = {precision: load_model(args.weights, device, precision) for precision in ("float32", "bfloat16")}
     scorers = {precision: test.Scorer(test.OtherFixations(videos, 0), "float", device) for precision in models}
     rows, farthest = {precision: [] for precision in models}, 0.0
