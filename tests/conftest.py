@@ -68,9 +68,9 @@ def tiny_set(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def vsod_set(tmp_path_factory):
-    """A generated set with masks: two sequences of 9 frames in TrainSet_Video, six stills, two sequences in TestSet/sample; read-only for tests."""
+    """A generated set with masks: two sequences of 9 frames in TrainSet_Video, seven stills, two sequences in TestSet/sample; read-only for tests."""
     out = tmp_path_factory.mktemp("vsod") / "vsod"
-    flags = f"--kind vsod --out {out} --train-videos 2 --val-videos 2 --frames 8 --size 40 64 --stills 6".split()
+    flags = f"--kind vsod --out {out} --train-videos 2 --val-videos 2 --frames 8 --size 40 64 --stills 7".split()
     make_sample.main(make_sample.arguments().parse_args(flags))
     return out
 

@@ -902,7 +902,7 @@ def test_smcf_is_trained_in_three_stages_that_find_each_others_files(vsod_set, t
         train_smcf(vsod_set, tmp_path, "--encoder-weights", "auto")
     assert train_smcf(vsod_set, tmp_path, "--train-type", "pretrain-rgb") == train_smcf(vsod_set, tmp_path, "--train-type", "pretrain-flow", "--seed", "1") == 0
     rgb, flow = (torch.load(tmp_path / stage / "SMCF.pth", weights_only=True) for stage in ("pretrain-rgb", "pretrain-flow"))
-    assert "TrainSet_RGB: 1 videos, 6 frames, 6 with masks" in capsys.readouterr().out
+    assert "TrainSet_RGB: 1 videos, 7 frames, 7 with masks" in capsys.readouterr().out
     for kept, run in (([], "--no-keep-flow-stage"), (rgb, "--keep-flow-stage")):
         assert train_smcf(vsod_set, tmp_path, "--encoder-weights", "auto", "--lr", "1e-12", run, "--overwrite") == 0
         tuned = torch.load(tmp_path / "SMCF.pth", weights_only=True)
@@ -948,7 +948,7 @@ def test_scales_make_a_step_each(vsod_set, tmp_path):
     for name, scales in (("one", ["1"]), ("three", ["0.5", "1", "1.5"])):
         assert train_smcf(vsod_set, tmp_path / name, "--train-type", "pretrain-rgb", "--scales", *scales) == 0
     one, three = (torch.load(tmp_path / name / "pretrain-rgb" / "last.pt", weights_only=True) for name in ("one", "three"))
-    assert (one["steps"], three["steps"]) == (2, 6)                        # of 6 stills: 5, and 1 filled up to 5
+    assert (one["steps"], three["steps"]) == (2, 6)                        # of 7 stills: 5, and 2 filled up to 5
 
 
 def test_smcf_is_validated_on_groups_by_cc_and_mae_and_goes_on_to_the_same_weights(vsod_set, tmp_path, monkeypatch):
