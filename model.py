@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-import utils
 from swin_transformer import SwinTransformer3D, load_encoder
+from weights import check_entries, load_entries, read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -60,7 +60,7 @@ class SaliencyModel(nn.Module):
     nominal_size = (224, 384)                                              # where `frame_size` is None, but one is needed
     known_by: tuple[str, ...] = ()                                         # entries that its weight files have,
     unlike: tuple[str, ...] = ()                                           # and those that another network's have
-    read_file = staticmethod(utils.read_weights)
+    read_file = staticmethod(read_weights)
     recipe = {                                                             # train.py's defaults
         "optimizer": "adam", "optimizer_options": {}, "lr": 1e-4, "milestones": (), "gamma": 1.0,  # a constant rate
         "decay_epochs": None,                                              # the rate times gamma after every so many epochs, too
@@ -168,7 +168,7 @@ class SaliencyModel(nn.Module):
                              f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
         changes = {**({"frame_size": frame_size} if frame_size else {}), **changes}
         model = cls.built_for(cls.completed(configuration, changes, entries, str(path)), entries, str(path))
-        utils.load_entries(model, entries, str(path))
+        load_entries(model, entries, str(path))
         model.is_described = bool(configuration)
         return model.eval()
 
@@ -193,7 +193,7 @@ class SaliencyModel(nn.Module):
         try:
             with torch.device("meta"):
                 model = cls(**config)
-            utils.check_entries(model, entries, source)
+            check_entries(model, entries, source)
         except (TypeError, AttributeError, ZeroDivisionError, OverflowError) as error:
             raise ValueError(f"the configuration that belongs to {source} does not fit {cls.__name__}: {error}; it is {config}") from error
         return model

@@ -23,7 +23,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 import cv2
 import numpy as np
 import torch
@@ -35,23 +34,13 @@ from tqdm import tqdm
 import utils
 from baselines import MODELS, optical_flow
 from baselines.optical_flow import AUTO, Flow, FlowSource, flow_arguments
-from dataloader import (
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
-    beginning,
-    images_in,
-    in_threads,
-    list_frames,
-    natural,
-    natural_key,
-    open_container,
-    promised_seconds,
-    read_frame,
-    seek,
-    timed_frames,
-)
+from dataloader import images_in, list_frames, natural, natural_key
 from loss import to_device
 from model import SaliencyModel, stretch
+from utils import in_threads
+from videos.decoding import FFMPEG_ERRORS, VIDEO_SUFFIXES, av, beginning, check_av, open_container, promised_seconds, seek, timed_frames
+from videos.images import IMAGE_SUFFIXES, read_frame
+from weights import local_file, save_safetensors
 
 DONE = object()
 NO_MAP = (None, None)                                                      # in the place of a frame to predict: those before are only seen
@@ -498,7 +487,7 @@ class Predictor:
             ...                                                            # saliency: (H, W) float32 in (0, 1), NumPy
 
     Args:
-        weights: path or https URL of a weight file (`utils.local_file`); default: saved_models/RecSalNet.pth, or the model's.
+        weights: path or https URL of a weight file (`local_file`); default: saved_models/RecSalNet.pth, or the model's.
         device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda" or "mps".
         precision: "float32" or "bfloat16"; default bfloat16 on CUDA, else float32.
         frame_size: (H, W) that the network sees frames at, if not the one it was trained at.
@@ -816,6 +805,7 @@ def clock(seconds: float) -> str:
 @contextlib.contextmanager
 def video_file(path: Path, source: Source, paint: Callable[[Prediction], np.ndarray], sound: bool) -> Iterator[Write]:
     """An H.264 video in MP4, which browsers play, of painted predictions at their own times; with the source's sound, copied."""
+    check_av()
     with contextlib.ExitStack() as stack:
         temporary = stack.enter_context(utils.atomic_path(path.absolute()))  # FFmpeg takes a relative "a:b.mp4" for a protocol
         container = stack.enter_context(av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}))
@@ -1134,7 +1124,7 @@ def export(model: nn.Module, path: Path) -> str:
         ModuleNotFoundError: ONNX needs the packages onnx and onnxscript.
     """
     if path.suffix == ".safetensors":
-        utils.save_safetensors(model.state_dict(), model.config, path)
+        save_safetensors(model.state_dict(), model.config, path)
         return "weights and configuration"
     if path.suffix not in (".pt2", ".onnx"):
         raise ValueError(f"--export {path}: the name must end in .pt2, .onnx or .safetensors")
@@ -1296,7 +1286,7 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"--first-frames is for networks of windows: {type(model).__name__}'s first map needs no frame before")
     flow = chosen_flow(model, args.flow, args.keep_flow, args.raft_weights, device)
     exact = {"every": args.every, "interpolate": args.interpolate, "first_frames": first_frames, "scene_cuts": args.scene_cuts, "resize": args.resize}
-    settings = {"model": type(model).__name__, "configuration": model.config, "weights_sha256": utils.sha256(utils.local_file(weights)),
+    settings = {"model": type(model).__name__, "configuration": model.config, "weights_sha256": utils.sha256(local_file(weights)),
                 "frame_size": model.config["frame_size"], "flow": flow and flow.describe(),
                 "precision": precision, "start": args.start, "end": args.end if args.end < math.inf else None, **exact}
     about = {"model": type(model).__name__, "weights": str(weights), "configuration": model.config, "device": device.type,
@@ -1400,7 +1390,7 @@ if __name__ == "__main__":
     parser = arguments()
     try:
         main(parser.parse_args())
-    except (OSError, ValueError, ModuleNotFoundError, av.FFmpegError, torch.cuda.OutOfMemoryError) as error:
+    except (OSError, ValueError, ModuleNotFoundError, *FFMPEG_ERRORS, torch.cuda.OutOfMemoryError) as error:
         parser.exit(2, f"predict.py: error: {error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "predict.py: interrupted; what is written is whole, and the same command with --skip-existing goes on, "

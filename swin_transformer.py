@@ -13,7 +13,7 @@ from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-import utils
+from weights import load_entries
 
 Size3 = tuple[int, int, int]                                               # (T, H, W)
 Order = tuple[Tensor, Tensor]                                              # of windows, those of one mask in a row; and back
@@ -324,7 +324,7 @@ def load_encoder(encoder: SwinTransformer3D, entries: dict[str, Tensor], source:
     """
     entries, dropped = split_expected(translate(entries, encoder), has_patch_norm(encoder))
     own = {name: t for name, t in encoder.state_dict().items() if name.rsplit(".", 1)[-1] in REBUILT}
-    utils.load_entries(encoder, {**own, **entries}, source)
+    load_entries(encoder, {**own, **entries}, source)
     return dropped
 
 

@@ -32,7 +32,6 @@ from baselines.smcf import VSOD_LABELS, vsod_average, vsod_frame, vsod_measures
 from dataloader import (
     DATASET_FOLDERS,
     DATASETS,
-    IMAGE_SUFFIXES,
     TREE,
     Video,
     check_same_size,
@@ -41,14 +40,8 @@ from dataloader import (
     frame_key,
     images_by,
     imresize,
-    in_threads,
     inventory,
     natural,
-    read_density,
-    read_fixations,
-    read_frame,
-    read_image,
-    read_mask,
     resize_density,
 )
 from loss import LABELS, MEASURES, is_constant, measures, to_device
@@ -70,6 +63,10 @@ from predict import (
     select_device,
     write_map,
 )
+from utils import in_threads
+from videos.annotation import read_density, read_fixations, read_mask
+from videos.images import IMAGE_SUFFIXES, read_frame, read_image
+from weights import local_file
 
 COLOURED = 32                                                              # levels between channels, above what JPEG does to a grey picture
 OTHERS = 10                                                                # frames whose fixations s-AUC compares with
@@ -429,7 +426,7 @@ class Network:
     def __init__(self, model: nn.Module, weights: str | Path, flow: FlowSource | None = None, **options: int) -> None:
         self.model, self.flow, self.options, self.frames, self.seconds = model, flow, options, 0, 0.0
         self.name, self.protocols = type(model).__name__, {**PROTOCOLS, **WITH_MASKS}
-        self.details = {"model": self.name, "weights": str(weights), "weights_sha256": utils.sha256(utils.local_file(weights)),
+        self.details = {"model": self.name, "weights": str(weights), "weights_sha256": utils.sha256(local_file(weights)),
                         "configuration": model.config, "parameters": sum(p.numel() for p in model.parameters()), "gflop": gflop(model),
                         "flow": flow and flow.describe(), **options}
 

@@ -70,6 +70,7 @@ from predict import (
     precision_context,
     select_device,
 )
+from weights import describe, load_entries, read_checkpoint, read_weights, torchvision_weights
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 GRADIENTS = ("averaged", "summed")                                         # of the batches of a step
@@ -464,7 +465,7 @@ def initialise(model: nn.Module, weights: str, earlier: dict[str, Path] | None =
         return "none, random initialisation"
     if weights == "auto":
         weights = str(file) if file.is_file() else "torchvision"
-    entries, source = download_start(model) if weights == "torchvision" else (utils.read_weights(weights)[0], weights)
+    entries, source = download_start(model) if weights == "torchvision" else (read_weights(weights)[0], weights)
     return f"{source}, unused: {', '.join(model.load_start(entries, source)) or 'nothing'}"
 
 
@@ -475,7 +476,7 @@ def from_stages(model: nn.Module, earlier: dict[str, Path], keep_flow_stage: boo
         raise FileNotFoundError(f"no weights of the stage {missing[0]}: {earlier[missing[0]]} does not exist. Train it first, with --train-type "
                                 f"{missing[0]} and the same --run-dir; or start this stage from random weights with --encoder-weights none, or from "
                                 "a whole network with --weights FILE")
-    rgb, flow = (utils.read_weights(path)[0] for path in earlier.values())
+    rgb, flow = (read_weights(path)[0] for path in earlier.values())
     kept = model.load_stages(flow, rgb, " and ".join(map(str, earlier.values())), keep_flow_stage)
     return f"{', '.join(map(str, earlier.values()))}; {len(kept)} entries of the flow stage"
 
@@ -486,7 +487,7 @@ def download_start(model: nn.Module) -> tuple[dict[str, Tensor], str]:
     if model.start_download:
         weights = get_weight(model.start_download)
         try:
-            return utils.torchvision_weights(weights), f"torchvision's {weights}"
+            return torchvision_weights(weights), f"torchvision's {weights}"
         except OSError as error:
             reason = str(error)
     raise FileNotFoundError(f"no encoder weights for {type(model).__name__}: {model.start_file} is not there, and {reason}. Fetch them elsewhere and "
@@ -670,7 +671,7 @@ class Run:
         """Continue from what `read_last` read."""
         check_recipe(stored["recipe"], self.recipe)
         self.recipe = stored["recipe"]
-        utils.load_entries(self.model, stored["model"], str(self.last))
+        load_entries(self.model, stored["model"], str(self.last))
         load_optimizer(self.optimizer, stored["optimizer"], self.last)
         utils.set_random_state(stored["random"][utils.process_number()])
         self.epoch, self.best_cc, self.progress, self.steps = stored["epoch"], stored["best_cc"], stored["progress"], stored["steps"]
@@ -765,10 +766,10 @@ def read_last(path: Path) -> dict:
     """The content of a last.pt, of one that an earlier version wrote too."""
     if not path.is_file():
         raise FileNotFoundError(f"nothing to resume: {path} does not exist; start the run without --resume")
-    stored = utils.read_checkpoint(path)
+    stored = read_checkpoint(path)
     needed = {"model", "optimizer", "random", "recipe", "configuration", "epoch", "best_cc", "progress"}
     if not isinstance(stored, dict) or not needed <= stored.keys():
-        raise ValueError(f"{path} is no last.pt of train.py: expected {sorted(needed)}, got {utils.describe(stored)}")
+        raise ValueError(f"{path} is no last.pt of train.py: expected {sorted(needed)}, got {describe(stored)}")
     stored = up_to_date(stored)
     kinds = {"model": dict, "optimizer": dict, "recipe": dict, "configuration": dict, "epoch": int, "best_cc": (float, type(None)),
              "progress": (dict, type(None)), "steps": int, "carried": list}

@@ -22,7 +22,9 @@ from torchvision.utils import flow_to_image
 from tqdm import tqdm
 
 import utils
-from dataloader import digest, frame_key, images_by, list_frames, read_frame
+from dataloader import digest, frame_key, images_by, list_frames
+from videos.images import read_frame
+from weights import load_entries, read_weights, torchvision_weights
 
 SMALLEST = 16                                                              # pixels of a side, for DIS
 Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -48,14 +50,14 @@ def raft_flow(weights: str | Path | None = None, device: str = "cpu") -> Flow:
         ValueError: they are none of RAFT's.
     """
     model = raft_small().eval().to(device)
-    utils.load_entries(model, utils.read_weights(weights)[0] if weights else downloaded_raft(), str(weights or "torchvision's RAFT"))
+    load_entries(model, read_weights(weights)[0] if weights else downloaded_raft(), str(weights or "torchvision's RAFT"))
     return functools.partial(estimate, model)
 
 
 def downloaded_raft() -> dict[str, torch.Tensor]:
     """The weights of torchvision's small RAFT."""
     try:
-        return utils.torchvision_weights(Raft_Small_Weights.DEFAULT)
+        return torchvision_weights(Raft_Small_Weights.DEFAULT)
     except OSError as error:
         raise FileNotFoundError(f"no weights of RAFT: {error}. Fetch it elsewhere and give its path (--raft-weights), or take DIS, "
                                 "which needs none") from error

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import utils
 from model import SaliencyModel, check_frame_size, without_autocast
+from weights import load_entries
 
 State = Tensor | tuple[Tensor, ...] | None                                 # what is carried from frame to frame; None before the first
 
@@ -169,7 +169,7 @@ class FrameByFrame(SaliencyModel):
         """Start from SalGAN, trained on still pictures (the paper's on SALICON); layers that it does not have stay as they are.
 
         Args:
-            entries: of a SalGAN state dict, as `utils.read_weights` gives them.
+            entries: of a SalGAN state dict, as `read_weights` gives them.
             source: where they come from, for messages.
 
         Returns:
@@ -181,7 +181,7 @@ class FrameByFrame(SaliencyModel):
         own = self.state_dict()
         shared = [name for name in own if name.startswith("salgan.")]
         others = {name: t for name, t in own.items() if name not in shared}
-        utils.load_entries(self, {**others, **{name: entries[name] for name in shared if name in entries}}, source)
+        load_entries(self, {**others, **{name: entries[name] for name in shared if name in entries}}, source)
         return [name for name in entries if name not in shared]
 
 

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
-import utils
 from model import SaliencyModel, check_frame_size, prepare_frame, without_autocast
+from weights import describe, load_entries
 
 # Attributes of modules are the authors' names in state dicts, which also number what is alike.
 RGB, FLOW, MERGED = "_rgb", "_flow", ""                                    # suffixes of the trunks' parts
@@ -183,9 +183,9 @@ class SMCF(SaliencyModel):
         missing = [theirs for theirs in wanted if theirs not in entries and not theirs.endswith(".num_batches_tracked")]
         if missing:
             raise ValueError(f"{source} does not hold the whole ResNet-50: {len(missing)} of {len(wanted)} entries are missing, "
-                             f"the first {missing[0]}; it is {utils.describe(entries)}")
+                             f"the first {missing[0]}; it is {describe(entries)}")
         found = {ours: entries[theirs] for ours, theirs in names.items() if theirs in entries}
-        utils.load_entries(self.resnet, {**self.resnet.state_dict(), **found}, source)
+        load_entries(self.resnet, {**self.resnet.state_dict(), **found}, source)
         return [name for name in entries if name not in set(wanted)]
 
     def load_stages(self, flow_entries: dict[str, Tensor], rgb_entries: dict[str, Tensor], source: str, keep_flow: bool = False) -> list[str]:
@@ -198,7 +198,7 @@ class SMCF(SaliencyModel):
         the flow (its trunk, its channel attention, its reductions) come from the flow stage.
 
         Args:
-            flow_entries: of the stage `pretrain_flow`, as `utils.read_weights` gives them.
+            flow_entries: of the stage `pretrain_flow`, as `read_weights` gives them.
             rgb_entries: of the stage `pretrain_rgb`.
             source: where both come from, for messages.
             keep_flow: whether the flow stage's entries win in parts that see only the flow.
@@ -210,7 +210,7 @@ class SMCF(SaliencyModel):
             ValueError: both together lack an entry, or one is left over or of another shape; the message names it.
         """
         kept = [name for name in flow_entries if name not in rgb_entries or (keep_flow and FLOW_ONLY.match(name))]
-        utils.load_entries(self, {**rgb_entries, **{name: flow_entries[name] for name in kept}}, source)
+        load_entries(self, {**rgb_entries, **{name: flow_entries[name] for name in kept}}, source)
         return kept
 
     @classmethod

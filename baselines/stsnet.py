@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import utils
 from model import SaliencyModel, check_frame_size, without_autocast
+from weights import local_file, read_configuration, read_weights
 
 # Caffe's layers: channels in, channels out, side of the kernel. Their names are those of state dicts; a second stream's end in _b.
 STREAM = {"conv1": (3, 96, 7), "conv2": (96, 256, 5), "conv3": (256, 512, 3), "conv4": (512, 512, 5), "conv5": (512, 512, 5)}
@@ -344,13 +344,13 @@ def check_pictures(**pictures: Tensor) -> None:
 # Weight files
 
 def read_entries(path: str | Path) -> tuple[dict[str, Tensor], dict]:
-    """As `utils.read_weights`, also of a `.caffemodel`."""
-    path = utils.local_file(path)
+    """As `read_weights`, also of a `.caffemodel`."""
+    path = local_file(path)
     if path.suffix != ".caffemodel":
-        return utils.read_weights(path)
+        return read_weights(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weight file {path}: it {'is a folder' if path.is_dir() else 'does not exist'}")
-    return read_caffemodel(path), utils.read_configuration(path.with_suffix(".json"))
+    return read_caffemodel(path), read_configuration(path.with_suffix(".json"))
 
 
 def read_caffemodel(path: Path) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import utils
 from model import SaliencyModel, check_clip, check_frame_size, check_frame_stride, without_autocast
+from weights import describe, load_entries
 
 # Widths of the Mixed blocks: 3b and 3c, 4b to 4f, 5b and 5c of S3D. Attributes of modules are the authors' names in state dicts.
 MIXED_BLOCKS = {
@@ -181,9 +181,9 @@ class TASEDNet(SaliencyModel):
         missing = [theirs for theirs in names.values() if theirs not in entries and not theirs.endswith(".num_batches_tracked")]
         if missing:
             raise ValueError(f"{source} does not hold the whole S3D encoder: {len(missing)} of {len(names)} entries are missing, "
-                             f"the first {missing[0]}; it is {utils.describe(entries)}")
+                             f"the first {missing[0]}; it is {describe(entries)}")
         found = {ours: entries[theirs] for ours, theirs in names.items() if theirs in entries}
-        utils.load_entries(self, {**self.state_dict(), **found}, source)
+        load_entries(self, {**self.state_dict(), **found}, source)
         used = set(names.values())
         return [name for name in entries if name not in used]
 

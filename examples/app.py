@@ -12,8 +12,8 @@ import av
 import gradio as gr
 import numpy as np
 
-from dataloader import timed_frames
 from predict import Predictor, Source, at_least, keep_freed_memory, output_path, predict_source
+from videos.decoding import timed_frames
 
 
 def predict_overlay(predictor: Predictor, video: str | None, folder: Path, progress: gr.Progress) -> Path:

@@ -5,7 +5,6 @@ import shutil
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import make_sample
 import numpy as np
 import pytest
@@ -90,6 +89,7 @@ def ucf_set(tiny_set, tmp_path_factory):
 
 def write_video(path, pictures, times=None, rate=25, sound=None, codec="libx264", index_first=False):
     """A video file of (H, W, 3) pictures, at `times` in seconds or at a constant rate, with a tone if `sound` names a codec."""
+    import av  # the tests of a GPU run without it
     with av.open(str(path), "w", options={"movflags": "+faststart"} if index_first and path.suffix == ".mp4" else {}) as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], "rgb8" if codec == "gif" else "yuv420p"

@@ -38,16 +38,13 @@ from dataloader import (
     imresize,
     move_fixations,
     open_video,
-    read_density,
-    read_fixations,
-    read_frame,
-    read_mask,
-    read_video,
     readable,
     resize_density,
-    timed_frames,
-    with_times,
 )
+from videos import images
+from videos.annotation import read_density, read_fixations, read_mask
+from videos.decoding import read_video, timed_frames, with_times
+from videos.images import read_frame
 
 
 def prepare(frame):
@@ -219,7 +216,7 @@ def test_a_video_of_an_unknown_codec_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.png", "a.mat", "a.avi"])
 def test_a_picture_that_claims_to_be_huge_is_refused_before_memory_is_taken(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(dataloader, "MAX_PIXELS", 48 * 64 - 1)
+    monkeypatch.setattr(images, "MAX_PIXELS", 48 * 64 - 1)
     path = tmp_path / name
     if name == "a.mat":
         scipy.io.savemat(path, {"I": np.zeros((48, 64), np.uint8)})

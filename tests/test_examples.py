@@ -10,15 +10,15 @@ from conftest import TESTS, TINY_FLAGS, grey_frames, write_video
 
 import test as evaluation
 import train
-import utils
-from dataloader import read_video
 from model import RecSalNet
 from predict import Predictor
+from videos.decoding import read_video
+from weights import save_safetensors
 
 
 @pytest.fixture
 def tiny_weights(tmp_path, tiny_model):
-    utils.save_safetensors(tiny_model.state_dict(), tiny_model.config, tmp_path / "tiny.safetensors")
+    save_safetensors(tiny_model.state_dict(), tiny_model.config, tmp_path / "tiny.safetensors")
     return tmp_path / "tiny.safetensors"
 
 

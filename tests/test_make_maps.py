@@ -5,7 +5,8 @@ from PIL import Image
 
 from data import make_maps
 from data.prepare_dhf1k import density_map
-from dataloader import find_videos, open_video, read_density
+from dataloader import find_videos, open_video
+from videos.annotation import read_density
 
 
 def run(*flags):

@@ -25,7 +25,7 @@ from torch import nn
 
 import predict
 from baselines import STSMaxNet
-from dataloader import list_frames, read_frame
+from dataloader import list_frames
 from model import RecSalNet
 from predict import (
     Later,
@@ -40,6 +40,7 @@ from predict import (
     to_8_bit,
     write_map,
 )
+from videos.images import read_frame
 
 
 class NewestAndOldest(nn.Module):

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from conftest import TESTS, few_channels, needs_bfloat16
 from parity import fill
 
-import utils
 from baselines import stsnet
 from baselines.optical_flow import components
 from baselines.stsnet import SSNet, STSConvNet, STSMaxNet, TSNet, blur, mirrored, read_caffemodel
+from weights import check_entries
 
 CLASSES = {"ssnet": SSNet, "tsnet": TSNet, "stsmaxnet": STSMaxNet, "stsconvnet": STSConvNet}
 
@@ -541,4 +541,4 @@ def test_a_configuration_beside_a_caffemodel_is_used(small_layers, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"configuration": {"frame_size": [240, 320], "flow_kind": "wheel"}}))
     model = TSNet.from_pretrained(tmp_path / "a.caffemodel")
     assert model.is_described and model.config == {"frame_size": [240, 320], "flow_kind": "wheel"}
-    utils.check_entries(model, read_caffemodel(tmp_path / "a.caffemodel"), "a.caffemodel")
+    check_entries(model, read_caffemodel(tmp_path / "a.caffemodel"), "a.caffemodel")

@@ -11,8 +11,8 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 import predict
-import utils
 from baselines.tased_net import APART, OVERLAPPING, TASEDNet, blur, max_pool, max_unpool, mirrored, name_in_s3d
+from weights import read_weights
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +347,7 @@ def test_s3d_fills_the_whole_encoder_leaves_the_decoder_and_tells_what_it_has_no
     torch.save({prefix + name: t for name, t in s3d.items()}, tmp_path / "S3D_kinetics400.pt")
     model = TASEDNet()
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    assert model.load_start(utils.read_weights(tmp_path / "S3D_kinetics400.pt")[0], "S3D_kinetics400.pt") == ["fc.0.weight", "fc.0.bias"]
+    assert model.load_start(read_weights(tmp_path / "S3D_kinetics400.pt")[0], "S3D_kinetics400.pt") == ["fc.0.weight", "fc.0.bias"]
     for name, t in model.state_dict().items():
         assert torch.equal(t, entries[name] if name.startswith("base") else before[name])
 

@@ -17,10 +17,12 @@ import test as evaluation
 import utils
 from baselines import SMCF, STSConvNet
 from baselines.smcf import vsod_scores
-from dataloader import find_videos, imresize, open_video, read_density, read_fixations, read_frame, read_image, read_mask
+from dataloader import find_videos, imresize, open_video
 from loss import MEASURES, measures
 from model import RecSalNet
 from predict import saliency_maps, to_8_bit
+from videos.annotation import read_density, read_fixations, read_mask
+from videos.images import read_frame, read_image
 
 CPU = torch.device("cpu")
 

@@ -10,8 +10,9 @@ import torch
 
 import test
 import utils
-from dataloader import find_videos, read_frame
+from dataloader import find_videos
 from predict import load_model, saliency_maps
+from videos.images import read_frame
 
 MAP_TOLERANCE, SCORE_TOLERANCE = 0.01, 0.002
 

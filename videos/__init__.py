@@ -1,0 +1,1 @@
+"""For dataloader.py: what is read from disk, pictures and annotation, video files."""
