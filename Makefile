@@ -11,7 +11,7 @@ DEMO := --data data/sample --run-dir saved_models/demo --overwrite --encoder-wei
 OBJECTS := --model smcf --data data/vsod_sample --run-dir saved_models/demo-objects --overwrite --frame-size 64 96 --scales 1 \
 	--trunk-width 16 --trunk-blocks 1 1 1 1 --epochs 2 --workers 1
 
-.PHONY: demo demo-objects test crosscheck bench soak lint clean
+.PHONY: demo demo-objects test crosscheck bench gpu soak lint clean
 
 demo: .venv/installed
 	$(BIN)/python data/make_sample.py --out data/sample
@@ -45,6 +45,11 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.network --device $(DEVICE)
 	$(BIN)/python -m benchmarks.evaluation --device $(DEVICE)
 	$(BIN)/python -m benchmarks.clips
+
+# On a machine with a GPU: what must hold there, then every figure, in 8 minutes at most. Without installing anything where Python has
+# PyTorch for CUDA and the other packages already; in this checkout's environment if there is one.
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu --out results/gpu
 
 # What takes long: bfloat16 beside float32 on the demo's scores (after make demo; CI does that one too), an hour of video, runs that are
 # killed again and again, damaged files by the thousand, memory over many steps and frames, every network learning.

@@ -426,14 +426,14 @@ def default_batch_size(device: torch.device) -> int:
     return 1 if device.type == "cpu" else 4
 
 
-def compile_network(model: nn.Module) -> None:
+def compile_network(model: nn.Module, backend: str = "inductor") -> None:
     """Let PyTorch compile the network, for clips of one shape, at its first clip; one eager pass before builds the masks."""
     if model.temporal != "window":
         raise ValueError(f"--compile is for networks of windows: {type(model).__name__} goes through a video in pieces of any length")
     like, training = next(model.parameters()), model.training
     with torch.no_grad():
         model.eval()(torch.zeros(1, 3, model.clip_len, *model.config["frame_size"], device=like.device, dtype=like.dtype))
-    model.train(training).compile(dynamic=False)
+    model.train(training).compile(dynamic=False, backend=backend)
 
 
 def default_weights(name: str) -> Path:

@@ -122,8 +122,8 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def measure(video: Video, folder: Path, size: tuple[int, int], precision: str, batch_size: int | None, repeats: int,
-            device: torch.device) -> list[dict]:
-    """A row for each stage, and those for the whole."""
+            device: torch.device, plain_frames: int | None = None) -> list[dict]:
+    """A row for each stage, and those for the whole; of the plain formulation's whole, of the first `plain_frames` only, where that is given."""
     torch.manual_seed(0)
     model, count = RecSalNet(frame_size=size).eval().to(device), len(video.frames)
     weights, options = model.state_dict(), {"batch_size": batch_size or default_batch_size(device)}
@@ -131,7 +131,8 @@ def measure(video: Video, folder: Path, size: tuple[int, int], precision: str, b
     weights = {name: x.clone() for name, x in weights.items()}
     scorer = test.Scorer(test.OtherFixations([video], 0), "float", device, batch_size=1 if device.type == "cpu" else 16)
     plain_call = functools.partial(plain_evaluation, weights=weights, size=size, scorer=scorer, device=device, folder=folder)
-    plain_seconds = time_whole(plain_call, video, device)                  # before our programs' settings
+    of_plain = dataclasses.replace(video, frames=video.frames[:plain_frames])
+    plain_seconds = time_whole(plain_call, of_plain, device)              # before our programs' settings
     keep_freed_memory()
     model = model.bfloat16() if precision == "bfloat16" else model
     rows = []

@@ -21,7 +21,7 @@ from benchmarks import plain, timing
 from benchmarks.timing import median_seconds, peak_memory, report
 from loss import objective
 from model import RecSalNet
-from predict import PRECISIONS, at_least, float32_is_float32, keep_freed_memory, precision_context, select_device
+from predict import PRECISIONS, at_least, compile_network, float32_is_float32, keep_freed_memory, precision_context, select_device
 
 PLAIN = "plain float32"
 LOSS = RecSalNet.recipe["loss_weights"]
@@ -31,35 +31,42 @@ def make_clip(batch_size: int, size: tuple[int, int], device: torch.device) -> T
     return torch.randn(batch_size, 3, 32, *size, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def make_model(device: torch.device) -> RecSalNet:
+def make_model(device: torch.device, size: tuple[int, int], **config) -> RecSalNet:
     torch.manual_seed(0)
-    return RecSalNet(drop_path=0.0).eval().to(device)
+    with torch.device(device):                                             # on a GPU, random weights take no time
+        return RecSalNet(frame_size=size, drop_path=0.0, **config).eval()
 
 
 # What is timed: each takes what it needs and returns a call.
 
 def plain_forward(size: tuple[int, int], device: torch.device, batch_size: int = 1) -> Callable[[], Tensor]:
-    weights, clip = make_model(device).state_dict(), make_clip(1, size, device)
+    weights, clip = make_model(device, size).state_dict(), make_clip(1, size, device)
     return torch.no_grad()(lambda: plain.forward(weights, clip))
 
 
-def our_forward(size: tuple[int, int], device: torch.device, batch_size: int, precision: str) -> Callable[[], Tensor]:
-    model, clip = make_model(device), make_clip(batch_size, size, device)
+def our_forward(size: tuple[int, int], device: torch.device, batch_size: int, precision: str,
+                compiler: str | None = None, **config) -> Callable[[], Tensor]:
+    model, clip = make_model(device, size, **config), make_clip(batch_size, size, device)
     if precision == "bfloat16":
         model, clip = model.bfloat16(), clip.bfloat16()
+    if compiler:
+        compile_network(model, compiler)
     return torch.no_grad()(lambda: model(clip))
 
 
 def plain_step(size: tuple[int, int], device: torch.device, batch_size: int = 1) -> Callable[[], Tensor]:
-    model = make_model(device)
+    model = make_model(device, size)
     weights = {**dict(model.state_dict()), **{name: entry for name, entry in model.state_dict(keep_vars=True).items() if entry.requires_grad}}
     optimizer = torch.optim.Adam([w for w in weights.values() if w.requires_grad], lr=1e-5, foreach=False)
     return functools.partial(step, functools.partial(plain.forward, weights), optimizer, make_clip(1, size, device), "float32")
 
 
-def our_step(size: tuple[int, int], device: torch.device, batch_size: int, precision: str, checkpointing: bool = False) -> Callable[[], Tensor]:
-    model = make_model(device).train()
+def our_step(size: tuple[int, int], device: torch.device, batch_size: int, precision: str, checkpointing: bool = False,
+             compiler: str | None = None, **config) -> Callable[[], Tensor]:
+    model = make_model(device, size, **config).train()
     model.activation_checkpointing = checkpointing
+    if compiler:
+        compile_network(model, compiler)
     optimizer = torch.optim.Adam(model.parameter_groups(1e-5), fused=True)
     return functools.partial(step, model, optimizer, make_clip(batch_size, size, device), precision)
 

@@ -25,6 +25,11 @@ TINY_FLAGS = ("--frame-size 32 64 --width 16 --embed-dim 12 --depths 1 2 1 1 --n
 needs_bfloat16 = pytest.mark.skipif(not utils.computes_bfloat16(torch.device("cpu")), reason="bfloat16 takes minutes on this CPU, which has no instructions for it")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--device", choices=["cuda", "cpu"], default="cuda", help="where the tests marked cuda run")
+    parser.addoption("--tiny", action="store_true", help="the tests marked cuda take small networks and few frames")
+
+
 def few_channels(patch):
     """Two-stream networks of the same layers, but few channels: files of them are small, and steps quick."""
     patch.setattr(stsnet, "STREAM", {"conv1": (3, 8, 7), "conv2": (8, 8, 5), "conv3": (8, 8, 3), "conv4": (8, 8, 5), "conv5": (8, 8, 5)})
@@ -121,5 +126,5 @@ def compilations(monkeypatch):
     """Counts graphs as PyTorch compiles them (`frame_count`), and runs them uncompiled: a C++ compiler is not needed."""
     torch._dynamo.reset()
     counter, compile_module = CompileCounter(), nn.Module.compile
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compile_module(self, backend=counter, **options))
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compile_module(self, **{**options, "backend": counter}))
     return counter

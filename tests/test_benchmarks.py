@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import clips, evaluation, measures, network, plain, timing
+from benchmarks import clips, evaluation, gpu, gpu_stages, measures, network, plain, timing
 from dataloader import ClipDataset
 from model import prepare_frame
 from utils import computes_bfloat16
@@ -51,7 +51,7 @@ def test_the_networks_benchmark_compares_forward_passes_and_steps_with_the_plain
 
 
 def test_the_plain_formulation_is_the_network():
-    model = network.make_model(CPU)
+    model = network.make_model(CPU, (64, 96))
     clip = network.make_clip(1, (64, 96), CPU)
     with torch.no_grad():
         assert (plain.forward(model.state_dict(), clip) - model(clip)).abs().max() < 1e-5
@@ -90,3 +90,46 @@ def test_the_benchmark_of_clips_refuses_to_time_what_is_not_the_same(tmp_path):
     clips.check_same(one, one)
     with pytest.raises(AssertionError, match="clip 0 differs"):
         clips.check_same(one, other)
+
+
+# What needs a GPU
+
+def gpu_main(folder, *flags):
+    return gpu.main(gpu.arguments().parse_args(["--out", str(folder), "--device", "cpu", "--tiny", *flags]))
+
+
+def test_every_stage_of_what_needs_a_gpu_runs_on_a_cpu(tmp_path, capsys):
+    assert gpu_main(tmp_path, "--minutes", "20") == 0, (tmp_path / "gpu.md").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*(f"{name}.json" for name in gpu.STAGES), "gpu.md"])
+    stages = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in gpu.STAGES}
+    assert all(stage["status"] == "done" and stage["rows"] for stage in stages.values())
+    assert {row["outcome"] for row in stages["checks"]["rows"]} == {"passed", "skipped"}
+    assert [row["forward"] for row in stages["forward"]["rows"]][-1].endswith("compiled")
+    assert {row["of"].split(",")[0] for row in stages["profile"]["rows"] if "of" in row} == {"forward", "step"}
+    assert len(stages["networks"]["rows"]) == 10
+    text = (tmp_path / "gpu.md").read_text()
+    assert all(f"## {heading}" in text for _, heading in gpu.STAGES.values()) and "| plain float32 | 1 |" in text
+    assert capsys.readouterr().out.count(": done") == len(gpu.STAGES)
+
+
+def test_a_stage_that_fails_or_is_stopped_keeps_its_rows_and_takes_no_other_along(tmp_path, monkeypatch):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    (tmp_path / "benchmarks" / "gpu_stages.py").write_text(
+        "import json, sys, time\n"
+        "json.dump({'rows': [{'a': 1.0, 'b': None}]}, open(sys.argv[3], 'w'))\n"
+        "print('as far as here', flush=True)\n"
+        "{'machine': lambda: sys.exit(3), 'checks': lambda: time.sleep(60)}.get(sys.argv[1], int)()\n")
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu, "STAGES", {"machine": (5, "One"), "checks": (1, "Two"), "forward": (5, "Three"), "step": (9000, "Four")})
+    assert gpu.main(gpu.arguments().parse_args(["--out", str(tmp_path / "out")])) == 1
+    stages = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
+    assert {name: stage["status"] for name, stage in stages.items()} == {"machine": "failed (exit code 3)", "checks": "stopped after 1 s", "forward": "done"}
+    assert all(stage["rows"] == [{"a": 1.0, "b": None}] for stage in stages.values()) and stages["checks"]["log"] == ["as far as here"]
+    text = (tmp_path / "out" / "gpu.md").read_text()
+    assert text.count("| a | b |\n| --- | --- |\n| 1 | - |") == 3 and "`step`: left out, no time was left" in text
+
+
+@pytest.mark.parametrize("limit, guess, found", [(7, 7, 7), (7, 3, 7), (7, 12, 7), (0, 0, 0), (0, 4, 0), (1, 0, 1)])
+def test_the_largest_batch_is_found_from_any_guess(limit, guess, found):
+    assert gpu_stages.largest_batch(lambda batch: batch <= limit, guess) == found

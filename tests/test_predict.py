@@ -1093,3 +1093,28 @@ def test_gradients_are_on_between_two_maps_also_where_two_videos_are_taken_in_tu
     for _ in zip(first, second, strict=True):
         assert torch.is_grad_enabled()
     assert torch.is_grad_enabled()
+
+
+# Without PyAV
+
+WITHOUT_AV = """
+from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
+
+class WithoutAv:
+    find_spec = staticmethod(lambda name, path=None, target=None: None if name.split(".")[0] == "av" else PathFinder.find_spec(name, path, target))
+
+sys.meta_path[:] = [BuiltinImporter, FrozenImporter, WithoutAv]
+import predict
+predict.main(predict.arguments().parse_args(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["png", "overlay"])
+def test_folders_of_frames_are_predicted_without_pyav_and_video_files_ask_for_it(kind, tiny_set, weights_file, tmp_path):
+    images = next((tiny_set / "val").iterdir()) / "images"
+    flags = f"{images} --out {tmp_path} --weights {weights_file} --end 0.08 --device cpu --save {kind}".split()
+    ended = subprocess.run([sys.executable, "-c", WITHOUT_AV, *flags], cwd=TESTS.parent, capture_output=True, text=True)
+    if kind == "png":
+        assert ended.returncode == 0 and len(list((tmp_path / "images").iterdir())) == 2, ended.stderr
+    else:
+        assert "ModuleNotFoundError: video files are read and written with PyAV, which is not installed: pip install av" in ended.stderr

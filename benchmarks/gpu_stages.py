@@ -1,0 +1,352 @@
+"""The stages of `benchmarks.gpu`: each measures one thing, and keeps every row as soon as it has it.
+
+    python -m benchmarks.gpu_stages forward --out forward.json
+"""
+import argparse
+import functools
+import json
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+import utils
+from baselines import MODELS
+from benchmarks import clips, evaluation, network
+from benchmarks.timing import matrix_rate, median_seconds, synchronise
+from dataloader import ClipDataset, FrameCache, clip_loader
+from model import prepare_frame
+from predict import PRECISIONS, Source, default_precision, float32_is_float32, predict_source
+from videos.decoding import av
+
+Keep = Callable[[dict], None]
+SIZE, TINY_SIZE = (224, 384), (32, 32)
+# Of networks in tiny runs; the plain formulation has one size.
+TINY = {"width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
+TINY_NETWORKS = {"smcf": {"trunk_width": 8, "trunk_blocks": (1, 1, 1, 1)}}
+CARDS = (12, 24, 80)                                                       # GB of cards whose largest batch is sought
+CONTEXT = 0.7                                                              # GB that CUDA itself takes of a card
+
+
+# 1. The machine
+
+def machine(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
+    """What computes, and its ceilings."""
+    about = {**utils.hardware(device), **utils.versions(), "revision": utils.revision()}
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        asked = subprocess.run(query, capture_output=True, text=True, timeout=20)
+        about |= {"memory": f"{properties.total_memory / 2 ** 30:.1f} GiB", "driver": asked.stdout.strip(),
+                  "multiprocessors": properties.multi_processor_count,
+                  "compute capability": f"{properties.major}.{properties.minor}"}
+    for name, value in about.items():
+        keep({"what": name, "value": str(value)})
+    size = 256 if tiny else 8192
+    for name in ("float32", "TF32", *["bfloat16"] * utils.computes_bfloat16(device)):
+        torch.backends.cuda.matmul.allow_tf32 = name == "TF32"
+        rate = matrix_rate(torch.bfloat16 if name == "bfloat16" else torch.float32, device, size)
+        keep({"ceiling": f"product of two {size} x {size} matrices, {name}", "value": rate / 1e12, "unit": "TFLOP/s"})
+    float32_is_float32()
+    source = torch.randint(256, (2 ** (20 if tiny else 30),), dtype=torch.uint8, device=device)
+    target, gigabytes = torch.empty_like(source), 2 * source.numel() / 1e9
+    seconds = median_seconds(lambda: target.copy_(source), 7, device)
+    keep({"ceiling": "copy on the device, bytes read and written", "value": gigabytes / seconds, "unit": "GB/s"})
+
+
+# 2. What must hold: tests/test_cuda.py
+
+class Outcomes:
+    """A plugin of pytest that keeps how each test ended, how long it took, and what it recorded."""
+
+    def __init__(self, keep: Keep) -> None:
+        self.keep = keep
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call" and report.outcome == "passed":           # a fixture, which may also fail or skip
+            return
+        found = [f"{name}: {value:.2g}" if isinstance(value, float) else f"{name}: {value}"
+                 for name, value in report.user_properties]
+        if report.outcome != "passed":
+            why = report.longrepr[2] if report.skipped else report.longrepr.reprcrash.message
+            found.append(str(why).splitlines()[0])
+        self.keep({"check": report.nodeid.partition("::test_")[2].replace("_", " "), "outcome": report.outcome,
+                   "seconds": round(report.duration, 2), "found": "; ".join(found).replace("|", "\\|")})
+
+
+def checks(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
+    """The tests of a GPU, one by one; exit code 1 where one fails."""
+    tests = Path(__file__).resolve().parent.parent / "tests" / "test_cuda.py"
+    flags = ["-q", "-p", "no:cacheprovider", "-o", "addopts=", "--device", device.type, *["--tiny"] * tiny]
+    if pytest.main([str(tests), *flags], plugins=[Outcomes(keep)]) != pytest.ExitCode.OK:
+        raise SystemExit("a check failed: its row says why")
+
+
+# 3. and 4. Forward passes and training steps
+
+def measured(call: Callable[[], object], device: torch.device, repeats: int) -> tuple[float, float | None]:
+    """Median seconds of a call, after up to two that do not count; and the most GB that PyTorch held, None on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = median_seconds(call, repeats, device, warm_up=min(2, repeats - 1))
+    return seconds, torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
+
+
+class Comparison:
+    """Rows of one kind of call, each beside the plain formulation, which is timed first.
+
+    Args:
+        what: "forward" or "step".
+        plain_call: frame size and device -> the plain formulation's call, of one clip.
+        device, size, repeats: of all rows.
+        keep: keeps a row.
+    """
+
+    def __init__(self, what: str, plain_call: Callable, device: torch.device, size: tuple[int, int], repeats: int,
+                 keep: Keep) -> None:
+        self.what, self.device, self.repeats, self.keep = what, device, repeats, keep
+        width = None if device.type == "cuda" else 256
+        self.rates = {name: matrix_rate(getattr(torch, name), device, width) for name in precisions(device)}
+        call = plain_call(size, device)
+        with FlopCounterMode(display=False) as counter:
+            call()
+        self.flop = counter.get_total_flops()
+        self.plain_seconds, peak = measured(call, device, repeats)
+        keep(self.row(network.PLAIN, "float32", 1, self.plain_seconds, peak))
+
+    def add(self, variant: str, precision: str, batch: int, prepare: Callable[[], Callable]) -> dict:
+        """Time what `prepare` returns, a call of a batch of clips; returns its row, empty where memory is short."""
+        seconds, peak = network.unless_too_large(lambda: measured(prepare(), self.device, self.repeats)) or (None, None)
+        row = self.row(f"{precision}, {variant}", precision, batch, seconds and seconds / batch, peak)
+        self.keep(row)
+        return row
+
+    def row(self, variant: str, precision: str, batch: int, seconds: float | None, peak: float | None) -> dict:
+        rate = seconds and self.flop / seconds
+        return {self.what: variant, "batch": batch, "ms a clip": seconds and 1000 * seconds,
+                "clips/s": seconds and 1 / seconds, "times plain": seconds and self.plain_seconds / seconds,
+                "TFLOP/s": rate and rate / 1e12, "of the matrix rate": rate and rate / self.rates[precision],
+                "peak GB in all": peak}
+
+
+def precisions(device: torch.device) -> tuple[str, ...]:
+    return PRECISIONS if utils.computes_bfloat16(device) else ("float32",)
+
+
+def best_batch(rows: list[dict]) -> int:
+    """The batch size of the fastest row."""
+    return min((row for row in rows if row["ms a clip"]), key=lambda row: row["ms a clip"])["batch"]
+
+
+def compiler(tiny: bool) -> str:
+    """What compiles: PyTorch's own compiler, or for tiny runs nothing, for it takes minutes on a CPU."""
+    return "eager" if tiny else "inductor"
+
+
+def forward(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
+    """RecSal-Net's forward pass beside the plain formulation: both precisions, several batches, eager and compiled."""
+    size, batches, repeats = (TINY_SIZE, (1, 2), 1) if tiny else (SIZE, (1, 4, 8, 16), 7)
+    comparison = Comparison("forward", network.plain_forward, device, size, repeats, keep)
+    for precision in precisions(device):
+        prepare = functools.partial(network.our_forward, size, device, precision=precision, **TINY if tiny else {})
+        rows = [comparison.add("eager", precision, batch, functools.partial(prepare, batch)) for batch in batches]
+    best = best_batch(rows)                                                # of bfloat16, where there is one
+    comparison.add("compiled", precision, best, functools.partial(prepare, best, compiler=compiler(tiny)))
+
+
+def step(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
+    """RecSal-Net's training step beside the plain formulation's, and which batches fit cards of several sizes."""
+    size, batches, repeats = (TINY_SIZE, (1, 2), 1) if tiny else (SIZE, (1, 4, 8), 5)
+    comparison, precision = Comparison("step", network.plain_step, device, size, repeats, keep), precisions(device)[-1]
+    our_step = functools.partial(network.our_step, size, device, precision=precision, **TINY if tiny else {})
+    rows, prepare = {}, {"eager": our_step, "checkpointing": functools.partial(our_step, checkpointing=True)}
+    for variant, of_batch in prepare.items():
+        rows[variant] = [comparison.add(variant, precision, n, functools.partial(of_batch, n)) for n in batches]
+    for variant, of_batches in rows.items():
+        peaks = {row["batch"]: row["peak GB in all"] for row in of_batches if row["peak GB in all"]}
+        if len(peaks) > 1:                                                 # on a CPU there are none
+            fit_cards(f"{precision}, {variant}", peaks, prepare[variant], device, keep)
+    best = best_batch(rows["eager"])                                       # compiling takes longest: last
+    comparison.add("compiled", precision, best, functools.partial(prepare["eager"], best, compiler=compiler(tiny)))
+
+
+def fit_cards(training: str, peaks: dict[int, float], prepare: Callable[[int], Callable], device: torch.device,
+              keep: Keep) -> None:
+    """The largest batch for each of `CARDS`: tried where this card is as large, else from how memory grows with it."""
+    total, least, most = torch.cuda.get_device_properties(device).total_memory / 1e9, min(peaks), max(peaks)
+    per_clip = (peaks[most] - peaks[least]) / (most - least)
+    for card in CARDS:
+        guess, is_tried = max(0, least + int((card - CONTEXT - peaks[least]) / per_clip)), card <= total
+        found = largest_batch(functools.partial(fits_card, card, device, prepare), guess) if is_tried else guess
+        keep({"card": f"{card} GB", "training": training, "batch that fits": found,
+              "found by": "trying" if is_tried else "extrapolation"})
+
+
+def fits_card(gigabytes: float, device: torch.device, prepare: Callable[[int], Callable], batch: int) -> bool:
+    """Whether a batch's step fits a card of this size: PyTorch may take no more of this one."""
+    total = torch.cuda.get_device_properties(device).total_memory / 1e9
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (gigabytes - CONTEXT) / total), device)
+    try:
+        return network.unless_too_large(lambda: (prepare(batch)(), True)[1]) is not None
+    finally:
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
+def largest_batch(fits: Callable[[int], bool], guess: int) -> int:
+    """The largest batch size that fits, 0 if none does, looked for from a guess upwards or downwards."""
+    batch = max(1, guess)
+    if fits(batch):
+        while fits(batch + 1):
+            batch += 1
+        return batch
+    while batch and not fits(batch):
+        batch -= 1
+    return batch
+
+
+# 5. Evaluation end to end, and reading clips
+
+def evaluate(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
+    """Frames/s of test.py and predict.py, where the time goes, and clips/s that loader processes read."""
+    size, frames, batch = (TINY_SIZE, 4, 2) if tiny else (SIZE, 200, 8)
+    precision = default_precision(device)
+    how = f"{precision}, batch {batch}"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        video = evaluation.make_video(folder / "video", frames, (36, 64) if tiny else (360, 640))
+        rows = evaluation.measure(video, folder, size, precision, batch, 1 if tiny else 3, device, frames // 10 or 1)
+        for row in rows:
+            keep(row)
+        whole = rows[-1]["ours, ms a frame"]
+        keep({"program": "test.py, PNG files, six measures", "frames/s": 1000 / whole, "how": how})
+        model = network.make_model(device, size, **TINY if tiny else {})
+        model = model.bfloat16() if precision == "bfloat16" else model
+        pictures, overlay = Source(video.frames[0].parent), Source(folder / "images_overlay.mp4")
+        for source, kind in ((pictures, "png"), (pictures, "overlay"), (overlay, "png")):
+            what = f"predict.py, {'a video file' if source is overlay else 'PNG files'} to {kind}"
+            if av is None and (kind == "overlay" or source is overlay):
+                keep({"program": what, "frames/s": None, "how": "not run: PyAV is not installed"})
+                continue
+            predict = functools.partial(predict_source, model, source, folder, [kind], batch_size=batch)
+            keep({"program": what, "frames/s": frames / median_seconds(predict, 1, device, warm_up=1), "how": how})
+        del model
+        read_clips(folder / "clips", tiny, size, keep)
+    stored = out.with_name("step.json")
+    steps = json.loads(stored.read_text())["rows"] if stored.is_file() else []
+    fastest = max((row["clips/s"] for row in steps if row.get("clips/s")), default=None)
+    keep({"clips from": "what the fastest training step takes", "workers": None, "clips/s": fastest})
+
+
+def read_clips(folder: Path, tiny: bool, size: tuple[int, int], keep: Keep) -> None:
+    """Clips a second from PNG files and from prepared frames, by several numbers of loader processes."""
+    count, length, frame_size = (2, 33, (36, 64)) if tiny else (8, 40, (360, 640))
+    videos = clips.make_videos(folder / "set", count, length, frame_size)
+    prepare = functools.partial(prepare_frame, size=size)
+    cache = FrameCache(folder / "cache", prepare)
+    cache.build(videos)
+    for source, own in (("PNG files", None), ("prepared frames", cache)):
+        for workers in (2,) if tiny else (4, 8, 16):
+            dataset = ClipDataset(videos, prepare, size=size, every=1, cache=own)
+            batches = iter(clip_loader(dataset, 1, workers, shuffle=False))
+            for _ in range(min(workers, len(dataset) // 2)):               # these wait for the processes to start
+                next(batches)
+            started = time.perf_counter()
+            read = sum(1 for _ in batches)
+            keep({"clips from": source, "workers": workers, "clips/s": read / (time.perf_counter() - started)})
+
+
+# 6. Where the time goes
+
+OTHERS = "element by element, and others"
+KINDS = {                                                                  # by parts of operators' names, the first fit
+    "attention": "attention|softmax|bmm", "convolutions": "conv|cudnn", "linear layers": "addmm|linear|aten::mm",
+    "norms": "norm", "copies": "copy|clone|contiguous|cat|roll|index|pad|fill|zero|gather|embedding",
+    "resizing": "upsample|interpolate", OTHERS: "",
+}
+
+
+def profiled(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
+    """How much of a forward pass and of a step is attention, linear layers, copies, gaps; and the costliest kernels."""
+    size, precision, on_gpu = TINY_SIZE if tiny else SIZE, precisions(device)[-1], device.type == "cuda"
+    config = TINY if tiny else {}
+    calls = {"forward": functools.partial(network.our_forward, size, device, 1 if tiny else 8, precision, **config),
+             "step": functools.partial(network.our_step, size, device, 1 if tiny else 4, precision, **config)}
+    time_of = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    for what, prepare in calls.items():
+        call = prepare()
+        whole = 1000 * median_seconds(call, 1 if tiny else 3, device)
+        with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]) as record:
+            call()
+            synchronise(device)
+        events, spent = record.key_averages(), dict.fromkeys(KINDS, 0.0)
+        for event in events:
+            if event.key.startswith("aten::"):                             # kernels are listed once more apart
+                kind = next(kind for kind, parts in KINDS.items() if re.search(parts, event.key))
+                spent[kind] += getattr(event, time_of) / 1000
+        spent["gaps between kernels"] = max(0.0, whole - sum(spent.values()))
+        for kind, milliseconds in sorted(spent.items(), key=lambda item: -item[1]):
+            keep({"of": f"{what}, {precision}", "kind": kind, "ms": milliseconds, "share": milliseconds / whole})
+        keep({"text": events.table(sort_by=time_of, row_limit=25, max_name_column_width=70)})
+
+
+# 7. The other networks
+
+def networks(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
+    """Milliseconds a map of every other network, at its own size."""
+    precision = default_precision(device)
+    for name in list(MODELS)[1:]:
+        config = {"frame_size": (32, 64), **TINY_NETWORKS.get(name, {})} if tiny else {}
+        model = MODELS[name](**config).eval().to(device)
+        model = model.bfloat16() if precision == "bfloat16" else model
+        height, width = model.config["frame_size"] or model.nominal_size
+        for batch in (1,) if tiny else (1, 8):
+            maps, call = of_batch(model, batch)
+            seconds, peak = measured(call, device, 1 if tiny else 7)
+            keep({"network": type(model).__name__, "frames": f"{height} x {width}", "precision": precision,
+                  "maps at once": maps, "ms a map": 1000 * seconds / maps, "maps/s": maps / seconds,
+                  "peak GB in all": peak})
+        del model, call
+
+
+def of_batch(model: nn.Module, batch: int) -> tuple[int, Callable[[], object]]:
+    """A call of so many clips or groups, or frames of a network that carries a state; and how many maps it gives."""
+    noise = [torch.randn_like(x) for x in model.blank()]
+    if model.temporal == "state":
+        clip = noise[0].expand(-1, -1, batch, -1, -1).contiguous()
+        return batch, torch.no_grad()(lambda: model.maps(clip))
+    inputs = [torch.cat([x] * batch) for x in noise]
+    return batch * (model.clip_len if model.temporal == "group" else 1), torch.no_grad()(lambda: model(*inputs))
+
+
+STAGES = {"machine": machine, "checks": checks, "forward": forward, "step": step, "evaluation": evaluate,
+          "profile": profiled, "networks": networks}
+
+
+def main(args: argparse.Namespace) -> None:
+    float32_is_float32()
+    rows = []
+
+    def keep(row: dict) -> None:
+        rows.append(row)
+        print(*row.values(), sep=", ", flush=True)
+        utils.write_json(args.out, {"rows": rows})
+
+    STAGES[args.stage](torch.device(args.device), args.tiny, args.out, keep)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=list(STAGES))
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file for the rows")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="(default: cuda)")
+    parser.add_argument("--tiny", action=argparse.BooleanOptionalAction, default=False, help="(default: off)")
+    main(parser.parse_args())
