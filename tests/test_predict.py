@@ -1098,6 +1098,7 @@ def test_gradients_are_on_between_two_maps_also_where_two_videos_are_taken_in_tu
 # Without PyAV
 
 WITHOUT_AV = """
+import sys
 from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
 
 class WithoutAv:
