@@ -642,9 +642,10 @@ class Source:
         elif self.is_animation:
             return
         elif self.path.suffix.lower() in IMAGE_SUFFIXES and self.path.is_file():
+            read_frame(self.path)                                          # or it is none, which is said
             networks = ", ".join(name for name, model in MODELS.items() if takes_stills(model))
             still = f"is a single image: give the folder of frames it belongs to, or a video file (of single images, {networks} make maps)"
-            raise ValueError(f"{self.path} {utils.mistaken_for(self.path) or still}")
+            raise ValueError(f"{self.path} {still}")
         else:
             open_container(self.path).close()
 

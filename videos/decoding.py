@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from utils import mistaken_for
-from videos.images import MAX_PIXELS, Orientation, check_size, is_animation, timed_pictures
+from videos.images import EXIF_ORIENTATIONS, MAX_PIXELS, Orientation, check_size, is_animation, timed_pictures
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".asf", ".flv", ".3gp", ".ogv",
                   ".vob", ".mxf", ".gif"}                                  # what counts as a video in a folder without being opened (`is_video`)
@@ -227,13 +227,19 @@ def with_times(frames: Iterable["av.VideoFrame"], stream: "av.VideoStream", orig
         yield before, frame
 
 
+QUARTER_TURNS = [Orientation(), EXIF_ORIENTATIONS[8], EXIF_ORIENTATIONS[3], EXIF_ORIENTATIONS[6]]  # counter-clockwise
+
+
 def orientation(frame: "av.VideoFrame") -> Orientation:
     """How a player turns and mirrors a frame, from the display matrix (a b u, c d v, x y w) that comes with it.
 
     A pixel (x, y) of the stored picture is shown at (a x + c y, b x + d y). PyAV's `rotation` tells the angle only, which is wrong
     where the matrix mirrors. Angles between are brought to the next quarter turn.
     """
-    matrix = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+    try:
+        matrix = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+    except ValueError:                                                     # PyAV (18) does not know what else comes with the frame, such as EXIF
+        return QUARTER_TURNS[round(frame.rotation / 90) % 4]
     if matrix is None:
         return Orientation()
     a, b, _, c, d = (int(x) for x in np.frombuffer(matrix, np.int32)[:5])

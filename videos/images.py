@@ -2,6 +2,7 @@
 import math
 import struct
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,19 +122,19 @@ def timed_pictures(path: Path, fps: float, start: float = 0.0, end: float = math
     Raises:
         ValueError: it is damaged (after the pictures before the damage), or holds no picture in this part.
     """
-    count, seconds = 0, 0.0
+    count, seconds = 0, Fraction(0)                                        # exact, or a part would begin or end a picture off
     try:
         with Image.open(path) as image:
             for number in picture_numbers(image):
                 image.seek(number)
                 check_size(path, *image.size)
                 picture = decode(image, "RGB")                             # only then is a WebP's duration known
-                begins, seconds = seconds, seconds + (float(image.info.get("duration") or 0) / 1000 or 1 / fps)
+                begins, seconds = float(seconds), seconds + (Fraction(image.info.get("duration") or 0) / 1000 or 1 / Fraction(fps))
                 if begins >= end:
                     break
                 if begins >= start:
                     count += 1
-                    yield begins, seconds, picture
+                    yield begins, float(seconds), picture
     except FileNotFoundError:
         raise
     except Exception as error:  # Pillow raises many kinds on a damaged file; all mean the same here
@@ -141,4 +142,4 @@ def timed_pictures(path: Path, fps: float, start: float = 0.0, end: float = math
                          "maps of the pictures before are whole") from error
     if not count:
         raise ValueError(f"{path} has no picture from second {start:g} to {f'second {end:g}' if end < math.inf else 'its end'}; "
-                         f"it ends at second {seconds:.2f}")
+                         f"it ends at second {float(seconds):.2f}")
