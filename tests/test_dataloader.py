@@ -1053,6 +1053,13 @@ def test_prepared_frames_are_made_anew_where_the_source_has_changed(tmp_path, mo
     assert len(list(tmp_path.glob("cache/*/*.npy"))) == 2                  # what is no longer true is gone
 
 
+def test_prepared_frames_that_were_read_otherwise_are_not_taken(tmp_path, monkeypatch):
+    videos = noise_set(tmp_path)
+    earlier = set(build(tmp_path, videos).files.values())
+    monkeypatch.setattr(dataloader, "READING", dataloader.READING + 1)
+    assert not earlier & set(build(tmp_path, videos).files.values()) and not any(path.exists() for path in earlier)
+
+
 def test_prepared_frames_of_another_network_or_place_are_not_taken(tmp_path):
     videos = noise_set(tmp_path / "one")
     shutil.copytree(tmp_path / "one", tmp_path / "two", copy_function=shutil.copy2)

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 from conftest import MATRICES, give_matrix, grey_frames, write_video
-from PIL import Image
+from PIL import ExifTags, Image
 
 from videos.decoding import is_video, promised_seconds, read_video, timed_frames, with_times
 
@@ -85,6 +85,16 @@ def test_a_matrix_without_a_quarter_turn_leaves_the_picture(tmp_path, matrix):
     picture[:16, :16] = 255
     frame = next(read_video(give_matrix(write_video(tmp_path / "a.mp4", [picture]), matrix)))
     assert frame.shape == (48, 64, 3) and frame[0, 0].min() > 200
+
+
+@pytest.mark.parametrize("tag, corner", [(3, (-1, -1)), (6, (0, -1)), (8, (-1, 0))])
+def test_a_frame_with_exif_beside_its_matrix_is_brought_upright(tmp_path, tag, corner):
+    """FFmpeg makes a matrix of EXIF; PyAV 18 does not know the kind of side data that EXIF is, and refuses to list any."""
+    picture, tags = np.zeros((48, 64, 3), np.uint8), Image.Exif()
+    picture[:16, :16], tags[ExifTags.Base.Orientation] = 255, tag
+    Image.fromarray(picture).save(tmp_path / "a.jfif", "JPEG", exif=tags)
+    frame = next(read_video(tmp_path / "a.jfif"))
+    assert [(row, column) for row in (0, -1) for column in (0, -1) if frame[row, column].min() > 200] == [corner]
 
 
 @pytest.mark.parametrize("stored, expected", [
