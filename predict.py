@@ -591,8 +591,8 @@ def predictions(model: nn.Module, source: "Source", done: int = 0, times: dict[s
 class Source:
     """A video file, or a folder of frames that are shown at `fps`; from `start` to `end`, in seconds.
 
-    A file of several pictures (animated PNG or WebP, pages of a TIFF file, these at `fps`) is a video file. With `stills`, a
-    single picture is a video of one frame.
+    An animated PNG or WebP is a video file too, and so is a TIFF file of several pages, which are shown at `fps`. With `stills`,
+    a single picture is a video of one frame.
     """
     path: Path
     fps: float = 25.0
@@ -717,15 +717,14 @@ def videos_below(path: Path) -> list[Path]:
     if not path.is_dir() or (path / "images").is_dir():
         return []
     below = sorted((p for p in path.iterdir() if not p.name.startswith(".")), key=lambda p: natural_key(p.name))
-    files = [p for p in below if p.is_file() and p.suffix.lower() not in IMAGE_SUFFIXES]
     if images_in(path):
-        one_of_each = {p.suffix.lower(): p for p in reversed(files)}.values()  # a video may have thousands of other files beside its frames
-        video = next(filter(is_video, one_of_each), None)
+        others = {p.suffix.lower(): p for p in reversed(below) if p.is_file() and p.suffix.lower() not in IMAGE_SUFFIXES}
+        video = next(filter(is_video, others.values()), None)              # one of each suffix: beside frames there may be thousands
         if video:
             raise ValueError(f"{path} holds pictures and videos, {video.name} for one: name the videos, such as \"{path}/*{video.suffix}\"")
         return []
-    videos = [p for p in below if (is_video(p) if p in files else images_in(p) or images_in(p / "images"))]
-    left_out = [p.name for p in below if p not in videos]
+    videos = [p for p in below if (is_video(p) if p.is_file() else images_in(p) or images_in(p / "images"))]
+    left_out = [p.name for p in sorted({*below} - {*videos})]
     if videos and left_out:
         print(f"{path}: left out, as no video: {len(left_out)} of {len(below)} ({', '.join(left_out[:5])}{', ..' * (len(left_out) > 5)})")
     return videos
@@ -1276,7 +1275,7 @@ def video_arguments(group) -> None:
     group.add_argument("--start", type=seconds, default=0.0, metavar="TIME",
                        help="begin there, in seconds or MM:SS; the window begins there, too (default: 0)")
     group.add_argument("--end", type=seconds, default=math.inf, metavar="TIME", help="stop before this time (default: the video's end)")
-    group.add_argument("--fps", type=positive, default=25.0, help="frames a second of a folder of frames (default: 25)")
+    group.add_argument("--fps", type=positive, default=25.0, help="frames a second of a folder of frames, or of a TIFF file's pages (default: 25)")
     group.add_argument("--every", type=at_least(1), default=1, metavar="N",
                        help="maps of every N-th frame only; the network still sees all (default: 1)")
     group.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,

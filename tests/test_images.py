@@ -86,6 +86,14 @@ def test_where_one_picture_is_expected_a_file_of_several_is_refused(tmp_path, su
         read_frame(path)
 
 
+def test_what_a_file_is_called_does_not_count(tmp_path):
+    """Stickers and reactions are passed on under any suffix."""
+    for name, suffix in (("webp", "gif"), ("gif", "png"), ("png", "webp"), ("webp", "sticker")):
+        path = save_several(tmp_path / f"a.{name}", [0, 255]).rename(tmp_path / f"b.{suffix}")
+        assert [int(picture[0, 0, 0]) for _, picture in timed_frames(path)] == [0, 255]
+        path.unlink()
+
+
 @pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
 def test_a_file_of_one_picture_is_no_video(tmp_path, suffix):
     path = save_several(tmp_path / f"a.{suffix}", [10])
@@ -117,9 +125,16 @@ def test_a_damaged_file_of_several_pictures_is_an_error_after_the_whole_ones(tmp
     first.save(path, save_all=True, append_images=others, **({"lossless": True} if suffix == "webp" else {}))
     path.write_bytes(path.read_bytes()[:int(0.95 * path.stat().st_size)])
     seen = []
-    with pytest.raises(ValueError, match=rf"a.{suffix} is damaged after \d pictures"):
+    with pytest.raises(ValueError, match=rf"cannot read picture \d of .*a.{suffix}"):
         seen.extend(timed_pictures(path, 25))
     assert len(seen) == {"png": 4, "webp": 0, "tif": 4}[suffix]            # libwebp looks for the end first
+
+
+def test_pages_of_sixteen_bits_are_refused_rather_than_clipped(tmp_path):
+    first, second = (Image.fromarray(np.full((6, 8), level, np.uint16)) for level in (100, 40000))
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
+    with pytest.raises(ValueError, match="cannot read picture 1 of .*a.tif .*: its pixels are of mode I;16, expected 8 bits a channel"):
+        list(timed_frames(tmp_path / "a.tif"))
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "tif"])

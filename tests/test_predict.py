@@ -656,6 +656,15 @@ def test_sound_that_browsers_do_not_play_in_mp4_is_left_out_and_said_to_be(tmp_p
         assert [stream.type for stream in container.streams] == ["video"]
 
 
+def test_longer_sound_counts_neither_for_the_bar_nor_for_how_long_the_last_picture_stands(tmp_path, weights_file):
+    path = write_video(tmp_path / "a.mkv", grey_frames(10), rate=10, sound="aac", sound_lasts=5)
+    assert Source(path).expected_frames() == pytest.approx(10, abs=1) and Source(path, start=0.5).expected_frames() == pytest.approx(5, abs=1)
+    run(path, "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu", "--save", "overlay", "--every", "5")
+    with av.open(str(tmp_path / "out" / "a_overlay.mp4")) as container:
+        stream = container.streams.video[0]
+        assert float(stream.duration * stream.time_base) == pytest.approx(1, abs=0.05)
+
+
 @pytest.mark.parametrize("flags, seconds", [(("--every", "10"), 1.6), (("--every", "10", "--end", "1.5"), 1.5), (("--every", "10", "--start", "0.4"), 1.2)])
 def test_the_last_picture_stands_until_the_video_ends(tmp_path, weights_file, monkeypatch, flags, seconds):
     write_video(tmp_path / "12:30.mp4", grey_frames(40))
@@ -1046,7 +1055,7 @@ def test_a_few_dozen_damaged_files_of_every_kind_are_refused_with_a_message(tmp_
     """tests/long/fuzz.py feeds thousands."""
     (whole := tmp_path / "whole").mkdir()
     fuzz.make_files(whole)
-    outcomes = [fuzz.run_case(number, seed=1, whole=whole, folder=tmp_path) for number in range(48)]
+    outcomes = [fuzz.run_case(number, seed=1, whole=whole, folder=tmp_path) for number in range(4 * len(fuzz.KINDS))]
     assert {kind for kind, _ in outcomes} == set(fuzz.KINDS) and {outcome for _, outcome in outcomes} == {"read", "refused"}
 
 

@@ -100,10 +100,13 @@ def is_copy(image: Image.Image, number: int) -> bool:
 
 
 def is_animation(path: Path) -> bool:
-    """Whether a file holds several pictures that FFmpeg does not read all: an animated PNG or WebP, or a TIFF file of several pages."""
+    """Whether a file is a video to be read by `timed_pictures`: an animated PNG or WebP, a TIFF file of several pages, or a GIF called as these.
+
+    Other GIFs are left to FFmpeg, which does not read all of the rest.
+    """
     try:
         with Image.open(path) as image:
-            return image.format != "GIF" and len(picture_numbers(image)) > 1
+            return (image.format != "GIF" or path.suffix.lower() in IMAGE_SUFFIXES) and len(picture_numbers(image)) > 1
     except Exception:  # Pillow raises many kinds on what is no picture; who reads the file says what is wrong with it
         return False
 
@@ -120,9 +123,9 @@ def timed_pictures(path: Path, fps: float, start: float = 0.0, end: float = math
         When the picture begins and ends, in seconds, and the picture, (H, W, 3) uint8, RGB, upright.
 
     Raises:
-        ValueError: it is damaged (after the pictures before the damage), or holds no picture in this part.
+        ValueError: a picture cannot be read (after those before it), or none is in this part.
     """
-    count, seconds = 0, Fraction(0)                                        # exact, or a part would begin or end a picture off
+    count, number, seconds = 0, 0, Fraction(0)                             # exact, or a part would begin or end a picture off
     try:
         with Image.open(path) as image:
             for number in picture_numbers(image):
@@ -138,8 +141,8 @@ def timed_pictures(path: Path, fps: float, start: float = 0.0, end: float = math
     except FileNotFoundError:
         raise
     except Exception as error:  # Pillow raises many kinds on a damaged file; all mean the same here
-        raise ValueError(f"{path} is damaged after {count} pictures{f' from second {start:g}' if start else ''}: {error}. Get the file again; "
-                         "maps of the pictures before are whole") from error
+        raise ValueError(f"cannot read picture {number + 1} of {path} ({path.stat().st_size} bytes): {error}; maps of the pictures before are whole"
+                         ) from error
     if not count:
         raise ValueError(f"{path} has no picture from second {start:g} to {f'second {end:g}' if end < math.inf else 'its end'}; "
                          f"it ends at second {float(seconds):.2f}")
