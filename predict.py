@@ -591,8 +591,8 @@ def predictions(model: nn.Module, source: "Source", done: int = 0, times: dict[s
 class Source:
     """A video file, or a folder of frames that are shown at `fps`; from `start` to `end`, in seconds.
 
-    An animated PNG or WebP is a video file too, and so is a TIFF file of several pages, which are shown at `fps`. With `stills`,
-    a single picture is a video of one frame.
+    An animated PNG or WebP is a video file too, and so is a TIFF file of several pages, which are shown at `fps`. With
+    `stills`, a single picture is a video of one frame.
     """
     path: Path
     fps: float = 25.0
@@ -611,7 +611,8 @@ class Source:
 
     @property
     def is_still(self) -> bool:
-        return self.stills and self.path.suffix.lower() in IMAGE_SUFFIXES and self.path.is_file() and not self.is_animation
+        is_image = self.path.suffix.lower() in IMAGE_SUFFIXES and self.path.is_file()
+        return self.stills and is_image and not self.is_animation
 
     @property
     def is_animation(self) -> bool:
@@ -627,7 +628,8 @@ class Source:
     def identity(self) -> dict:
         """What tells it from another of the same name."""
         if not self.is_pictures:
-            return {"bytes": self.path.stat().st_size, "modified": self.path.stat().st_mtime_ns, **({"fps": self.fps} if self.is_animation else {})}
+            rate = {"fps": self.fps} if self.is_animation else {}
+            return {"bytes": self.path.stat().st_size, "modified": self.path.stat().st_mtime_ns, **rate}
         files = [path for _, path in self.images()]
         return {"frames": len(files), "last": files[-1].name, "bytes": sum(path.stat().st_size for path in files), "fps": self.fps}
 
@@ -644,8 +646,8 @@ class Source:
         elif self.path.suffix.lower() in IMAGE_SUFFIXES and self.path.is_file():
             read_frame(self.path)                                          # or it is none, which is said
             networks = ", ".join(name for name, model in MODELS.items() if takes_stills(model))
-            still = f"is a single image: give the folder of frames it belongs to, or a video file (of single images, {networks} make maps)"
-            raise ValueError(f"{self.path} {still}")
+            raise ValueError(f"{self.path} is a single image: give the folder of frames it belongs to, or a video file "
+                             f"(of single images, {networks} make maps)")
         else:
             open_container(self.path).close()
 
@@ -681,7 +683,7 @@ class Source:
         return (path.stem for _, path in self.images()) if self.is_pictures else (f"{number:04d}" for number in itertools.count(1))
 
     def expected_frames(self) -> int | None:
-        """How many frames there will be, for a progress bar; None where a video file's header does not tell how long its pictures last."""
+        """How many frames there will be, for a progress bar; None where a video file's header does not tell."""
         if self.is_pictures:
             return len(self.images())
         if self.is_animation:
@@ -718,15 +720,18 @@ def videos_below(path: Path) -> list[Path]:
         return []
     below = sorted((p for p in path.iterdir() if not p.name.startswith(".")), key=lambda p: natural_key(p.name))
     if images_in(path):
-        others = {p.suffix.lower(): p for p in reversed(below) if p.is_file() and p.suffix.lower() not in IMAGE_SUFFIXES}
-        video = next(filter(is_video, others.values()), None)              # one of each suffix: beside frames there may be thousands
+        # One file of each suffix: beside frames there may be thousands.
+        others = {p.suffix.lower(): p for p in reversed(below) if p.is_file()}
+        video = next((p for suffix, p in others.items() if suffix not in IMAGE_SUFFIXES and is_video(p)), None)
         if video:
-            raise ValueError(f"{path} holds pictures and videos, {video.name} for one: name the videos, such as \"{path}/*{video.suffix}\"")
+            raise ValueError(f"{path} holds pictures and videos, {video.name} for one: "
+                             f"name the videos, such as \"{path}/*{video.suffix}\"")
         return []
     videos = [p for p in below if (is_video(p) if p.is_file() else images_in(p) or images_in(p / "images"))]
     left_out = [p.name for p in sorted({*below} - {*videos})]
     if videos and left_out:
-        print(f"{path}: left out, as no video: {len(left_out)} of {len(below)} ({', '.join(left_out[:5])}{', ..' * (len(left_out) > 5)})")
+        named = ", ".join(left_out[:5]) + ", .." * (len(left_out) > 5)
+        print(f"{path}: left out, as no video: {len(left_out)} of {len(below)} ({named})")
     return videos
 
 
@@ -945,7 +950,8 @@ SOUND_CODECS = {"aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"}
 def sound_of(source: Source, output: "av.container.OutputContainer") -> Iterator[Iterator[tuple[float, "av.Packet"]]]:
     """The packets of a video file's sound track, with their times, ready to be copied; none where an MP4 file cannot hold it."""
     with contextlib.ExitStack() as stack:
-        container = None if source.is_pictures or source.is_animation else stack.enter_context(open_container(source.path))
+        silent = source.is_pictures or source.is_animation
+        container = None if silent else stack.enter_context(open_container(source.path))
         track = container and container.streams.best("audio")
         codec = track.codec_context.codec.canonical_name if track is not None and track.codec_context is not None else "unknown"
         if track is not None and codec not in SOUND_CODECS:
@@ -1275,7 +1281,8 @@ def video_arguments(group) -> None:
     group.add_argument("--start", type=seconds, default=0.0, metavar="TIME",
                        help="begin there, in seconds or MM:SS; the window begins there, too (default: 0)")
     group.add_argument("--end", type=seconds, default=math.inf, metavar="TIME", help="stop before this time (default: the video's end)")
-    group.add_argument("--fps", type=positive, default=25.0, help="frames a second of a folder of frames, or of a TIFF file's pages (default: 25)")
+    group.add_argument("--fps", type=positive, default=25.0,
+                       help="frames a second of a folder of frames, or of a TIFF file's pages (default: 25)")
     group.add_argument("--every", type=at_least(1), default=1, metavar="N",
                        help="maps of every N-th frame only; the network still sees all (default: 1)")
     group.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
@@ -1320,7 +1327,8 @@ def main(args: argparse.Namespace) -> None:
     exact = {"every": args.every, "interpolate": args.interpolate, "first_frames": first_frames, "scene_cuts": args.scene_cuts, "resize": args.resize}
     settings = {"model": type(model).__name__, "configuration": model.config, "weights_sha256": utils.sha256(local_file(weights)),
                 "frame_size": model.config["frame_size"], "flow": flow and flow.describe(),
-                "precision": precision, "reading": READING, "start": args.start, "end": args.end if args.end < math.inf else None, **exact}
+                "precision": precision, "reading": READING,
+                "start": args.start, "end": args.end if args.end < math.inf else None, **exact}
     about = {"model": type(model).__name__, "weights": str(weights), "configuration": model.config, "device": device.type,
              "revision": utils.revision(), "versions": utils.versions(), "date": utils.now()}
     options = {"batch_size": args.batch_size or default_batch_size(device), "flow": flow, **exact}

@@ -12,8 +12,9 @@ from utils import mistaken_for
 from videos.images import EXIF_ORIENTATIONS, MAX_PIXELS, Orientation, check_size, is_animation, timed_pictures
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".asf", ".flv", ".3gp", ".ogv",
-                  ".vob", ".mxf", ".gif"}                                  # what counts as a video in a folder without being opened (`is_video`)
-NO_FOOTAGE = {"image2", "ico", "tty", "bin", "xbin", "adf", "idf", "hls", "dash", "concat"}  # FFmpeg's pictures, text that it draws, playlists
+                  ".vob", ".mxf", ".gif"}                                  # videos to `is_video` without being opened
+# FFmpeg's formats of single pictures, of text, which it draws, and of lists of other files.
+NO_FOOTAGE = {"image2", "ico", "tty", "bin", "xbin", "adf", "idf", "hls", "dash", "concat"}
 STILL_BRANDS = {"heic", "heix", "heim", "heis", "mif1", "avif"}            # pictures that FFmpeg reads as MP4
 
 try:
@@ -34,7 +35,8 @@ def read_video(path: str | Path) -> Iterator[np.ndarray]:
     return (frame for _, frame in timed_frames(path))
 
 
-def timed_frames(path: str | Path, start: float = 0.0, end: float = math.inf, fps: float = 25.0) -> Iterator[tuple[float, np.ndarray]]:
+def timed_frames(path: str | Path, start: float = 0.0, end: float = math.inf,
+                 fps: float = 25.0) -> Iterator[tuple[float, np.ndarray]]:
     """Decode a video file, or a part of it, frame by frame.
 
     Args:
@@ -86,8 +88,8 @@ def check_whole(path: str | Path, container: "av.container.InputContainer", fini
         decoded: frames that were, from the first one on, or (not `from_first`) from another key frame on.
     """
     frames = picture_stream(container).frames
-    if from_first and (decoded == frames or (decoded == 1 and not frames)):  # of one picture nobody knows how long it stands
-        return
+    if from_first and (decoded == frames or (decoded == 1 and not frames)):
+        return                                                             # how long a single picture stands, nobody knows
     promised = promised_seconds(container)
     missing = lambda until: promised - until > max(0.5, 0.02 * promised, 2 * longest)
     if promised is None and container.format.name in ONE_DURATION:         # the sound may be longer than the picture
@@ -101,11 +103,11 @@ def check_whole(path: str | Path, container: "av.container.InputContainer", fini
 
 OWN_DURATIONS = {"mov,mp4,m4a,3gp,3g2,mj2", "mxf"}                         # formats whose headers have a duration for each track
 ONE_DURATION = {"matroska,webm", "flv", "asf"}                             # for the file, which is its longest track's
-NO_DURATION = {"mpegts", "mpeg", "ogg"}                                    # none: FFmpeg estimates it from what the file ends with
+NO_DURATION = {"mpegts", "mpeg", "ogg"}                                    # none: FFmpeg estimates it from a file's end
 
 
 def promised_seconds(container: "av.container.InputContainer") -> float | None:
-    """When the pictures of a video file end, as its header says; None where it does not, or only for the longest of several tracks.
+    """When the pictures of a video file end, as its header says; None where it does not, or not of which of several tracks.
 
     A stream's duration is not taken at its word: where a format has none, FFmpeg fills in the file's, which may be the
     sound's, or an estimate. Durations are kept better than the headers' numbers of frames; only AVI has nothing else.
@@ -115,24 +117,27 @@ def promised_seconds(container: "av.container.InputContainer") -> float | None:
         return float(stream.frames / stream.average_rate) if stream.frames and stream.average_rate else None
     if name in OWN_DURATIONS and stream.duration:
         return float((stream.duration + (stream.start_time or 0)) * stream.time_base) - origin
-    tags = [text for key, text in stream.metadata.items() if re.fullmatch("DURATION(-.+)?", key)]  # Matroska's; mkvmerge adds a language
+    # Matroska's tag, which counts from 0; FFmpeg adds the tag's language to its name where there is one.
+    tags = [text for key, text in stream.metadata.items() if re.fullmatch("DURATION(-.+)?", key)]
     tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", tags[0]) if tags and name == "matroska,webm" else None
     if tag:
-        return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3]) - origin  # counted from 0
+        return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3]) - origin
     return container_seconds(container) if len(container.streams) == 1 and name not in NO_DURATION else None
 
 
 def container_seconds(container: "av.container.InputContainer") -> float | None:
     """When a file's longest track ends, as FFmpeg says."""
+    if not container.duration:
+        return None
     counted_from_0 = container.format.name in ("matroska,webm", "flv")
-    return container.duration / av.time_base - (beginning(container) if counted_from_0 else 0) if container.duration else None
+    return container.duration / av.time_base - (beginning(container) if counted_from_0 else 0)
 
 
 def last_packet(path: str | Path) -> float:
     """When the last of a file's packets, of any track, ends, in seconds from its beginning."""
     with open_container(path) as container:
-        ends = [float((packet.pts + (packet.duration or 0)) * packet.time_base) for packet in container.demux() if packet.pts is not None]
-        return max(ends, default=0.0) - beginning(container)
+        timed = (packet for packet in container.demux() if packet.pts is not None)
+        return float(max(((p.pts + (p.duration or 0)) * p.time_base for p in timed), default=0)) - beginning(container)
 
 
 def open_container(path: str | Path) -> "av.container.InputContainer":
@@ -152,8 +157,8 @@ def open_container(path: str | Path) -> "av.container.InputContainer":
         stream = picture_stream(container)
         if stream is None:
             held = ", ".join(stream.type for stream in container.streams) or "none"
-            raise ValueError(f"{path} holds no video, only a cover picture: expected a video" if container.streams.video else
-                             f"{path} holds no pictures (streams: {held}): expected a video")
+            missing = "video, only a cover picture" if container.streams.video else f"pictures (streams: {held})"
+            raise ValueError(f"{path} holds no {missing}: expected a video")
         if stream.codec_context is None:
             raise ValueError(f"no frame could be decoded from {path}: its pictures are of a kind that FFmpeg does not know")
         stream.thread_type = "AUTO"
@@ -169,11 +174,12 @@ def picture_stream(container: "av.container.InputContainer") -> "av.VideoStream 
     """The video of a file; None where it has none, or only a cover picture, as songs have."""
     is_cover = lambda stream: bool(stream.disposition & av.stream.Disposition.attached_pic)
     best = container.streams.best("video")
-    return next((stream for stream in ((best,) if best else ()) + container.streams.video if not is_cover(stream)), None)
+    streams = (best, *container.streams.video) if best else ()
+    return next((stream for stream in streams if not is_cover(stream)), None)
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is a video: by its suffix, or, where that does not tell, because FFmpeg finds footage in it, or it holds several pictures."""
+    """Whether a file is a video: by its suffix or, where that does not tell, by its content: footage, or several pictures."""
     if path.suffix.lower() in VIDEO_SUFFIXES or is_animation(path):
         return True
     try:
@@ -233,12 +239,12 @@ QUARTER_TURNS = [Orientation(), EXIF_ORIENTATIONS[8], EXIF_ORIENTATIONS[3], EXIF
 def orientation(frame: "av.VideoFrame") -> Orientation:
     """How a player turns and mirrors a frame, from the display matrix (a b u, c d v, x y w) that comes with it.
 
-    A pixel (x, y) of the stored picture is shown at (a x + c y, b x + d y). PyAV's `rotation` tells the angle only, which is wrong
-    where the matrix mirrors. Angles between are brought to the next quarter turn.
+    A pixel (x, y) of the stored picture is shown at (a x + c y, b x + d y). PyAV's `rotation` tells the angle only, which is
+    wrong where the matrix mirrors. Angles between are brought to the next quarter turn.
     """
     try:
         matrix = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
-    except ValueError:                                                     # PyAV (18) does not know what else comes with the frame, such as EXIF
+    except ValueError:                                                     # PyAV 18 does not know EXIF beside a matrix
         return QUARTER_TURNS[round(frame.rotation / 90) % 4]
     if matrix is None:
         return Orientation()
