@@ -89,7 +89,7 @@ def check_whole(path: str | Path, container: "av.container.InputContainer", fini
     """
     frames = picture_stream(container).frames
     if from_first and (decoded == frames or (decoded == 1 and not frames)):
-        return                                                             # how long a single picture stands, nobody knows
+        return                                                             # how long a single picture stands is unknown
     promised = promised_seconds(container)
     missing = lambda until: promised - until > max(0.5, 0.02 * promised, 2 * longest)
     if promised is None and container.format.name in ONE_DURATION:         # the sound may be longer than the picture

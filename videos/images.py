@@ -13,8 +13,9 @@ from utils import mistaken_for
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 2 ** 26                                                       # of a frame or a map: 8192 x 8192
-READING = 2                    # part of the names of all that is made of frames and kept: raise it when the same file gives other pixels
-ANIMATED = ("PNG", "WEBP", "TIFF", "GIF")                                  # Pillow's formats whose further pictures are a video's
+READING = 2                                                                # raise it when the same file gives other pixels:
+                                                                           # what was made of frames, and kept, is then made anew
+ANIMATED = ("PNG", "WEBP", "TIFF", "GIF")                                  # formats whose pictures are a video's frames
 
 
 class Orientation(NamedTuple):
@@ -29,9 +30,12 @@ class Orientation(NamedTuple):
         return np.ascontiguousarray(picture[::-1 if self.upside_down else 1, ::-1 if self.mirrored else 1])
 
 
-EXIF_ORIENTATIONS = {2: Orientation(mirrored=True), 3: Orientation(upside_down=True, mirrored=True), 4: Orientation(upside_down=True),
-                     5: Orientation(transposed=True), 6: Orientation(transposed=True, mirrored=True),
-                     7: Orientation(transposed=True, upside_down=True, mirrored=True), 8: Orientation(transposed=True, upside_down=True)}
+EXIF_ORIENTATIONS = {
+    1: Orientation(), 2: Orientation(mirrored=True),
+    3: Orientation(upside_down=True, mirrored=True), 4: Orientation(upside_down=True),
+    5: Orientation(transposed=True), 6: Orientation(transposed=True, mirrored=True),
+    7: Orientation(transposed=True, upside_down=True, mirrored=True), 8: Orientation(transposed=True, upside_down=True),
+}
 
 
 def read_image(path: Path, mode: str) -> np.ndarray:
@@ -45,26 +49,31 @@ def read_image(path: Path, mode: str) -> np.ndarray:
             check_size(path, *image.size)
             numbers = picture_numbers(image)
             if len(numbers) > 1:
-                raise ValueError(f"it holds {len(numbers)} pictures, as a video does, where one is expected: give it to predict.py as a video, "
-                                 "by its own name, or save its pictures one by one")
+                raise ValueError(f"it holds {len(numbers)} pictures, as a video does, where one is expected: "
+                                 "give it to predict.py as a video, by its own name, or save its pictures one by one")
             image.seek(numbers[0])
             return decode(image, mode)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"image {path} is gone: it was there when its folder was listed") from error
     except Exception as error:  # Pillow raises many kinds on a damaged file; all mean the same here
         mistaken = mistaken_for(path)
-        raise ValueError(f"cannot read image {path} ({path.stat().st_size} bytes): {f'it {mistaken}' if mistaken else error}") from error
+        reason = f"it {mistaken}" if mistaken else error
+        raise ValueError(f"cannot read image {path} ({path.stat().st_size} bytes): {reason}") from error
 
 
 def decode(image: Image.Image, mode: str) -> np.ndarray:
-    """The picture that an opened file stands at, (H, W, 3) or (H, W) uint8, upright; a ValueError where it has no 8 bits a channel."""
+    """The picture that an opened file stands at, (H, W, 3) or (H, W) uint8, upright.
+
+    Raises:
+        ValueError: it has not 8 bits a channel.
+    """
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"its pixels are of mode {image.mode}, expected 8 bits a channel: save it so")
-    image.load()                                                           # turns a TIFF file upright, and its tag with it
+    image.load()                                                           # turns a TIFF file upright, and drops its tag
     try:
         orientation = EXIF_ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation), Orientation())
     except (SyntaxError, struct.error, AttributeError, KeyError, OSError, TypeError, ValueError):
-        orientation = Orientation()                                        # viewers show pictures of damaged EXIF as they are stored, too
+        orientation = Orientation()                                        # as viewers show a picture of damaged EXIF
     return orientation.apply(np.array(image.convert(mode)))
 
 
@@ -82,7 +91,7 @@ def read_frame(path: Path) -> np.ndarray:
 # Several pictures in one file
 
 def picture_numbers(image: Image.Image) -> list[int]:
-    """Where the pictures of an opened file are, for its `seek`; the first one alone where the others are not the frames of a video.
+    """Where the pictures of an opened file are, for its `seek`; the first one alone where the others are no video's frames.
 
     Those are the second picture of a phone's JPEG, the smaller copies and masks among a TIFF file's pages, and what an
     animated PNG shows where animations are not known.
@@ -100,9 +109,9 @@ def is_copy(image: Image.Image, number: int) -> bool:
 
 
 def is_animation(path: Path) -> bool:
-    """Whether a file is a video to be read by `timed_pictures`: an animated PNG or WebP, a TIFF file of several pages, or a GIF called as these.
+    """Whether a file is a video for `timed_pictures`: an animated PNG or WebP, or a TIFF file of several pages.
 
-    Other GIFs are left to FFmpeg, which does not read all of the rest.
+    GIFs are left to FFmpeg, which does not read all of the others, unless they have the suffix of a picture.
     """
     try:
         with Image.open(path) as image:
@@ -111,7 +120,8 @@ def is_animation(path: Path) -> bool:
         return False
 
 
-def timed_pictures(path: Path, fps: float, start: float = 0.0, end: float = math.inf) -> Iterator[tuple[float, float, np.ndarray]]:
+def timed_pictures(path: Path, fps: float, start: float = 0.0,
+                   end: float = math.inf) -> Iterator[tuple[float, float, np.ndarray]]:
     """The pictures of a file for which `is_animation` holds, or those of a part of it.
 
     Args:
@@ -125,14 +135,15 @@ def timed_pictures(path: Path, fps: float, start: float = 0.0, end: float = math
     Raises:
         ValueError: a picture cannot be read (after those before it), or none is in this part.
     """
-    count, number, seconds = 0, 0, Fraction(0)                             # exact, or a part would begin or end a picture off
+    count, number, seconds = 0, 0, Fraction(0)                             # exact, or parts would be a picture off
     try:
         with Image.open(path) as image:
             for number in picture_numbers(image):
                 image.seek(number)
                 check_size(path, *image.size)
                 picture = decode(image, "RGB")                             # only then is a WebP's duration known
-                begins, seconds = float(seconds), seconds + (Fraction(image.info.get("duration") or 0) / 1000 or 1 / Fraction(fps))
+                lasts = Fraction(image.info.get("duration") or 0) / 1000 or 1 / Fraction(fps)
+                begins, seconds = float(seconds), seconds + lasts
                 if begins >= end:
                     break
                 if begins >= start:
@@ -141,8 +152,8 @@ def timed_pictures(path: Path, fps: float, start: float = 0.0, end: float = math
     except FileNotFoundError:
         raise
     except Exception as error:  # Pillow raises many kinds on a damaged file; all mean the same here
-        raise ValueError(f"cannot read picture {number + 1} of {path} ({path.stat().st_size} bytes): {error}; maps of the pictures before are whole"
-                         ) from error
+        raise ValueError(f"cannot read picture {number + 1} of {path} ({path.stat().st_size} bytes): {error}; "
+                         "maps of the pictures before are whole") from error
     if not count:
-        raise ValueError(f"{path} has no picture from second {start:g} to {f'second {end:g}' if end < math.inf else 'its end'}; "
-                         f"it ends at second {float(seconds):.2f}")
+        until = f"second {end:g}" if end < math.inf else "its end"
+        raise ValueError(f"{path} has no picture from second {start:g} to {until}; it ends at second {float(seconds):.2f}")
