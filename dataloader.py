@@ -35,7 +35,7 @@ from tqdm import tqdm
 import utils
 from utils import in_threads
 from videos.annotation import read_density, read_fixation_values, read_fixations, read_mask
-from videos.images import IMAGE_SUFFIXES, read_frame
+from videos.images import IMAGE_SUFFIXES, READING, read_frame
 
 TREE = "expected tree: ROOT/SPLIT/VIDEO/{images,maps,fixation}/NAME.png, or another of those in data/README.md"
 
@@ -1060,8 +1060,8 @@ def readable(loader: DataLoader) -> Iterator[dict]:
 class FrameCache:
     """Frames at the network's size, one memory-mapped file (T, 3, h, w) uint8 a video: the same tensors as decoding gives, sooner.
 
-    A file's name holds a digest of the names, sizes and times of change of the video's frames, and its folder's one of what
-    `prepare` does to a test picture. So a file for other sources, or for another network, is never taken; it is made anew.
+    A file's name holds a digest of the names, sizes and times of change of the video's frames and of how they are read, and its
+    folder's one of what `prepare` does to a test picture. So a file for other sources, or for another network, is never taken; it is made anew.
 
     Args:
         folder: holds the caches of any number of datasets and sizes; it may be deleted at any time between runs.
@@ -1121,7 +1121,7 @@ class FrameCache:
     def file_of(self, video: Video) -> Path:
         """The file for a video as it is now; its name tells where the video lies and what its frames are."""
         stated = [(path.name, path.stat()) for path in video.frames]
-        source = "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stated)
+        source = "\n".join([f"reading {READING}", *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stated)])
         return self.folder / f"{self.prefix(video)}{digest(source.encode())}.npy"
 
     def prefix(self, video: Video) -> str:

@@ -38,8 +38,20 @@ from dataloader import images_in, list_frames, natural, natural_key
 from loss import to_device
 from model import SaliencyModel, stretch
 from utils import in_threads
-from videos.decoding import FFMPEG_ERRORS, VIDEO_SUFFIXES, av, beginning, check_av, open_container, promised_seconds, seek, timed_frames
-from videos.images import IMAGE_SUFFIXES, read_frame
+from videos.decoding import (
+    FFMPEG_ERRORS,
+    av,
+    beginning,
+    check_av,
+    is_video,
+    open_container,
+    orientation,
+    picture_stream,
+    promised_seconds,
+    seek,
+    timed_frames,
+)
+from videos.images import IMAGE_SUFFIXES, READING, is_animation, read_frame, timed_pictures
 from weights import local_file, save_safetensors
 
 DONE = object()
@@ -579,7 +591,8 @@ def predictions(model: nn.Module, source: "Source", done: int = 0, times: dict[s
 class Source:
     """A video file, or a folder of frames that are shown at `fps`; from `start` to `end`, in seconds.
 
-    With `stills`, a single picture is a video of one frame.
+    An animated PNG or WebP is a video file too, and so is a TIFF file of several pages, which are shown at `fps`. With
+    `stills`, a single picture is a video of one frame.
     """
     path: Path
     fps: float = 25.0
@@ -598,7 +611,13 @@ class Source:
 
     @property
     def is_still(self) -> bool:
-        return self.stills and self.path.suffix.lower() in IMAGE_SUFFIXES and self.path.is_file()
+        is_image = self.path.suffix.lower() in IMAGE_SUFFIXES and self.path.is_file()
+        return self.stills and is_image and not self.is_animation
+
+    @property
+    def is_animation(self) -> bool:
+        """Whether it is a file of several pictures, which is read without FFmpeg."""
+        return is_animation(self.path)
 
     @property
     def name(self) -> str:
@@ -609,7 +628,8 @@ class Source:
     def identity(self) -> dict:
         """What tells it from another of the same name."""
         if not self.is_pictures:
-            return {"bytes": self.path.stat().st_size, "modified": self.path.stat().st_mtime_ns}
+            rate = {"fps": self.fps} if self.is_animation else {}
+            return {"bytes": self.path.stat().st_size, "modified": self.path.stat().st_mtime_ns, **rate}
         files = [path for _, path in self.images()]
         return {"frames": len(files), "last": files[-1].name, "bytes": sum(path.stat().st_size for path in files), "fps": self.fps}
 
@@ -621,9 +641,13 @@ class Source:
             missing = "nothing matches this pattern" if glob.has_magic(str(self.path)) else "it does not exist"
             raise FileNotFoundError(f"no input {self.path}: {missing}. "
                                     f"Expected a video file, or a folder of frames ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        elif self.path.suffix.lower() in IMAGE_SUFFIXES:
+        elif self.is_animation:
+            return
+        elif self.path.suffix.lower() in IMAGE_SUFFIXES and self.path.is_file():
+            read_frame(self.path)                                          # or it is none, which is said
+            networks = ", ".join(name for name, model in MODELS.items() if takes_stills(model))
             raise ValueError(f"{self.path} is a single image: give the folder of frames it belongs to, or a video file "
-                             f"(of single images, {', '.join(name for name, model in MODELS.items() if takes_stills(model))} make maps)")
+                             f"(of single images, {networks} make maps)")
         else:
             open_container(self.path).close()
 
@@ -643,7 +667,7 @@ class Source:
             pictures = in_threads(read_frame, (path for _, path in shown))
             yield from ((path.stem, seconds, picture) for (seconds, path), picture in zip(shown, pictures))
         else:
-            timed = timed_frames(self.path, self.start, self.end)
+            timed = timed_frames(self.path, self.start, self.end, self.fps)
             yield from ((f"{number:04d}", seconds, frame) for number, (seconds, frame) in enumerate(timed, start=1))
 
     def flows(self, flow: FlowSource, first: int) -> Iterator[np.ndarray] | Flow:
@@ -659,14 +683,14 @@ class Source:
         return (path.stem for _, path in self.images()) if self.is_pictures else (f"{number:04d}" for number in itertools.count(1))
 
     def expected_frames(self) -> int | None:
-        """How many frames there will be, for a progress bar: a video file's header may lie."""
+        """How many frames there will be, for a progress bar; None where a video file's header does not tell."""
         if self.is_pictures:
             return len(self.images())
+        if self.is_animation:
+            return None
         with open_container(self.path) as container:
-            rate = container.streams.best("video").average_rate
-            if not container.duration or not rate:
-                return None
-            return max(1, round((min(container.duration / av.time_base, self.end) - self.start) * rate))
+            lasts, rate = promised_seconds(container), picture_stream(container).average_rate
+            return max(1, round((min(lasts, self.end) - self.start) * rate)) if lasts and rate else None
 
 
 def takes_stills(model: type[nn.Module]) -> bool:
@@ -685,20 +709,30 @@ def find_sources(inputs: list[str], **options) -> list[Source]:
 
 
 def videos_below(path: Path) -> list[Path]:
-    """The videos in a folder that is none itself: files, and folders of frames; empty for everything else.
+    """The videos in a folder that is none itself: files (`is_video`), and folders of frames; empty for everything else.
+
+    What else such a folder holds is printed.
 
     Raises:
         ValueError: the folder holds videos and pictures, so it could be meant as one video or as several.
     """
-    below = sorted((p for p in path.iterdir() if not p.name.startswith(".")), key=lambda p: natural_key(p.name)) if path.is_dir() else []
-    files = [p for p in below if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()]
-    if (path / "images").is_dir():
+    if not path.is_dir() or (path / "images").is_dir():
         return []
+    below = sorted((p for p in path.iterdir() if not p.name.startswith(".")), key=lambda p: natural_key(p.name))
     if images_in(path):
-        if files:
-            raise ValueError(f"{path} holds pictures and videos, {files[0].name} for one: name the videos, such as \"{path}/*{files[0].suffix}\"")
+        # One file of each suffix: beside frames there may be thousands.
+        others = {p.suffix.lower(): p for p in reversed(below) if p.is_file()}
+        video = next((p for suffix, p in others.items() if suffix not in IMAGE_SUFFIXES and is_video(p)), None)
+        if video:
+            raise ValueError(f"{path} holds pictures and videos, {video.name} for one: "
+                             f"name the videos, such as \"{path}/*{video.suffix}\"")
         return []
-    return [p for p in below if p in files or images_in(p) or images_in(p / "images")]
+    videos = [p for p in below if (is_video(p) if p.is_file() else images_in(p) or images_in(p / "images"))]
+    left_out = [p.name for p in sorted({*below} - {*videos})]
+    if videos and left_out:
+        named = ", ".join(left_out[:5]) + ", .." * (len(left_out) > 5)
+        print(f"{path}: left out, as no video: {len(left_out)} of {len(below)} ({named})")
+    return videos
 
 
 # Outputs
@@ -873,10 +907,13 @@ def playback(source: Source) -> tuple[Fraction, Fraction | None, float]:
     """Frames a second on average, how wide a pixel is for its height once the picture is upright, and seconds, infinite if not known."""
     if source.is_pictures:
         return Fraction(source.fps).limit_denominator(1000), None, source.expected_frames() / source.fps + source.start
+    if source.is_animation:
+        ends = [ends for _, ends, _ in timed_pictures(source.path, source.fps)]
+        return Fraction(len(ends) / ends[-1]).limit_denominator(1000), None, ends[-1]
     with open_container(source.path) as container:
-        stream = container.streams.best("video")
+        stream = picture_stream(container)
         aspect, first = stream.sample_aspect_ratio, next(container.decode(stream), None)
-        sideways = first is not None and first.rotation % 180 != 0
+        sideways = first is not None and orientation(first).transposed
         return stream.average_rate or Fraction(25), 1 / aspect if aspect and sideways else aspect, promised_seconds(container) or math.inf
 
 
@@ -913,7 +950,8 @@ SOUND_CODECS = {"aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"}
 def sound_of(source: Source, output: "av.container.OutputContainer") -> Iterator[Iterator[tuple[float, "av.Packet"]]]:
     """The packets of a video file's sound track, with their times, ready to be copied; none where an MP4 file cannot hold it."""
     with contextlib.ExitStack() as stack:
-        container = None if source.is_pictures else stack.enter_context(open_container(source.path))
+        silent = source.is_pictures or source.is_animation
+        container = None if silent else stack.enter_context(open_container(source.path))
         track = container and container.streams.best("audio")
         codec = track.codec_context.codec.canonical_name if track is not None and track.codec_context is not None else "unknown"
         if track is not None and codec not in SOUND_CODECS:
@@ -1243,7 +1281,8 @@ def video_arguments(group) -> None:
     group.add_argument("--start", type=seconds, default=0.0, metavar="TIME",
                        help="begin there, in seconds or MM:SS; the window begins there, too (default: 0)")
     group.add_argument("--end", type=seconds, default=math.inf, metavar="TIME", help="stop before this time (default: the video's end)")
-    group.add_argument("--fps", type=positive, default=25.0, help="frames a second of a folder of frames (default: 25)")
+    group.add_argument("--fps", type=positive, default=25.0,
+                       help="frames a second of a folder of frames, or of a TIFF file's pages (default: 25)")
     group.add_argument("--every", type=at_least(1), default=1, metavar="N",
                        help="maps of every N-th frame only; the network still sees all (default: 1)")
     group.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
@@ -1288,7 +1327,8 @@ def main(args: argparse.Namespace) -> None:
     exact = {"every": args.every, "interpolate": args.interpolate, "first_frames": first_frames, "scene_cuts": args.scene_cuts, "resize": args.resize}
     settings = {"model": type(model).__name__, "configuration": model.config, "weights_sha256": utils.sha256(local_file(weights)),
                 "frame_size": model.config["frame_size"], "flow": flow and flow.describe(),
-                "precision": precision, "start": args.start, "end": args.end if args.end < math.inf else None, **exact}
+                "precision": precision, "reading": READING,
+                "start": args.start, "end": args.end if args.end < math.inf else None, **exact}
     about = {"model": type(model).__name__, "weights": str(weights), "configuration": model.config, "device": device.type,
              "revision": utils.revision(), "versions": utils.versions(), "date": utils.now()}
     options = {"batch_size": args.batch_size or default_batch_size(device), "flow": flow, **exact}

@@ -109,6 +109,23 @@ def read_json(path: Path) -> dict:
     return content
 
 
+def mistaken_for(path: Path) -> str | None:
+    """What a file is in the place of the one that was meant, and what to do, to be said after its name; None for all others.
+
+    A Git LFS pointer, a web page, or an empty file. It looks at the first 512 bytes: ask it before a file is opened, or when it could not be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(512).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if path.stat().st_size == 0:
+        return "is empty: get the file again"
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository"
+    if head.startswith((b"<!doctype html", b"<html", b"<head")) or (head.startswith((b"<?xml", b"<!--")) and b"<html" in head):
+        return ("is a web page (HTML), probably a download page or an error: open it in a browser, and get the file "
+                "that it leads to")
+    return None
+
+
 def without_nan(content):
     """A copy of nested dicts, lists and plain values with null for every float that is not finite."""
     if isinstance(content, dict):

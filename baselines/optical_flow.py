@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import utils
 from dataloader import digest, frame_key, images_by, list_frames
-from videos.images import read_frame
+from videos.images import READING, read_frame
 from weights import load_entries, read_weights, torchvision_weights
 
 SMALLEST = 16                                                              # pixels of a side, for DIS
@@ -117,8 +117,8 @@ PICTURES = {"components": components, "wheel": wheel}
 class FlowFolder:
     """The flow of a video's frames, kept in files beside them: FOLDER/flow_METHOD/FRAME-DIGEST.npy, (H, W, 2) float16, in pixels.
 
-    A file is named by the first of the two frames that it was made from, and by a digest of the names, sizes and times of change of both: flow
-    between other frames, or of an earlier state of these, is never taken.
+    A file is named by the first of the two frames that it was made from, and by a digest of the names, sizes and times of change of both, and
+    of how they are read: flow between other frames, or of an earlier state of these, is never taken.
 
     Args:
         frames: the video's image files, in order.
@@ -153,7 +153,7 @@ class FlowFolder:
 
     def file_of(self, pair: Sequence[Path]) -> Path:
         stated = [(path.name, path.stat()) for path in pair]
-        made_from = "\n".join([self.key, *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stated)])
+        made_from = "\n".join([f"reading {READING}", self.key, *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stated)])
         return self.place / f"{pair[0].stem}-{digest(made_from.encode())}.npy"
 
     def made(self, pair: Sequence[Path]) -> np.ndarray:

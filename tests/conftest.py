@@ -2,6 +2,7 @@
 import json
 import math
 import shutil
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -92,20 +93,23 @@ def ucf_set(tiny_set, tmp_path_factory):
     return root
 
 
-def write_video(path, pictures, times=None, rate=25, sound=None, codec="libx264", index_first=False):
-    """A video file of (H, W, 3) pictures, at `times` in seconds or at a constant rate, with a tone if `sound` names a codec."""
+def write_video(path, pictures, times=None, rate=25, sound=None, codec="libx264", index_first=False, sound_lasts=None):
+    """A video file of (H, W, 3) pictures, at `times` in seconds or at a constant rate.
+
+    With a tone if `sound` names a codec, as long as the pictures or `sound_lasts` seconds.
+    """
     import av  # the tests of a GPU run without it
     with av.open(str(path), "w", options={"movflags": "+faststart"} if index_first and path.suffix == ".mp4" else {}) as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], "rgb8" if codec == "gif" else "yuv420p"
-        stream.codec_context.time_base = ticks = 1 / Fraction(rate) if codec in ("gif", "mpeg4") else Fraction(1, 1000)
+        stream.codec_context.time_base = ticks = 1 / Fraction(rate) if codec.startswith(("gif", "mpeg")) else Fraction(1, 1000)
         tone = container.add_stream(sound, rate=44100) if sound else None
         for number, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = round((times[number] if times else number / rate) / ticks), ticks
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-        for start in range(0, round(44100 * len(pictures) / rate) if sound else 0, 1024):
+        for start in range(0, round(44100 * (sound_lasts or len(pictures) / rate)) if sound else 0, 1024):
             wave = np.sin(2 * math.pi * 440 / 44100 * (start + np.arange(1024, dtype=np.float32)))[None]
             layout = {"aac": ("fltp", wave.astype(np.float32))}.get(sound, ("s16", (32767 * wave).astype(np.int16)))
             samples = av.AudioFrame.from_ndarray(layout[1], format=layout[0], layout="mono")
@@ -113,6 +117,22 @@ def write_video(path, pictures, times=None, rate=25, sound=None, codec="libx264"
             container.mux(tone.encode(samples))
         if sound:
             container.mux(tone.encode(None))
+    return path
+
+
+MATRICES = {                                                               # a display matrix's a, b, c, d -> where it shows the upper left corner
+    (1, 0, 0, 1): (0, 0), (-1, 0, 0, 1): (0, -1), (1, 0, 0, -1): (-1, 0), (-1, 0, 0, -1): (-1, -1),
+    (0, 1, 1, 0): (0, 0), (0, 1, -1, 0): (0, -1), (0, -1, 1, 0): (-1, 0), (0, -1, -1, 0): (-1, -1),  # these four swap height and width
+}
+
+
+def give_matrix(path, matrix):
+    """Write a display matrix (a, b, c, d) into the track header of an MP4 file of one track; returns the path."""
+    content = bytearray(path.read_bytes())
+    a, b, c, d = (round(x * 2 ** 16) for x in matrix)
+    at = content.index(b"tkhd") + 44
+    content[at:at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2 ** 30)
+    path.write_bytes(content)
     return path
 
 

@@ -1,18 +1,14 @@
 import itertools
 import json
-import math
 import os
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import types
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
@@ -43,7 +39,7 @@ from dataloader import (
 )
 from videos import images
 from videos.annotation import read_density, read_fixations, read_mask
-from videos.decoding import read_video, timed_frames, with_times
+from videos.decoding import read_video
 from videos.images import read_frame
 
 
@@ -1057,6 +1053,13 @@ def test_prepared_frames_are_made_anew_where_the_source_has_changed(tmp_path, mo
     assert len(list(tmp_path.glob("cache/*/*.npy"))) == 2                  # what is no longer true is gone
 
 
+def test_prepared_frames_that_were_read_otherwise_are_not_taken(tmp_path, monkeypatch):
+    videos = noise_set(tmp_path)
+    earlier = set(build(tmp_path, videos).files.values())
+    monkeypatch.setattr(dataloader, "READING", dataloader.READING + 1)
+    assert not earlier & set(build(tmp_path, videos).files.values()) and not any(path.exists() for path in earlier)
+
+
 def test_prepared_frames_of_another_network_or_place_are_not_taken(tmp_path):
     videos = noise_set(tmp_path / "one")
     shutil.copytree(tmp_path / "one", tmp_path / "two", copy_function=shutil.copy2)
@@ -1160,142 +1163,6 @@ def test_frames_are_rgb_and_densities_go_from_zero_to_one(tmp_path):
     write(tmp_path / "d.png", np.array([[0, 51, 255]], np.uint8))
     assert read_frame(tmp_path / "a.png")[0, 0].tolist() == [255, 128, 0]
     np.testing.assert_allclose(read_density(tmp_path / "d.png"), [[0, 0.2, 1]])
-
-
-# Video files
-
-@pytest.mark.parametrize("codec, suffix", [("libx264", "mp4"), ("mpeg4", "avi"), ("libvpx-vp9", "webm"), ("libx265", "mkv")])
-def test_a_video_file_gives_all_its_frames_in_rgb(tmp_path, codec, suffix):
-    red = [np.full((48, 64, 3), (value, 0, 0), np.uint8) for value in (0, 100, 200)]
-    frames = list(read_video(str(write_video(tmp_path / f"my clip ü.{suffix}", red, codec=codec))))
-    assert [f.shape for f in frames] == [(48, 64, 3)] * 3
-    assert abs(int(frames[2][8, 8, 0]) - 200) < 12 and frames[2][8, 8, 2] < 12
-
-
-def test_every_frame_has_its_own_time_at_a_variable_rate(tmp_path):
-    times = [0.0, 0.1, 0.14, 0.9, 1.3]
-    path = write_video(tmp_path / "a.mp4", grey_frames(5), times)
-    assert [seconds for seconds, _ in timed_frames(path)] == pytest.approx(times, abs=2e-3)
-
-
-@pytest.mark.parametrize("start, end", [(0, 0.5), (0.4, 0.8), (0.41, math.inf), (1.56, math.inf), (0, math.inf)])
-def test_a_part_of_a_video_holds_the_frames_between_its_times(tmp_path, start, end):
-    path = write_video(tmp_path / "a.mp4", grey_frames(40, step=6))        # 25 frames a second
-    part = list(timed_frames(path, start, end))
-    expected = [number / 25 for number in range(40) if start <= number / 25 < end]
-    assert [seconds for seconds, _ in part] == pytest.approx(expected) and part
-    assert all(abs(int(frame[20, 20, 0]) - 6 * round(25 * seconds)) < 4 for seconds, frame in part)
-
-
-@pytest.mark.parametrize("suffix", ["mp4", "ts", "h264", "avi", "mkv"])
-@pytest.mark.parametrize("count, start", [(1, 0.0), (3, 0.04), (60, 1.0), (60, 2.3)])
-def test_a_part_is_the_same_whether_a_file_has_an_index_or_not(tmp_path, suffix, count, start):
-    """Of short videos, FFmpeg's threads decode everything before the first frame comes out; raw H.264 cannot be sought in at all."""
-    noise = np.random.default_rng(0).integers(0, 256, (count, 48, 64, 3), np.uint8)
-    path = write_video(tmp_path / f"a.{suffix}", list(noise))
-    whole = list(timed_frames(path))
-    start += whole[0][0]
-    part, expected = list(timed_frames(path, start)), [(seconds, frame) for seconds, frame in whole if seconds >= start]
-    assert len(part) == len(expected) > 0 and all(a == b and np.array_equal(x, y) for (a, x), (b, y) in zip(part, expected))
-
-
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "gif"])
-@pytest.mark.parametrize("rate", [1, Fraction(1, 5)])
-def test_a_slow_video_is_not_taken_for_a_truncated_one(tmp_path, suffix, rate):
-    codec = {"gif": "gif", "avi": "mpeg4"}.get(suffix, "libx264")
-    path = write_video(tmp_path / f"a.{suffix}", grey_frames(6, step=30), rate=rate, codec=codec)
-    assert len(list(timed_frames(path))) == 6
-
-
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "flv"])
-@pytest.mark.parametrize("sound", [None, "aac"])
-def test_a_video_that_begins_late_is_whole_and_its_times_count_from_its_beginning(tmp_path, suffix, sound):
-    path = write_video(tmp_path / f"a.{suffix}", grey_frames(50, step=5), [5 + number / 25 for number in range(50)], sound=sound)
-    times = [seconds for seconds, _ in timed_frames(path)]
-    assert np.diff(times) == pytest.approx([0.04] * 49, abs=2e-3) and len(times) == 50
-
-
-def test_names_with_colons_brackets_and_letters_of_any_language_are_names(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_video(tmp_path / "12:30 [1] ü 日本.mp4", grey_frames(2))
-    assert len(list(read_video("12:30 [1] ü 日本.mp4"))) == 2
-
-
-@pytest.mark.parametrize("matrix, corner", [((0, 1, -1, 0), (0, -1)), ((-1, 0, 0, -1), (-1, -1)), ((0, -1, 1, 0), (-1, 0))])
-def test_a_turned_video_is_turned_upright(tmp_path, matrix, corner):
-    """A phone that is held upright writes lying pictures, and a matrix into the track header (tkhd) that turns them."""
-    picture = np.zeros((48, 64, 3), np.uint8)
-    picture[:16, :16] = 255                                                # white in the upper left corner
-    content = bytearray(write_video(tmp_path / "a.mp4", [picture]).read_bytes())
-    a, b, c, d = (round(x * 2 ** 16) for x in matrix)
-    at = content.index(b"tkhd") + 44
-    content[at:at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2 ** 30)
-    (tmp_path / "turned.mp4").write_bytes(content)
-    frame = next(read_video(tmp_path / "turned.mp4"))
-    assert frame.shape == ((64, 48, 3) if a == 0 else (48, 64, 3)) and frame[corner].min() > 200
-    assert sum(frame[row, column].min() > 200 for row in (0, -1) for column in (0, -1)) == 1
-
-
-@pytest.mark.parametrize("stored, expected", [
-    ([None, None, None], [0, 0.1, 0.2]), ([0.1, 0.3, 0.2, None, 0.9], [0.1, 0.3, 0.4, 0.5, 0.9]), ([0.5, 0.5, 0.6], [0.5, 0.6, 0.7]),
-])
-def test_times_that_are_missing_or_go_back_follow_the_constant_rate(stored, expected):
-    """AVI keeps no times of pictures; those of H.264 in it come out of order."""
-    frames = [types.SimpleNamespace(time=seconds) for seconds in stored]
-    assert [seconds for seconds, _ in with_times(frames, types.SimpleNamespace(average_rate=10), 0.0)] == pytest.approx(expected)
-
-
-def test_what_is_no_video_is_said_to_be_none(tmp_path):
-    (tmp_path / "a.mp4").write_bytes(b"not a video")
-    (tmp_path / "empty.mp4").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"no frame could be decoded from .*a.mp4 \(11 bytes\): .*no video that FFmpeg knows"):
-        list(read_video(tmp_path / "a.mp4"))
-    with pytest.raises(ValueError, match="no frame could be decoded from .*empty.mp4"):
-        list(read_video(tmp_path / "empty.mp4"))
-    with pytest.raises(FileNotFoundError, match="no video file .*b.mp4: it does not exist"):
-        list(read_video(tmp_path / "b.mp4"))
-    with pytest.raises(FileNotFoundError, match="it is a folder"):
-        list(read_video(tmp_path))
-
-
-def test_sound_alone_is_no_video(tmp_path):
-    with av.open(str(tmp_path / "a.wav"), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
-        frame.sample_rate = 8000
-        container.mux(stream.encode(frame))
-    with pytest.raises(ValueError, match=r"a.wav holds no pictures \(streams: audio\)"):
-        list(read_video(tmp_path / "a.wav"))
-
-
-@pytest.mark.parametrize("suffix, sound", [("mp4", None), ("mp4", "aac"), ("mkv", None), ("mkv", "aac"), ("webm", None), ("avi", None)])
-def test_a_truncated_video_is_an_error_after_its_whole_frames(tmp_path, suffix, sound):
-    noise = list(np.random.default_rng(0).integers(0, 256, (40, 48, 64, 3), np.uint8))
-    codec = {"webm": "libvpx-vp9", "avi": "mpeg4"}.get(suffix, "libx264")
-    path = write_video(tmp_path / f"a.{suffix}", noise, codec=codec, sound=sound, index_first=True)
-    assert len(list(timed_frames(path))) == 40
-    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
-    frames = timed_frames(path)
-    seen = []
-    with pytest.raises(ValueError, match=rf"a.{suffix} (ends|is damaged) after \d+ frames"):  # depends on FFmpeg's version
-        seen.extend(seconds for seconds, _ in frames)
-    assert 10 < len(seen) < 30
-    assert len(list(timed_frames(path, end=seen[9]))) == 9
-    with pytest.raises(ValueError, match=r"(ends|is damaged) after"):      # however few frames are asked for
-        list(timed_frames(path, start=seen[-1]))
-
-
-def test_a_video_whose_index_is_cut_off_is_an_interrupted_download(tmp_path):
-    path = write_video(tmp_path / "a.mp4", grey_frames(20))                # its index comes last
-    path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(ValueError, match="an interrupted download"):
-        list(read_video(path))
-
-
-def test_a_part_without_frames_is_said_to_have_none(tmp_path):
-    path = write_video(tmp_path / "a.mp4", grey_frames(5))
-    with pytest.raises(ValueError, match=r"a.mp4 has no frame from second 3 to second 4; the last one that was seen is at second 0.16"):
-        list(timed_frames(path, 3, 4))
 
 
 # Moving annotation

@@ -182,6 +182,13 @@ def test_a_missing_folder_or_picture_is_named(tmp_path):
         FlowSource("Flow").pictures(frames)[1]
 
 
+def test_kept_flow_between_frames_that_were_read_otherwise_is_not_taken(folder, monkeypatch):
+    kept = FlowFolder(list_frames(folder), "dis", dis_flow())
+    earlier = kept.file_of(kept.pair(0))
+    monkeypatch.setattr(optical_flow, "READING", optical_flow.READING + 1)
+    assert kept.file_of(kept.pair(0)) != earlier
+
+
 def test_videos_that_share_a_folder_do_not_flow_into_each_other(tmp_path):
     folder = tmp_path / "Imgs"
     folder.mkdir()

@@ -12,13 +12,14 @@ import threading
 import time
 import urllib.parse
 import zipfile
+from fractions import Fraction
 
 import av
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TESTS, few_channels, grey_frames, needs_bfloat16, write_video
+from conftest import MATRICES, TESTS, few_channels, give_matrix, grey_frames, needs_bfloat16, write_video
 from long import fuzz
 from PIL import Image
 from torch import nn
@@ -40,7 +41,8 @@ from predict import (
     to_8_bit,
     write_map,
 )
-from videos.images import read_frame
+from videos.decoding import orientation
+from videos.images import Orientation, read_frame
 
 
 class NewestAndOldest(nn.Module):
@@ -430,6 +432,26 @@ def test_a_folder_of_videos_and_a_pattern_give_a_source_each_in_natural_order(tm
     assert [s.path.name for s in find_sources([f"{tmp_path}/none*.mp4"])] == ["none*.mp4"]  # then said to be missing
 
 
+def test_a_folder_of_videos_is_taken_by_content_and_what_is_left_out_is_named(tmp_path, capsys):
+    for name, codec in (("a.3g2", "libx264"), ("b.h264", "libx264"), ("c.mp4", "libx264")):
+        write_video(tmp_path / name, grey_frames(2), codec=codec)
+    assert [s.path.name for s in find_sources([str(tmp_path)])] == ["a.3g2", "b.h264", "c.mp4"] and not capsys.readouterr().out
+    (tmp_path / "c.mp4").unlink()                                          # none has a known suffix
+    for name in ("notes.txt", "song.mp3"):
+        (tmp_path / name).write_bytes(b"no video")
+    assert [s.path.name for s in find_sources([str(tmp_path)])] == ["a.3g2", "b.h264"]
+    assert "left out, as no video: 2 of 4 (notes.txt, song.mp3)" in capsys.readouterr().out
+
+
+def test_a_video_of_an_unlisted_suffix_among_pictures_is_not_passed_over(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "0001.png")
+    (tmp_path / "notes.txt").write_text("of the frames")
+    assert [s.path for s in find_sources([str(tmp_path)])] == [tmp_path]
+    write_video(tmp_path / "a.3g2", grey_frames(2))
+    with pytest.raises(ValueError, match="holds pictures and videos, a.3g2 for one: name the videos"):
+        find_sources([str(tmp_path)])
+
+
 def test_pictures_among_videos_are_not_taken_for_a_video_of_their_own(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"")
     (tmp_path / "notes").mkdir()
@@ -451,6 +473,28 @@ def test_a_wrong_input_is_an_error(tmp_path, weights_file, make, said):
     make(tmp_path / "thing")
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         run(tmp_path / "thing", "--out", tmp_path / "maps", "--weights", weights_file, "--device", "cpu")
+
+
+@pytest.mark.parametrize("content, said", [(b"", "it is empty"), (b"version https://git-lfs.github.com/spec/v1", "it is a Git LFS pointer"), (b"damaged", "cannot identify")])
+def test_what_is_no_picture_is_not_called_a_single_image(tmp_path, content, said):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ValueError, match=f"cannot read image .*a.png .*: {said}"):
+        Source(tmp_path / "a.png").check()
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
+@pytest.mark.parametrize("stills", [False, True])
+def test_several_pictures_in_one_file_are_a_video_for_every_network(tmp_path, weights_file, stsmaxnet_file, suffix, stills):
+    first, *others = [Image.new("RGB", (62, 48), (level, 0, 0)) for level in (0, 80, 160)]
+    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=others, **({} if suffix == "tif" else {"duration": [100, 300, 200]}))
+    network = ("--model", "stsmaxnet", "--weights", stsmaxnet_file) if stills else ("--weights", weights_file)
+    run(tmp_path / f"a.{suffix}", *network, "--device", "cpu", "--out", tmp_path / "out", "--save", "png", "overlay", "--fps", "10")
+    assert sorted(path.name for path in (tmp_path / "out" / "a").iterdir()) == ["0001.png", "0002.png", "0003.png"]
+    times = [0, 0.1, 0.2] if suffix == "tif" else [0, 0.1, 0.4]
+    assert list(json.loads((tmp_path / "out" / "a.json").read_text())["frames"].values()) == pytest.approx(times)
+    assert [frame.time for frame in decoded(tmp_path / "out" / "a_overlay.mp4")] == pytest.approx(times, abs=2e-3)
+    with av.open(str(tmp_path / "out" / "a_overlay.mp4")) as container:    # the last picture stands its own time
+        assert float(container.duration / av.time_base) == pytest.approx(0.3 if suffix == "tif" else 0.6, abs=0.01)
 
 
 def test_a_single_image_is_refused(tmp_path, weights_file):
@@ -573,6 +617,28 @@ def test_an_overlay_keeps_times_sound_and_shape_and_is_h264(tmp_path, weights_fi
     assert abs(len(sounds[0]) - len(sounds[1])) <= 2048 and abs(sounds[0]).max() > 0.5
 
 
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_outputs_have_the_orientation_and_the_pixels_of_a_player(tmp_path, weights_file, matrix):
+    picture = np.zeros((48, 96, 3), np.uint8)
+    picture[:24, :48] = 255
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt, stream.codec_context.sample_aspect_ratio = 48, 96, "yuv420p", Fraction(4, 3)
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    run(give_matrix(tmp_path / "a.mp4", matrix), "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu", "--save", "png", "overlay", "map-video")
+    swapped, (row, column) = matrix[0] == 0, MATRICES[matrix]
+    assert Image.open(tmp_path / "out" / "a" / "0001.png").size == ((48, 96) if swapped else (96, 48))
+    for kind in ("overlay", "map"):
+        frame = decoded(tmp_path / "out" / f"a_{kind}.mp4")[0]
+        assert (frame.height, frame.width) == ((96, 48) if swapped else (48, 96)) and orientation(frame) == Orientation()
+        with av.open(str(tmp_path / "out" / f"a_{kind}.mp4")) as container:
+            assert container.streams.video[0].sample_aspect_ratio == (Fraction(3, 4) if swapped else Fraction(4, 3))
+    shown = next(frame for _, _, frame in Source(tmp_path / "a.mp4").frames())
+    assert [(r, c) for r in (0, -1) for c in (0, -1) if shown[r, c].min() > 200] == [(row, column)]
+
+
 def test_a_part_of_a_video_takes_its_part_of_the_sound(tmp_path, weights_file):
     clip = write_video(tmp_path / "a.mp4", grey_frames(50), sound="aac")    # two seconds
     run(clip, "--out", tmp_path, "--weights", weights_file, "--device", "cpu", "--save", "overlay", "--start", "0.5", "--end", "00:01", "--every", "4")
@@ -588,6 +654,15 @@ def test_sound_that_browsers_do_not_play_in_mp4_is_left_out_and_said_to_be(tmp_p
     assert "its sound (pcm_s16le) is left out" in capsys.readouterr().out
     with av.open(str(tmp_path / "out" / "a_overlay.mp4")) as container:
         assert [stream.type for stream in container.streams] == ["video"]
+
+
+def test_longer_sound_counts_neither_for_the_bar_nor_for_how_long_the_last_picture_stands(tmp_path, weights_file):
+    path = write_video(tmp_path / "a.mkv", grey_frames(10), rate=10, sound="aac", sound_lasts=5)
+    assert Source(path).expected_frames() == pytest.approx(10, abs=1) and Source(path, start=0.5).expected_frames() == pytest.approx(5, abs=1)
+    run(path, "--out", tmp_path / "out", "--weights", weights_file, "--device", "cpu", "--save", "overlay", "--every", "5")
+    with av.open(str(tmp_path / "out" / "a_overlay.mp4")) as container:
+        stream = container.streams.video[0]
+        assert float(stream.duration * stream.time_base) == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize("flags, seconds", [(("--every", "10"), 1.6), (("--every", "10", "--end", "1.5"), 1.5), (("--every", "10", "--start", "0.4"), 1.2)])
@@ -980,7 +1055,7 @@ def test_a_few_dozen_damaged_files_of_every_kind_are_refused_with_a_message(tmp_
     """tests/long/fuzz.py feeds thousands."""
     (whole := tmp_path / "whole").mkdir()
     fuzz.make_files(whole)
-    outcomes = [fuzz.run_case(number, seed=1, whole=whole, folder=tmp_path) for number in range(48)]
+    outcomes = [fuzz.run_case(number, seed=1, whole=whole, folder=tmp_path) for number in range(4 * len(fuzz.KINDS))]
     assert {kind for kind, _ in outcomes} == set(fuzz.KINDS) and {outcome for _, outcome in outcomes} == {"read", "refused"}
 
 

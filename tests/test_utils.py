@@ -24,6 +24,23 @@ def test_json_that_is_no_object_is_refused(tmp_path, content, said):
         utils.read_json(tmp_path / "a.json")
 
 
+@pytest.mark.parametrize("content, said", [
+    (b"", "is empty"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "is a Git LFS pointer, not the file itself: run `git lfs pull`"),
+    (b"<!DOCTYPE html><html>", "is a web page"), (b"\xef\xbb\xbf\r\n <HTML lang=en>", "is a web page"),
+    (b"<?xml version='1.0'?><html xmlns='http://www.w3.org/1999/xhtml'>", "is a web page"), (b"<!-- saved from url --><html>", "is a web page"),
+])
+def test_what_was_fetched_in_the_place_of_a_file_is_recognised(tmp_path, content, said):
+    (tmp_path / "a").write_bytes(content)
+    assert utils.mistaken_for(tmp_path / "a").startswith(said)
+
+
+@pytest.mark.parametrize("content", [b"\n", b"\x89PNG\r\n", b"PK\x03\x04", b"<?xml version='1.0'?><svg>", b"version 1", bytes(600)])
+def test_other_files_are_taken_for_what_they_are(tmp_path, content):
+    (tmp_path / "a").write_bytes(content)
+    assert utils.mistaken_for(tmp_path / "a") is None
+
+
 def test_no_program_evaluates_text_or_starts_a_shell():
     root = Path(utils.__file__).parent
     sources = [*root.glob("*.py"), *(path for room in ("data", "videos") for path in root.glob(f"{room}/*.py"))]

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from videos.images import MAX_PIXELS, check_size
+from utils import mistaken_for
+from videos.images import EXIF_ORIENTATIONS, MAX_PIXELS, Orientation, check_size, is_animation, timed_pictures
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".asf", ".flv", ".3gp", ".ogv",
-                  ".vob", ".mxf", ".gif"}                                  # what counts as a video in a folder; named, any file may be one
+                  ".vob", ".mxf", ".gif"}                                  # videos to `is_video` without being opened
+# FFmpeg's formats of single pictures, of text, which it draws, and of lists of other files.
+NO_FOOTAGE = {"image2", "ico", "tty", "bin", "xbin", "adf", "idf", "hls", "dash", "concat"}
+STILL_BRANDS = {"heic", "heix", "heim", "heis", "mif1", "avif"}            # pictures that FFmpeg reads as MP4
 
 try:
     import av
@@ -31,12 +35,14 @@ def read_video(path: str | Path) -> Iterator[np.ndarray]:
     return (frame for _, frame in timed_frames(path))
 
 
-def timed_frames(path: str | Path, start: float = 0.0, end: float = math.inf) -> Iterator[tuple[float, np.ndarray]]:
+def timed_frames(path: str | Path, start: float = 0.0, end: float = math.inf,
+                 fps: float = 25.0) -> Iterator[tuple[float, np.ndarray]]:
     """Decode a video file, or a part of it, frame by frame.
 
     Args:
-        path: anything that FFmpeg reads.
+        path: anything that FFmpeg reads, an animated WebP, or a TIFF file of several pages.
         start, end: seconds from the file's beginning; frames with start <= time < end are decoded.
+        fps: of pages of a TIFF file, which have no times.
 
     Yields:
         The frame's own time in seconds from the file's beginning, whatever its rate; and the frame, (H, W, 3) uint8, RGB,
@@ -46,11 +52,14 @@ def timed_frames(path: str | Path, start: float = 0.0, end: float = math.inf) ->
         FileNotFoundError, PermissionError: there is no such file, or it may not be read.
         ValueError: it is no video, is damaged (after the frames before the damage), or holds no frame in this part.
     """
+    if is_animation(Path(path)):
+        yield from ((begins, picture) for begins, _, picture in timed_pictures(Path(path), fps, start, end))
+        return
     count, decoded, before, longest, finish = 0, 0, None, 0.0, 0.0
     try:
         with contextlib.ExitStack() as stack:
             container, frames, whole = decode_from(path, start, stack)
-            for seconds, frame in with_times(frames, container.streams.best("video"), beginning(container)):
+            for seconds, frame in with_times(frames, picture_stream(container), beginning(container)):
                 if seconds >= end:
                     break
                 decoded, longest = decoded + 1, max(longest, seconds - (seconds if before is None else before))
@@ -78,31 +87,57 @@ def check_whole(path: str | Path, container: "av.container.InputContainer", fini
         finish, longest: when the last frame ends, and how long a frame stood at most, in seconds.
         decoded: frames that were, from the first one on, or (not `from_first`) from another key frame on.
     """
-    promised, frames = promised_seconds(container), container.streams.best("video").frames
-    complete = from_first and (decoded == frames or (decoded == 1 and not frames))  # of one picture nobody knows how long it stands
-    if promised is not None and not complete and promised - finish > max(0.5, 0.02 * promised, 2 * longest):
+    frames = picture_stream(container).frames
+    if from_first and (decoded == frames or (decoded == 1 and not frames)):
+        return                                                             # how long a single picture stands is unknown
+    promised = promised_seconds(container)
+    missing = lambda until: promised - until > max(0.5, 0.02 * promised, 2 * longest)
+    if promised is None and container.format.name in ONE_DURATION:         # the sound may be longer than the picture
+        promised = container_seconds(container)
+        finish = last_packet(path) if promised is not None and missing(finish) else finish
+    if promised is not None and missing(finish):
         raise ValueError(f"{path} ends after {decoded} frames, at second {finish:.2f}, although its header promises {promised:.2f} seconds: "
                          "is it cut off? Get the file again; maps of the frames before are whole. If nothing is missing, "
                          "give an end within it (--end)")
 
 
-def promised_seconds(container: "av.container.InputContainer") -> float | None:
-    """When the pictures of a video file end, as its header says; None where it does not, or only with the sound.
+OWN_DURATIONS = {"mov,mp4,m4a,3gp,3g2,mj2", "mxf"}                         # formats whose headers have a duration for each track
+ONE_DURATION = {"matroska,webm", "flv", "asf"}                             # for the file, which is its longest track's
+NO_DURATION = {"mpegts", "mpeg", "ogg"}                                    # none: FFmpeg estimates it from a file's end
 
-    Durations are kept better than the headers' numbers of frames, which are often wrong. Only AVI has nothing else.
+
+def promised_seconds(container: "av.container.InputContainer") -> float | None:
+    """When the pictures of a video file end, as its header says; None where it does not, or not of which of several tracks.
+
+    A stream's duration is not taken at its word: where a format has none, FFmpeg fills in the file's, which may be the
+    sound's, or an estimate. Durations are kept better than the headers' numbers of frames; only AVI has nothing else.
     """
-    stream, origin = container.streams.best("video"), beginning(container)
-    if container.format.name == "avi":
+    stream, origin, name = picture_stream(container), beginning(container), container.format.name
+    if name == "avi":
         return float(stream.frames / stream.average_rate) if stream.frames and stream.average_rate else None
-    if stream.duration:
+    if name in OWN_DURATIONS and stream.duration:
         return float((stream.duration + (stream.start_time or 0)) * stream.time_base) - origin
-    tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))  # Matroska's, counted from 0
+    # Matroska's tag, which counts from 0; FFmpeg adds the tag's language to its name where there is one.
+    tags = [text for key, text in stream.metadata.items() if re.fullmatch("DURATION(-.+)?", key)]
+    tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", tags[0]) if tags and name == "matroska,webm" else None
     if tag:
         return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3]) - origin
-    counted_from_0 = "matroska" in container.format.name or container.format.name == "flv"
-    if not container.duration or len(container.streams) > 1:
+    return container_seconds(container) if len(container.streams) == 1 and name not in NO_DURATION else None
+
+
+def container_seconds(container: "av.container.InputContainer") -> float | None:
+    """When a file's longest track ends, as FFmpeg says."""
+    if not container.duration:
         return None
-    return container.duration / av.time_base - (origin if counted_from_0 else 0)
+    counted_from_0 = container.format.name in ("matroska,webm", "flv")
+    return container.duration / av.time_base - (beginning(container) if counted_from_0 else 0)
+
+
+def last_packet(path: str | Path) -> float:
+    """When the last of a file's packets, of any track, ends, in seconds from its beginning."""
+    with open_container(path) as container:
+        timed = (packet for packet in container.demux() if packet.pts is not None)
+        return float(max(((p.pts + (p.duration or 0)) * p.time_base for p in timed), default=0)) - beginning(container)
 
 
 def open_container(path: str | Path) -> "av.container.InputContainer":
@@ -110,28 +145,49 @@ def open_container(path: str | Path) -> "av.container.InputContainer":
     if not Path(path).is_file():
         raise FileNotFoundError(f"no video file {path}: it {'is a folder' if Path(path).is_dir() else 'does not exist'}")
     check_av()
+    mistaken = mistaken_for(Path(path))
+    if mistaken:
+        raise ValueError(f"no frame could be decoded from {path}: it {mistaken}")
     try:
         container = av.open(str(Path(path).absolute()))                    # FFmpeg takes a relative "a:b.mp4" for a protocol
     except av.FFmpegError as error:
-        if isinstance(error, PermissionError):
-            raise PermissionError(error.errno, "this file may not be read", str(path)) from error
         raise ValueError(f"no frame could be decoded from {path} ({Path(path).stat().st_size} bytes): {error.strerror}. "
                          "It is no video that FFmpeg knows, or an interrupted download") from error
-    if not container.streams.video:
-        held = ", ".join(stream.type for stream in container.streams) or "none"
-        container.close()
-        raise ValueError(f"{path} holds no pictures (streams: {held}): expected a video")
-    best = container.streams.best("video")                                 # not a song's cover
     try:
-        if best.codec_context is None:
+        stream = picture_stream(container)
+        if stream is None:
+            held = ", ".join(stream.type for stream in container.streams) or "none"
+            missing = "video, only a cover picture" if container.streams.video else f"pictures (streams: {held})"
+            raise ValueError(f"{path} holds no {missing}: expected a video")
+        if stream.codec_context is None:
             raise ValueError(f"no frame could be decoded from {path}: its pictures are of a kind that FFmpeg does not know")
-        best.thread_type = "AUTO"
-        check_size(Path(path), best.codec_context.width, best.codec_context.height)
-        best.codec_context.options = {"max_pixels": str(MAX_PIXELS)}       # which may change on the way
+        stream.thread_type = "AUTO"
+        check_size(Path(path), stream.codec_context.width, stream.codec_context.height)
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}     # which may change on the way
     except ValueError:
         container.close()
         raise
     return container
+
+
+def picture_stream(container: "av.container.InputContainer") -> "av.VideoStream | None":
+    """The video of a file; None where it has none, or only a cover picture, as songs have."""
+    is_cover = lambda stream: bool(stream.disposition & av.stream.Disposition.attached_pic)
+    best = container.streams.best("video")
+    streams = (best, *container.streams.video) if best else ()
+    return next((stream for stream in streams if not is_cover(stream)), None)
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is a video: by its suffix or, where that does not tell, by its content: footage, or several pictures."""
+    if path.suffix.lower() in VIDEO_SUFFIXES or is_animation(path):
+        return True
+    try:
+        with open_container(path) as container:
+            name, brand = container.format.name, container.metadata.get("major_brand")
+            return not (name.endswith("_pipe") or name in NO_FOOTAGE or brand in STILL_BRANDS)
+    except (OSError, ValueError, ModuleNotFoundError):
+        return False
 
 
 def beginning(container: "av.container.InputContainer") -> float:
@@ -154,7 +210,7 @@ def decode_from(path: str | Path, start: float,
     It is where the file does not say where its key frames are.
     """
     container = stack.enter_context(open_container(path))
-    frames = container.decode(container.streams.best("video"))
+    frames = container.decode(picture_stream(container))
     if start == 0 or container.format.name in SOUGHT_WRONGLY:
         return container, frames, True
     with contextlib.suppress(av.FFmpegError):                              # a file without an index cannot be sought in
@@ -163,7 +219,7 @@ def decode_from(path: str | Path, start: float,
         if first is not None and not first.is_corrupt and first.time is not None and first.time - beginning(container) <= start:
             return container, itertools.chain([first], frames), False
     container = stack.enter_context(open_container(path))                  # seeking back is not to be relied on either
-    return container, container.decode(container.streams.best("video")), True
+    return container, container.decode(picture_stream(container)), True
 
 
 def with_times(frames: Iterable["av.VideoFrame"], stream: "av.VideoStream", origin: float) -> Iterator[tuple[float, "av.VideoFrame"]]:
@@ -177,6 +233,26 @@ def with_times(frames: Iterable["av.VideoFrame"], stream: "av.VideoStream", orig
         yield before, frame
 
 
+QUARTER_TURNS = [Orientation(), EXIF_ORIENTATIONS[8], EXIF_ORIENTATIONS[3], EXIF_ORIENTATIONS[6]]  # counter-clockwise
+
+
+def orientation(frame: "av.VideoFrame") -> Orientation:
+    """How a player turns and mirrors a frame, from the display matrix (a b u, c d v, x y w) that comes with it.
+
+    A pixel (x, y) of the stored picture is shown at (a x + c y, b x + d y). PyAV's `rotation` tells the angle only, which is
+    wrong where the matrix mirrors. Angles between are brought to the next quarter turn.
+    """
+    try:
+        matrix = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+    except ValueError:                                                     # PyAV 18 does not know EXIF beside a matrix
+        return QUARTER_TURNS[round(frame.rotation / 90) % 4]
+    if matrix is None:
+        return Orientation()
+    a, b, _, c, d = (int(x) for x in np.frombuffer(matrix, np.int32)[:5])
+    transposed = abs(b) + abs(c) > abs(a) + abs(d)
+    return Orientation(transposed, upside_down=(b if transposed else d) < 0, mirrored=(c if transposed else a) < 0)
+
+
 def upright(frame: "av.VideoFrame") -> np.ndarray:
-    """The picture as (H, W, 3) uint8, RGB, turned as a player would turn it."""
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
+    """The picture as (H, W, 3) uint8, RGB, as a player would show it."""
+    return orientation(frame).apply(frame.to_ndarray(format="rgb24"))

@@ -3,7 +3,7 @@
     PYTHONPATH=. .venv/bin/python tests/long/fuzz.py                         # 3600 files: 6 minutes on 2 CPU cores
     PYTHONPATH=. .venv/bin/python tests/long/fuzz.py --only 1234             # one of them again
 
-Whole files of every kind (PNG, JPEG, MAT, AVI, MP4, weights, the JSON beside weights, the JSON of a prediction, a map to score, the
+Whole files of every kind (PNG, JPEG, its EXIF, MAT, AVI, MP4, its display matrix, animated PNG and WebP, TIFF of several pages, weights, the JSON beside weights, the JSON of a prediction, a map to score, the
 state and the record of a run, the flow of a frame) are changed at random places. A file may turn out to be readable. Else an error that the program reports
 must say so, within 30 seconds, and no output may be left under its final name. If the process itself dies, the file is named and the next one goes to a new process.
 """
@@ -26,7 +26,7 @@ import av
 import numpy as np
 import scipy.io
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 import predict
 import test as evaluation
@@ -36,7 +36,9 @@ from dataloader import ClipDataset, check_dataset, find_videos
 from model import RecSalNet
 
 NETWORK = {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
-KINDS = ("png", "jpg", "mat", "avi", "mp4", "pth", "json", "description", "map", "last", "record", "flow")
+KINDS = ("png", "jpg", "mat", "avi", "mp4", "pth", "json", "description", "map", "last", "record", "flow", "exif", "matrix", "apng", "webp", "tif")
+SUFFIXES = {"exif": "jpg", "matrix": "mp4", "apng": "png"}                 # of kinds that are called otherwise than their files
+PLACES = {"exif": (b"Exif", 80), "matrix": (b"tkhd", 92)}                  # kinds of which some bytes from a word on are changed alone
 TEXT = ("json", "description", "record")
 VALUES = (None, -1, 10 ** 12, 1e308, float("nan"), True, "../../escaped", b"", [], {}, [[]], torch.zeros(0), torch.zeros(1, 2, 3), torch.tensor(-1))
 SIZES = (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x00", b"\x80\x00\x00\x00", b"\x00\x01\x00\x00")
@@ -56,6 +58,12 @@ def make_files(folder: Path) -> None:
     shutil.copy(video / "images" / "2.png", folder / "whole.png")
     Image.open(folder / "whole.png").save(folder / "whole.jpg")
     shutil.copy(video / "fixation" / "2.mat", folder / "whole.mat")
+    tags = Image.Exif()
+    tags[ExifTags.Base.Orientation], tags[ExifTags.Base.Software] = 6, "a phone"
+    Image.open(folder / "whole.png").save(folder / "whole.exif", "JPEG", exif=tags)
+    pictures = [Image.fromarray(generator.integers(0, 256, (*shape, 3), np.uint8)) for _ in range(4)]
+    for kind, form in (("apng", "PNG"), ("webp", "WEBP"), ("tif", "TIFF")):
+        pictures[0].save(folder / f"whole.{kind}", form, save_all=True, append_images=pictures[1:], **({} if kind == "tif" else {"duration": 40, "exif": tags}))
     for suffix, codec in (("avi", "mpeg4"), ("mp4", "libx264")):
         with av.open(str(folder / f"whole.{suffix}"), "w") as container:
             stream = container.add_stream(codec, rate=25)
@@ -63,6 +71,7 @@ def make_files(folder: Path) -> None:
             for _ in range(4):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(generator.integers(0, 256, (*shape, 3), np.uint8), format="rgb24")))
             container.mux(stream.encode(None))
+    shutil.copy(folder / "whole.mp4", folder / "whole.matrix")
     torch.manual_seed(0)
     model = RecSalNet(**NETWORK)
     torch.save(model.state_dict(), folder / "whole.pth")
@@ -134,6 +143,10 @@ def damaged(kind: str, content: bytes, moments: random.Random) -> bytes:
     """A whole file's content, changed: as bytes, or, of what has parts, in one of its parts."""
     if moments.random() < 0.6 and kind in (*TEXT, "last"):
         return replace_value(content, moments) if kind in TEXT else replace_entry(content, moments)
+    if kind in PLACES:
+        word, length = PLACES[kind]
+        start = content.index(word)
+        return content[:start] + mutate(content[start:start + length], moments, text=False) + content[start + length:]
     return mutate(content, moments, kind in TEXT)
 
 
@@ -165,11 +178,11 @@ def read_set(root: Path) -> None:
 def prepare_case(kind: str, content: bytes, whole: Path, case: Path) -> tuple[Callable[[], None], Path]:
     """What to call for a damaged file, and the folder of its outputs."""
     out, weights = case / "out", whole / "whole.pth"
-    if kind in ("png", "jpg", "mat"):
+    if kind in ("png", "jpg", "mat", "exif"):
         video = shutil.copytree(whole / "set", case / "set") / "train" / "v"
         part = "fixation" if kind == "mat" else "images"
         (video / part / "2.png").unlink(missing_ok=True)
-        (video / part / f"2.{kind}").write_bytes(content)
+        (video / part / f"2.{SUFFIXES.get(kind, kind)}").write_bytes(content)
         call = (lambda: read_set(case / "set")) if kind == "mat" else lambda: run_predict(video / "images", out, weights, "--save", "npz")
         return call, out
     if kind == "map":
@@ -188,10 +201,10 @@ def prepare_case(kind: str, content: bytes, whole: Path, case: Path) -> tuple[Ca
         shutil.copytree(whole / "out", out)
         (out / "images.json").write_bytes(content)
         return lambda: run_predict(whole / "set" / "train" / "v" / "images", out, weights, "--save", "png", "npz", "--overwrite"), out
-    path = case / f"case.{kind}"
+    path = case / f"case.{SUFFIXES.get(kind, kind)}"
     path.write_bytes(content)
-    if kind in ("avi", "mp4"):
-        return lambda: run_predict(path, out, weights, "--save", "npz", "sheet"), out
+    if kind in ("avi", "mp4", "matrix", "apng", "webp", "tif"):
+        return lambda: run_predict(path, out, weights, "--save", "npz", "sheet", "overlay"), out
     if kind == "json":
         shutil.copy(weights, case / "case.pth")
     return lambda: run_predict(whole / "set" / "train" / "v" / "images", out, case / "case.pth", "--save", "npz"), out
