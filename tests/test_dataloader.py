@@ -499,7 +499,7 @@ def masked_stems(video):
 
 
 def test_a_mask_of_zeros_and_ones_is_brought_to_255_and_others_are_grey_as_they_are(tmp_path):
-    for levels, expected in (([0, 0], [0, 0]), ([0, 1], [0, 255]), ([1, 1], [255, 255]), ([0, 2], [0, 2]), ([0, 1, 254], [0, 1, 254])):
+    for levels, expected in (([0, 0], [0, 0]), ([0, 1], [0, 255]), ([1, 1], [255, 255]), ([0, 38], [0, 38]), ([0, 1, 254], [0, 1, 254])):
         write(tmp_path / "a.png", np.array([levels], np.uint8))
         mask = read_mask(tmp_path / "a.png")
         assert mask.dtype == np.uint8 and mask.tolist() == [expected]
@@ -709,7 +709,11 @@ DAMAGES = {                                                                # wha
     "fixation map of another size": (lambda folder: write(folder / "fixation/0004.png", np.eye(9, dtype=np.uint8)), ("size", True)),
     "frame of another size": (lambda folder: write(folder / "images/0004.png", np.ones((12, 16, 3), np.uint8)), ("size", False)),
     "constant density map": (lambda folder: write(folder / "maps/0004.png", np.full((6, 8), 7, np.uint8)), ("constant", False)),
-    "grey fixation map": (lambda folder: write(folder / "fixation/0004.png", np.arange(48, dtype=np.uint8).reshape(6, 8)), ("fixations", False)),
+    "grey fixation map": (lambda folder: write(folder / "fixation/0004.png", np.diag(np.array([9, 99, 0, 0, 0, 0, 0, 0], np.uint8))[:6]), ("fixations", False)),
+    "discs in a fixation map": (lambda folder: write(folder / "fixation/0004.png", 255 * np.eye(6, 8, dtype=np.uint8)), ("fixations", False)),
+    "density map for a fixation map": (lambda folder: write(folder / "fixation/0004.png", np.arange(48, dtype=np.uint8).reshape(6, 8)), ("unreadable", True)),
+    "inverted fixation map": (lambda folder: write(folder / "fixation/0004.png", 255 - 255 * np.eye(6, 8, dtype=np.uint8)), ("unreadable", True)),
+    "density map in colour": (lambda folder: write(folder / "maps/0004.png", np.eye(6, 8, dtype=np.uint8)[..., None] * np.array([200, 0, 0], np.uint8)), ("unreadable", True)),
 }
 
 
@@ -779,7 +783,7 @@ def test_every_problem_is_reported_at_once_in_lines_for_people(tmp_path, capsys)
         DAMAGES[name][0](make_checked_video(tmp_path / "train" / f"{number:02d}"))
     code, out = check(capsys, tmp_path, "--split", "train")
     lines = out.splitlines()
-    assert code == 1 and lines[0].startswith(f"{tmp_path}, train: 14 videos, ")
+    assert code == 1 and lines[0].startswith(f"{tmp_path}, train: {len(DAMAGES)} videos, ")
     for number, (_, expected) in enumerate(DAMAGES.values()):
         if expected:
             assert any(line.startswith(f"{'error' if expected[1] else 'warning'}: {expected[0]}: train/{number:02d}: ") for line in lines)
