@@ -707,34 +707,42 @@ def in_order(frames: dict[str, Path]) -> tuple[Path, ...]:
 def inventory(videos: list[Video], look_at: int = 2000, short: int = 32) -> str:
     """What was found, in one line: videos, frames, how many are annotated, how many of those have no fixation, short videos.
 
-    Where there are masks: videos, frames, how many have one.
+    Where there are masks: videos, frames, how many have one. Where there are any, also how many frames have a density map
+    alone, and how many fixation maps or masks are doubtful.
 
     Args:
         videos: of `find_videos`.
-        look_at: fixation maps to read, evenly spread over all, to count the empty ones.
+        look_at: fixation maps or masks to read, evenly spread over all, to count the empty and the doubtful ones.
         short: a video with fewer frames is short.
     """
-    frames, masked = sum(len(video.frames) for video in videos), sum(len(video.masked()) for video in videos)
-    if masked:
-        return f"{len(videos)} videos, {frames} frames, {masked} with masks"
+    masks = [(video.masks[video.frames[i].stem],) for video in videos for i in video.masked()]
     annotated = [(video, video.frames[i]) for video in videos for i in video.annotated()]
     fixated = [(video.fixations[frame.stem], video.like(frame)) for video, frame in annotated if video.fixations]
-    seen = [fixated[round(place)] for place in np.linspace(0, len(fixated) - 1, min(look_at, len(fixated)))]
-    empty = sum(in_threads(has_no_fixation, seen))
-    parts = [f"{len(videos)} videos", f"{frames} frames", f"{len(annotated)} annotated",
-             f"{empty}{f' of {len(seen)} looked at' if len(seen) < len(fixated) else ''} without fixation",
-             f"{sum(len(video.frames) < short for video in videos)} videos shorter than {short} frames"]
-    if len(fixated) < len(annotated):
-        parts.append(f"{len(annotated) - len(fixated)} with a density map alone")
+    files = masks or fixated
+    seen = [files[round(place)] for place in np.linspace(0, len(files) - 1, min(look_at, len(files)))]
+    examine = functools.partial(look, examine_mask if masks else examine_fixations)
+    empty, doubtful = np.sum([(False, False), *in_threads(examine, seen)], axis=0)
+    of_seen = f" of {len(seen)} looked at" if len(seen) < len(files) else ""
+    parts = [f"{len(videos)} videos", f"{sum(len(video.frames) for video in videos)} frames"]
+    if masks:
+        parts.append(f"{len(masks)} with masks")
+    else:
+        parts += [f"{len(annotated)} annotated", f"{empty}{of_seen} without fixation",
+                  f"{sum(len(video.frames) < short for video in videos)} videos shorter than {short} frames"]
+        parts += [f"{len(annotated) - len(fixated)} with a density map alone"] if len(fixated) < len(annotated) else []
+    if doubtful:
+        parts.append(f"{doubtful}{of_seen} with a doubtful {'mask' if masks else 'fixation map'} (python dataloader.py check "
+                     "says why)")
     return ", ".join(parts)
 
 
-def has_no_fixation(file: tuple[Path, Path]) -> bool:
-    """Whether a fixation map, given with a picture of its size, is empty; whoever needs a damaged one reports it."""
+def look(examine: Callable[..., Annotation], files: tuple[Path, ...]) -> tuple[bool, bool]:
+    """Whether an annotation is empty, and whether it is doubtful; one that cannot be read is reported by whoever needs it."""
     try:
-        return not read_fixations(*file).any()
+        values, remarks = examine(*files)
     except (OSError, ValueError):
-        return False
+        return False, False
+    return not values.any(), bool(remarks)
 
 
 # Moving maps to another size

@@ -3,8 +3,8 @@
     PYTHONPATH=. .venv/bin/python tests/long/fuzz.py                         # 3600 files: 6 minutes on 2 CPU cores
     PYTHONPATH=. .venv/bin/python tests/long/fuzz.py --only 1234             # one of them again
 
-Whole files of every kind (PNG, JPEG, MAT, AVI, MP4, weights, the JSON beside weights, the JSON of a prediction, a map to score, the
-state and the record of a run, the flow of a frame) are changed at random places. A file may turn out to be readable. Else an error that the program reports
+Whole files of every kind (PNG, JPEG, MAT, MAT 7.3, a mask in a palette, a fixation map in alpha, AVI, MP4, weights, the JSON beside
+weights, the JSON of a prediction, a map to score, the state and the record of a run, the flow of a frame) are changed at random places. A file may turn out to be readable. Else an error that the program reports
 must say so, within 30 seconds, and no output may be left under its final name. If the process itself dies, the file is named and the next one goes to a new process.
 """
 import argparse
@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import av
+import h5py
 import numpy as np
 import scipy.io
 import torch
@@ -36,7 +37,7 @@ from dataloader import ClipDataset, check_dataset, find_videos
 from model import RecSalNet
 
 NETWORK = {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
-KINDS = ("png", "jpg", "mat", "avi", "mp4", "pth", "json", "description", "map", "last", "record", "flow")
+KINDS = ("png", "jpg", "mat", "mat73", "palette", "alpha", "avi", "mp4", "pth", "json", "description", "map", "last", "record", "flow")
 TEXT = ("json", "description", "record")
 VALUES = (None, -1, 10 ** 12, 1e308, float("nan"), True, "../../escaped", b"", [], {}, [[]], torch.zeros(0), torch.zeros(1, 2, 3), torch.tensor(-1))
 SIZES = (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x00", b"\x80\x00\x00\x00", b"\x00\x01\x00\x00")
@@ -56,6 +57,18 @@ def make_files(folder: Path) -> None:
     shutil.copy(video / "images" / "2.png", folder / "whole.png")
     Image.open(folder / "whole.png").save(folder / "whole.jpg")
     shutil.copy(video / "fixation" / "2.mat", folder / "whole.mat")
+    fixations = generator.random(shape) < 0.01
+    with h5py.File(folder / "whole.mat73", "w") as file:
+        file.create_dataset("I", data=fixations.T.astype(np.uint8), chunks=(16, 16), compression="gzip")
+    colours = np.full((*shape, 3), 255, np.uint8)
+    Image.fromarray(np.dstack([colours, 255 * fixations.astype(np.uint8)])).save(folder / "whole.alpha", format="PNG")
+    mask = Image.fromarray(generator.integers(0, 3, shape, np.uint8))
+    mask.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    mask.save(folder / "whole.palette", format="PNG", transparency=0)
+    for number in range(1, 4):                                             # a set of masks
+        for part, suffix in (("Frame", "jpg"), ("GT", "png")):
+            (folder / "masks" / "train" / "v" / part).mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / ("whole.jpg" if part == "Frame" else "whole.palette"), folder / "masks" / "train" / "v" / part / f"{number}.{suffix}")
     for suffix, codec in (("avi", "mpeg4"), ("mp4", "libx264")):
         with av.open(str(folder / f"whole.{suffix}"), "w") as container:
             stream = container.add_stream(codec, rate=25)
@@ -130,8 +143,27 @@ def replace_entry(content: bytes, moments: random.Random) -> bytes:
     return changed.getvalue()
 
 
+def repaint(content: bytes, moments: random.Random) -> bytes:
+    """Store a picture in another mode, with another palette or alpha channel, in another format."""
+    picture = Image.open(io.BytesIO(content))
+    picture = picture.convert("RGBA").convert(moments.choice(("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I")))
+    options = {}
+    if picture.mode in ("LA", "RGBA") and moments.random() < 0.5:
+        picture.putalpha(Image.frombytes("L", picture.size, moments.randbytes(picture.width * picture.height)))
+    if picture.mode == "P" and moments.random() < 0.7:
+        picture.putpalette(moments.randbytes(3 * moments.choice((1, 2, 3, 255, 256))))
+    if picture.mode in ("L", "P", "RGB") and moments.random() < 0.5:
+        options["transparency"] = (1, 2, 3) if picture.mode == "RGB" else moments.randrange(256)
+    stored, format = io.BytesIO(), "TIFF" if picture.mode == "CMYK" else moments.choice(("PNG", "PNG", "TIFF"))
+    picture.save(stored, format=format, **options)
+    return stored.getvalue()
+
+
 def damaged(kind: str, content: bytes, moments: random.Random) -> bytes:
     """A whole file's content, changed: as bytes, or, of what has parts, in one of its parts."""
+    if moments.random() < 0.6 and kind in ("palette", "alpha"):
+        content = repaint(content, moments)
+        return content if moments.random() < 0.5 else mutate(content, moments, text=False)
     if moments.random() < 0.6 and kind in (*TEXT, "last"):
         return replace_value(content, moments) if kind in TEXT else replace_entry(content, moments)
     return mutate(content, moments, kind in TEXT)
@@ -155,22 +187,26 @@ def run_flow(frames: Path, *flags: str) -> None:
     optical_flow.main(optical_flow.arguments().parse_args([str(frames), *flags]))
 
 
-def read_set(root: Path) -> None:
+def read_set(root: Path, annotation: str = "density") -> None:
     """What check and training read."""
     check_dataset(root)
-    for video in find_videos(root, "train"):
-        ClipDataset([video], lambda frame: torch.zeros(3, 2, 2, dtype=torch.uint8), clip_len=3)[0, 0]
+    for video in find_videos(root, "train", annotation=annotation):
+        ClipDataset([video], lambda frame: torch.zeros(3, 2, 2, dtype=torch.uint8), clip_len=3, masks=annotation == "mask")[0, 0]
 
 
 def prepare_case(kind: str, content: bytes, whole: Path, case: Path) -> tuple[Callable[[], None], Path]:
     """What to call for a damaged file, and the folder of its outputs."""
     out, weights = case / "out", whole / "whole.pth"
-    if kind in ("png", "jpg", "mat"):
+    if kind == "palette":
+        masks = shutil.copytree(whole / "masks", case / "masks")
+        (masks / "train" / "v" / "GT" / "3.png").write_bytes(content)
+        return lambda: read_set(masks, "mask"), out
+    if kind in ("png", "jpg", "mat", "mat73", "alpha"):
         video = shutil.copytree(whole / "set", case / "set") / "train" / "v"
-        part = "fixation" if kind == "mat" else "images"
-        (video / part / "2.png").unlink(missing_ok=True)
-        (video / part / f"2.{kind}").write_bytes(content)
-        call = (lambda: read_set(case / "set")) if kind == "mat" else lambda: run_predict(video / "images", out, weights, "--save", "npz")
+        part = "images" if kind in ("png", "jpg") else "fixation"
+        next((video / part).glob("3.*")).unlink()                          # the frame that a clip of three ends at
+        (video / part / "3").with_suffix({"mat73": ".mat", "alpha": ".png"}.get(kind, f".{kind}")).write_bytes(content)
+        call = (lambda: run_predict(video / "images", out, weights, "--save", "npz")) if part == "images" else lambda: read_set(case / "set")
         return call, out
     if kind == "map":
         maps = shutil.copytree(whole / "set" / "train" / "v" / "maps", case / "method" / "v")
