@@ -83,7 +83,7 @@ DATASETS = {
 DATASET_FOLDERS = ", ".join(f"{name} {known.folder}" for name, known in DATASETS.items() if known.folder)  # for --help
 SAME_SPLIT = ({"train", "training"}, {"val", "valid", "validation"}, {"test", "testing"})
 LISTS = ("{}.txt", "fold_lists/DIEM_list_{}_fps.txt")                      # below a dataset's folder: the names of a split's videos
-JUNK = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", ".ipynb_checkpoints"}  # folders that are no part of a dataset
+JUNK = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", ".ipynb_checkpoints"}  # folders that are no data
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class Tree:
     """Where the folders of frames, density maps, fixation maps and masks of a video are, which {video} stands for.
 
     All are images; fixation maps may be .mat files instead, there or in a folder maps below. A tree has masks, or density and
-    fixation maps. Without {video}, a folder holds the files of several videos, which their names tell apart. {set} stands
-    for a folder of any name: a dataset, of several beside each other.
+    fixation maps. Without {video}, a folder holds the files of several videos, which their names tell apart. {set}
+    stands for a folder of any name: a dataset, of several beside each other.
     """
     used_by: str
     frames: str
@@ -452,7 +452,7 @@ class Video:
         return stem in self.maps and (stem in self.fixations or not self.fixations)
 
     def annotated(self) -> list[int]:
-        """Indices of the frames with both a density and a fixation map; with a density map, if the video has no other."""
+        """Indices of the frames with a density and a fixation map; with a density map, if the video has no other."""
         return [i for i in range(len(self.frames)) if self.is_annotated(i)]
 
     def like(self, frame: Path) -> Path:
@@ -554,9 +554,9 @@ def open_place(place: Place, need_annotation: bool = True, annotation: str = "de
 def density_only(video: Video, place: Place) -> str:
     """What can be done with a video that has density maps and no fixation map."""
     return (f"no fixation maps for video {video.name}: {len(video.maps)} of its {len(video.frames)} frames have a "
-            f"density map in {place.maps}, and none has a fixation map in {' or '.join(map(str, place.fixations))}. The "
-            "objective's NSS needs them: give --nss-weight 0 to train without. test.py scores such a video by CC, SIM "
-            "and KL")
+            f"density map in {place.maps}, and none has a fixation map in {' or '.join(map(str, place.fixations))}. "
+            "The objective's NSS needs them: give --nss-weight 0 to train without. test.py scores such a video by CC, "
+            "SIM and KL")
 
 
 def no_annotation(video: Video, place: Place, annotation: str) -> str:
@@ -707,8 +707,8 @@ def in_order(frames: dict[str, Path]) -> tuple[Path, ...]:
 def inventory(videos: list[Video], look_at: int = 2000, short: int = 32) -> str:
     """What was found, in one line: videos, frames, how many are annotated, how many of those have no fixation, short videos.
 
-    Where there are masks: videos, frames, how many have one. Where there are any, also how many frames have a density map
-    alone, and how many fixation maps or masks are doubtful.
+    Where there are masks: videos, frames, how many have one. Where there are any, also how many frames have a density
+    map alone, and how many fixation maps or masks are doubtful.
 
     Args:
         videos: of `find_videos`.
@@ -731,13 +731,13 @@ def inventory(videos: list[Video], look_at: int = 2000, short: int = 32) -> str:
                   f"{sum(len(video.frames) < short for video in videos)} videos shorter than {short} frames"]
         parts += [f"{len(annotated) - len(fixated)} with a density map alone"] if len(fixated) < len(annotated) else []
     if doubtful:
-        parts.append(f"{doubtful}{of_seen} with a doubtful {'mask' if masks else 'fixation map'} (python dataloader.py check "
-                     "says why)")
+        parts.append(f"{doubtful}{of_seen} with a doubtful {'mask' if masks else 'fixation map'} "
+                     "(python dataloader.py check says why)")
     return ", ".join(parts)
 
 
 def look(examine: Callable[..., Annotation], files: tuple[Path, ...]) -> tuple[bool, bool]:
-    """Whether an annotation is empty, and whether it is doubtful; one that cannot be read is reported by whoever needs it."""
+    """Whether an annotation is empty, and whether it is doubtful; whoever needs one that cannot be read reports it."""
     try:
         values, remarks = examine(*files)
     except (OSError, ValueError):
@@ -1423,7 +1423,7 @@ def check_frame(video: Video, index: int) -> tuple[tuple[int, int] | None, bool,
 
 
 def check_sizes(content: dict[str, np.ndarray]) -> Iterator[tuple[str, bool, str, str]]:
-    """Findings in the sizes of a frame and its annotation, as of `check_frame`, with a key of `content` for the file."""
+    """Findings in the sizes of a frame and its annotation, as of `check_frame`, a key of `content` for the file."""
     size = {kind: in_words(array) for kind, array in content.items()}
     if "density" in size and size.get("fixations", size["density"]) != size["density"]:
         yield "size", True, f"the density map is {size['density']}, the fixation map {size['fixations']}", "density"

@@ -871,10 +871,10 @@ def notes_on(methods: list[Method], costs: dict[str, dict], videos: list[Video],
     notes = [
         (annotated < frames, f"{frames - annotated} of {frames} frames have no annotation and were not scored."),
         (counted < annotated, f"**{annotated - counted} of {annotated} frames with a mask were not scored**: the first "
-                              "and the last frame of each sequence, by --mask-frames inner, as in DAVIS's own protocol."),
+                              "and the last frame of each sequence, by --mask-frames inner, as in DAVIS's protocol."),
         (scored < counted, f"{scored} of {counted} annotated frames were drawn at random and scored."),
-        (density_alone, f"**{density_alone} of {annotated} annotated frames have a density map alone**, for their videos "
-                        "have no fixation maps: AUC-J, s-AUC and NSS are undefined there and left out."),
+        (density_alone, f"**{density_alone} of {annotated} annotated frames have a density map alone**, for their "
+                        "videos have no fixation maps: AUC-J, s-AUC and NSS are undefined there and left out."),
         *((True, f"**Annotation of {count} of {scored} frames**: {reason}.") for reason, count in doubts.most_common()),
         (interpolate > 1, f"**APPROXIMATION: one frame in {interpolate} went through the network**, maps between are interpolated."),
         (frame_size, f"**APPROXIMATION unless trained so: the network saw frames of {seen} (H x W) pixels**, by --frame-size."),
@@ -1070,8 +1070,8 @@ def nothing_to_score(folder: Path, finished: list, skipped: list[str], predicted
     """Say why there are no scores: an error, unless maps were predicted for a set without annotation."""
     if not finished:
         raise ValueError(f"every video of {folder} was skipped: {' / '.join(skipped)}")
-    message = (f"no annotation in {folder}: nothing to score. A frame is scored that has a density map and a fixation map "
-               f"(a density map, where its video has no fixation maps), or a mask; {TREE}")
+    message = (f"no annotation in {folder}: nothing to score. A frame is scored that has a density map and a fixation "
+               f"map (a density map, where its video has no fixation maps), or a mask; {TREE}")
     if not predicted:
         raise ValueError(message)
     print(message)

@@ -104,7 +104,7 @@ def test_an_alpha_channel_that_is_opaque_or_adds_nothing_is_no_matter(tmp_path):
 def test_in_a_coloured_palette_every_index_above_zero_is_an_object_and_that_is_said(tmp_path):
     mask = examine_mask(save(tmp_path / "a.png", OBJECT, DAVIS))
     assert np.array_equal(mask.values, 255 * (OBJECT > 0)) and mask.values.dtype == np.uint8
-    assert said(mask) == "a mask in a coloured palette: every index above 0 is taken for an object"
+    assert said(mask) == "a mask in a palette: every index above 0 is taken for an object"
     transparent = examine_mask(save(tmp_path / "b.png", OBJECT, DAVIS, transparency=0))
     assert np.array_equal(transparent.values, mask.values)
     none = examine_mask(save(tmp_path / "c.png", 0 * OBJECT, DAVIS))
@@ -114,7 +114,15 @@ def test_in_a_coloured_palette_every_index_above_zero_is_an_object_and_that_is_s
             read(tmp_path / "a.png")
 
 
-def test_a_coloured_palette_that_does_not_begin_with_black_is_refused(tmp_path):
+def test_an_object_whose_colour_in_the_palette_is_grey_is_one_also_alone(tmp_path):
+    davis = np.array([[128 * (i >> c & 1) for c in range(3)] for i in range(8)]).flatten().tolist()  # its object 7 is grey, 128
+    mask = examine_mask(save(tmp_path / "a.png", (7 * (OBJECT > 0)).astype(np.uint8), davis))
+    assert np.array_equal(mask.values, 255 * (OBJECT > 0)) and "in a palette" in said(mask)
+
+
+def test_a_coloured_palette_in_which_black_is_not_the_first_colour_alone_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is in colour: expected a grey mask"):
+        examine_mask(save(tmp_path / "b.png", OBJECT, [0, 0, 0, 128, 0, 0, 0, 0, 0]))
     with pytest.raises(ValueError, match="is in colour: expected a grey mask"):
         examine_mask(save(tmp_path / "a.png", OBJECT, [128, 0, 0, 0, 0, 0, 0, 128, 0]))
 

@@ -95,7 +95,7 @@ def examine_mask(path: Path) -> Annotation:
     """The mask of salient objects, (H, W) uint8, objects above 128.
 
     Grey levels stay as they are. Small ones are numbers of objects: 0 and 1, or 0, 1, 2 .., become 0 and 255. So do the
-    indices of a coloured palette that begins with black, as in DAVIS 2017. Of constant colours, alpha is the mask.
+    indices of a coloured palette whose first colour alone is black (DAVIS 2017). Of constant colours, alpha is the mask.
 
     Raises:
         ValueError: it cannot be read, or is in colour, or transparent where it is not black.
@@ -182,10 +182,11 @@ def grey_levels(path: Path, name: str, means_alpha: bool = False, means_indices:
         indices, background = (decode(image, "P"), image.getpalette()[:3]) if is_palette else (None, None)
     colours, alpha = channels[..., :3].astype(np.int16), channels[..., 3]
     in_colour = np.abs(colours - colours[..., 1:2]).max() > COLOURED
-    if in_colour and means_indices and background == [0, 0, 0]:
+    is_dark = 0 < grey.max() <= HALF                                       # as object 7 of DAVIS 2017, grey, is alone
+    if means_indices and background == [0, 0, 0] and (in_colour or is_dark) and grey[indices > 0].all():  # 0 alone is black
         objects = np.where(indices > 0, 255, 0).astype(np.uint8)
-        return Levels(objects, lossy, [Remark("interpreted", f"a {name} in a coloured palette: every index above 0 is "
-                                                             "taken for an object")])
+        return Levels(objects, lossy, [Remark("interpreted", f"a {name} in a palette: every index above 0 is taken "
+                                                             "for an object")])
     if (alpha < 255).any():
         is_constant = (colours == colours[0, 0]).all()
         if is_constant and means_alpha:

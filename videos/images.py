@@ -18,7 +18,7 @@ def read_image(path: Path, mode: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """An image to `decode`, whose mode and palette can be asked; errors meanwhile are ValueErrors with its path."""
+    """An image to `decode`, whose mode and palette can be asked; errors meanwhile become ValueErrors with its path."""
     try:
         with Image.open(path) as image:
             check_size(path, *image.size)

@@ -3,8 +3,9 @@
     PYTHONPATH=. .venv/bin/python tests/long/fuzz.py                         # 3600 files: 6 minutes on 2 CPU cores
     PYTHONPATH=. .venv/bin/python tests/long/fuzz.py --only 1234             # one of them again
 
-Whole files of every kind (PNG, JPEG, MAT, MAT 7.3, a mask in a palette, a fixation map in alpha, AVI, MP4, weights, the JSON beside
-weights, the JSON of a prediction, a map to score, the state and the record of a run, the flow of a frame) are changed at random places. A file may turn out to be readable. Else an error that the program reports
+Whole files of every kind (PNG, JPEG, MAT, MAT 7.3, a mask in a palette, a fixation map in alpha, AVI, MP4, weights, the
+JSON beside weights, the JSON of a prediction, a map to score, the state and the record of a run, the flow of a frame) are
+changed at random places, pictures also in mode, palette and alpha. A file may turn out to be readable. Else an error that the program reports
 must say so, within 30 seconds, and no output may be left under its final name. If the process itself dies, the file is named and the next one goes to a new process.
 """
 import argparse
@@ -37,7 +38,8 @@ from dataloader import ClipDataset, check_dataset, find_videos
 from model import RecSalNet
 
 NETWORK = {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
-KINDS = ("png", "jpg", "mat", "mat73", "palette", "alpha", "avi", "mp4", "pth", "json", "description", "map", "last", "record", "flow")
+KINDS = ("png", "jpg", "mat", "mat73", "palette", "alpha", "avi", "mp4", "pth", "json", "description", "map", "last",
+         "record", "flow")
 TEXT = ("json", "description", "record")
 VALUES = (None, -1, 10 ** 12, 1e308, float("nan"), True, "../../escaped", b"", [], {}, [[]], torch.zeros(0), torch.zeros(1, 2, 3), torch.tensor(-1))
 SIZES = (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x00", b"\x80\x00\x00\x00", b"\x00\x01\x00\x00")
@@ -65,10 +67,10 @@ def make_files(folder: Path) -> None:
     mask = Image.fromarray(generator.integers(0, 3, shape, np.uint8))
     mask.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
     mask.save(folder / "whole.palette", format="PNG", transparency=0)
-    for number in range(1, 4):                                             # a set of masks
-        for part, suffix in (("Frame", "jpg"), ("GT", "png")):
-            (folder / "masks" / "train" / "v" / part).mkdir(parents=True, exist_ok=True)
-            shutil.copy(folder / ("whole.jpg" if part == "Frame" else "whole.palette"), folder / "masks" / "train" / "v" / part / f"{number}.{suffix}")
+    for part, suffix, picture in (("Frame", "jpg", "whole.jpg"), ("GT", "png", "whole.palette")):
+        (folder / "masks" / "train" / "v" / part).mkdir(parents=True)
+        for number in range(1, 4):
+            shutil.copy(folder / picture, folder / "masks" / "train" / "v" / part / f"{number}.{suffix}")
     for suffix, codec in (("avi", "mpeg4"), ("mp4", "libx264")):
         with av.open(str(folder / f"whole.{suffix}"), "w") as container:
             stream = container.add_stream(codec, rate=25)
@@ -190,8 +192,9 @@ def run_flow(frames: Path, *flags: str) -> None:
 def read_set(root: Path, annotation: str = "density") -> None:
     """What check and training read."""
     check_dataset(root)
+    frame = torch.zeros(3, 2, 2, dtype=torch.uint8)
     for video in find_videos(root, "train", annotation=annotation):
-        ClipDataset([video], lambda frame: torch.zeros(3, 2, 2, dtype=torch.uint8), clip_len=3, masks=annotation == "mask")[0, 0]
+        ClipDataset([video], lambda picture: frame, clip_len=3, masks=annotation == "mask")[0, 0]
 
 
 def prepare_case(kind: str, content: bytes, whole: Path, case: Path) -> tuple[Callable[[], None], Path]:
@@ -206,8 +209,9 @@ def prepare_case(kind: str, content: bytes, whole: Path, case: Path) -> tuple[Ca
         part = "images" if kind in ("png", "jpg") else "fixation"
         next((video / part).glob("3.*")).unlink()                          # the frame that a clip of three ends at
         (video / part / "3").with_suffix({"mat73": ".mat", "alpha": ".png"}.get(kind, f".{kind}")).write_bytes(content)
-        call = (lambda: run_predict(video / "images", out, weights, "--save", "npz")) if part == "images" else lambda: read_set(case / "set")
-        return call, out
+        if part == "fixation":
+            return lambda: read_set(case / "set"), out
+        return lambda: run_predict(video / "images", out, weights, "--save", "npz"), out
     if kind == "map":
         maps = shutil.copytree(whole / "set" / "train" / "v" / "maps", case / "method" / "v")
         (maps / "2.png").write_bytes(content)
