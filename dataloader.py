@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import signal
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,16 @@ from tqdm import tqdm
 
 import utils
 from utils import in_threads
-from videos.annotation import read_density, read_fixation_values, read_fixations, read_mask
+from videos.annotation import (
+    Annotation,
+    examine_density,
+    examine_fixations,
+    examine_mask,
+    read_density,
+    read_fixations,
+    read_mask,
+    remarks_on_density,
+)
 from videos.images import IMAGE_SUFFIXES, READING, read_frame
 
 TREE = "expected tree: ROOT/SPLIT/VIDEO/{images,maps,fixation}/NAME.png, or another of those in data/README.md"
@@ -73,6 +83,7 @@ DATASETS = {
 DATASET_FOLDERS = ", ".join(f"{name} {known.folder}" for name, known in DATASETS.items() if known.folder)  # for --help
 SAME_SPLIT = ({"train", "training"}, {"val", "valid", "validation"}, {"test", "testing"})
 LISTS = ("{}.txt", "fold_lists/DIEM_list_{}_fps.txt")                      # below a dataset's folder: the names of a split's videos
+JUNK = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", ".ipynb_checkpoints"}  # folders that are no data
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,8 @@ class Tree:
     """Where the folders of frames, density maps, fixation maps and masks of a video are, which {video} stands for.
 
     All are images; fixation maps may be .mat files instead, there or in a folder maps below. A tree has masks, or density and
-    fixation maps. Without {video}, a folder holds the files of several videos, which their names tell apart.
+    fixation maps. Without {video}, a folder holds the files of several videos, which their names tell apart. {set}
+    stands for a folder of any name: a dataset, of several beside each other.
     """
     used_by: str
     frames: str
@@ -111,7 +123,8 @@ TREES = (
     Tree("UNISAL", "annotation/{video}/images", *BESIDE),
     Tree("STSANet, HD2S", "frames/{video}", *BESIDE),
     Tree("SalEMA", "frames/{video}", "maps/{video}", ("fixations/{video}", "fixation/{video}")),
-    Tree("DIEM of STAViS", "video_frames/DIEM/{video}", "annotations/DIEM/{video}/maps", ("annotations/DIEM/{video}",)),
+    Tree("DIEM and the other sets of STAViS", "video_frames/{set}/{video}", "annotations/{set}/{video}/maps",
+         ("annotations/{set}/{video}",)),
     Tree("test sets of SMCF and others: DAVIS, DAVSOD, FBMS, MCL, SegTrack-V2", "{video}/Frame", masks=tuple("{video}/" + name for name in MASKS)),
     Tree("training sets of SMCF and others, frames of all videos in one folder", "Imgs", masks=MASKS),
     Tree("training sets of SMCF and others, a folder for each video", "Imgs/{video}", masks=tuple(name + "/{video}" for name in MASKS)),
@@ -142,6 +155,11 @@ class Place:
     masks: tuple[Path, ...] = ()
     files: dict[Path, list[Path]] | None = None
 
+    @property
+    def set(self) -> str | None:
+        """Which of the sets that a tree holds beside each other it belongs to; None where a tree holds one."""
+        return self.frames.parent.name if "{set}" in self.tree.frames else None
+
     def folders(self) -> tuple[Path, ...]:
         """All of them, that of the frames first."""
         return self.frames, *([self.maps] if self.maps else []), *self.fixations, *self.masks
@@ -158,7 +176,7 @@ def find_places(root: Path, split: str, numbers: dict[str, range] | None = None)
         root: the dataset's folder.
         split: a folder below it, such as train or TestSet/DAVIS (train and training, val and validation, test and testing are the
             same); or a list of names, SPLIT.txt below it or any path that ends in .txt; or numbers of videos, such as "601-700";
-            or a key of `numbers`; or "all".
+            or one of the sets that a tree holds, such as Coutrot_db1 of STAViS; or a key of `numbers`; or "all".
         numbers: of `Known`.
 
     Returns:
@@ -178,7 +196,7 @@ def find_places(root: Path, split: str, numbers: dict[str, range] | None = None)
     if places and listed is not None:
         return named(places, listed)
     wanted = split_numbers(split, numbers if numbers and bases(root) == [root] else {})
-    chosen = [p for p in places if split == "all" or (p.name.isdecimal() and int(p.name) in wanted)]
+    chosen = [p for p in places if split in ("all", p.set) or (p.name.isdecimal() and int(p.name) in wanted)]
     if not chosen:
         raise FileNotFoundError(nothing_in(root, split, places))
     refuse_doubles(place.name for place in chosen)
@@ -195,7 +213,20 @@ def check_folder(root: Path) -> None:
 
 def split_folder(root: Path, split: str) -> Path | None:
     """The folder of a split, under its own name or another usual one."""
-    return next((root / name for name in usual_names(split) if (root / name).is_dir()), None)
+    return next((folder for name in usual_names(split) if (folder := folder_called(root, name)).is_dir()), None)
+
+
+def folder_called(parent: Path, name: str) -> Path:
+    """The folder of a name below another, whatever the Unicode form of its name on disk; it need not exist."""
+    exact = parent / name
+    if exact.is_dir():
+        return exact
+    return next((folder for folder in folders_in(parent) if one_form(folder.name) == one_form(name)), exact)
+
+
+def one_form(name: str) -> str:
+    """A name in the Unicode form in which names are compared, NFC: macOS stores letters and their accents apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 def usual_names(split: str) -> tuple[str, ...]:
@@ -224,6 +255,8 @@ def named(places: list[Place], file: Path) -> list[Place]:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"the list {file} is no text in UTF-8: {error}") from error
+    # A list of STAViS is of the set that its name begins with: Coutrot_db1_list_train_1_fps.txt.
+    places = [place for place in places if place.set and file.name.startswith(f"{place.set}_")] or places
     known = {number_key(place.name) for place in places}
     names = [line if number_key(line) in known else line.split()[0] for line in lines]
     missing = [name for name in names if number_key(name) not in known]
@@ -252,7 +285,7 @@ def nothing_in(root: Path, split: str, places: list[Place]) -> str:
     if not places:
         return f"no videos in {root} (it holds {present}); {TREE}"
     numbered = ", \"601-700\" those with these numbers" if places[0].name.isdecimal() else ""
-    splits = ", ".join(split_name(root, base) for base in bases(root) if base != root)
+    splits = ", ".join([split_name(root, base) for base in bases(root) if base != root] + sets_of(places))
     others = f"Its splits are {splits}" if splits else "It is not divided into splits"
     above = f". Or give the folder above, {root.resolve().parent}" if is_split(root.resolve()) else ""
     return (f"no split \"{split}\" in {root}: no folder of that name, and no list {split}.txt ({root} holds {present}). {others}: give another, "
@@ -263,6 +296,11 @@ def nothing_in(root: Path, split: str, places: list[Place]) -> str:
 def all_places(root: Path) -> list[Place]:
     """The videos of all splits of a dataset."""
     return [place for base in bases(root) for place in places_in(base)]
+
+
+def sets_of(places: list[Place]) -> list[str]:
+    """The sets that videos belong to, of a tree that holds several beside each other."""
+    return natural({place.set for place in places if place.set})
 
 
 def bases(root: Path) -> list[Path]:
@@ -315,8 +353,16 @@ def places_of(base: Path, tree: Tree) -> list[Place]:
     """The videos of a folder in a given tree: one for each name that frames or any annotation has."""
     if "{video}" not in tree.frames:
         return shared_places(base, tree)
-    parents = {pattern: base / pattern.partition("{video}")[0] for pattern in tree.patterns()}
-    key = str if len(set(parents.values())) == 1 else number_key           # 001 in one folder may be 0001 in another
+    above, several, _ = tree.frames.partition("{set}")
+    sets = [folder.name for folder in by_name(folders_in(base / above))] if several else [""]
+    return [place for name in sets for place in places_of_set(base, tree, name)]
+
+
+def places_of_set(base: Path, tree: Tree, name_of_set: str) -> list[Place]:
+    """The same of one of the sets that a tree holds beside each other, of another tree all."""
+    below_base = {pattern: pattern.replace("{set}", name_of_set) for pattern in tree.patterns()}
+    parents = {pattern: base / path.partition("{video}")[0] for pattern, path in below_base.items()}
+    key = one_form if len(set(parents.values())) == 1 else number_key      # 001 in one folder may be 0001 in another
     below = {pattern: [folder.name for folder in folders_in(parent)] for pattern, parent in parents.items()}
     for names in below.values():
         refuse_doubles(map(key, names))
@@ -324,7 +370,8 @@ def places_of(base: Path, tree: Tree) -> list[Place]:
     places = []
     for video in dict.fromkeys(video for names in called.values() for video in names):
         name = next(names[video] for names in called.values() if video in names)  # frames come first
-        places.append(tree.place(name, {pattern: base / pattern.format(video=names.get(video, name)) for pattern, names in called.items()}))
+        places.append(tree.place(name, {pattern: base / below_base[pattern].replace("{video}", names.get(video, name))
+                                        for pattern, names in called.items()}))
     return sorted(places, key=lambda place: natural_key(place.name))
 
 
@@ -339,12 +386,16 @@ def shared_places(base: Path, tree: Tree) -> list[Place]:
 
 def sequence_name(stem: str) -> str:
     """A frame's name without the number that it ends in: bear of bear_00012."""
-    return re.sub(r"[ _.-]*\d+$", "", stem)
+    return re.sub(r"[ _.-]*\d+$", "", one_form(stem))
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders in a folder, in no order; none where it does not exist. Hidden and unfinished (.partial) ones do not count."""
-    return [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and p.suffix != ".partial"] if folder.is_dir() else []
+    """The folders in a folder, in no order; none where it does not exist.
+
+    Hidden ones, unfinished ones (.partial) and `JUNK` do not count.
+    """
+    present = [p for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
+    return [p for p in present if not p.name.startswith(".") and p.suffix != ".partial" and p.name not in JUNK]
 
 
 def files_in(folder: Path, suffixes: set[str]) -> list[Path]:
@@ -358,8 +409,8 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def number_key(name: str) -> str:
-    """What names have in common that differ only in the leading zeros of the number they end in: 1, 001 and 0001."""
-    return re.sub(r"(?<!\d)0+(?=\d+$)", "", name)
+    """What names have in common that differ in Unicode form, or in zeros before the number at their end: 1, 001."""
+    return re.sub(r"(?<!\d)0+(?=\d+$)", "", one_form(name))
 
 
 def frame_key(stem: str) -> str:
@@ -387,7 +438,7 @@ class Video:
         name: the folder's name.
         frames: the frames in order of time.
         maps: a frame's stem -> its density map.
-        fixations: a frame's stem -> its fixation map, image or .mat.
+        fixations: a frame's stem -> its fixation map, image or .mat; empty where there are density maps alone.
         masks: a frame's stem -> the mask of its salient objects.
     """
     name: str
@@ -398,11 +449,15 @@ class Video:
 
     def is_annotated(self, index: int) -> bool:
         stem = self.frames[index].stem
-        return stem in self.maps and stem in self.fixations
+        return stem in self.maps and (stem in self.fixations or not self.fixations)
 
     def annotated(self) -> list[int]:
-        """Indices of the frames with both a density and a fixation map."""
+        """Indices of the frames with a density and a fixation map; with a density map, if the video has no other."""
         return [i for i in range(len(self.frames)) if self.is_annotated(i)]
+
+    def like(self, frame: Path) -> Path:
+        """The picture that has the size of a frame's fixation map: its density map, or the frame."""
+        return self.maps.get(frame.stem, frame)
 
     def masked(self) -> list[int]:
         """Indices of the frames with a mask."""
@@ -437,13 +492,16 @@ class Problem:
 PROBLEMS = {
     "missing": "files that should be there", "extra": "files that belong to nothing", "unreadable": "damaged files, or of another kind",
     "size": "frames, maps or masks of different sizes", "constant": "density maps or masks of one value",
-    "fixations": "fixation maps of more than two values", "mask": "masks that are mostly neither black nor white, or nowhere bright",
+    "fixations": "fixation maps of more than two values, in JPEG, or with very many fixations",
+    "mask": "masks that are mostly neither black nor white, or nowhere bright",
+    "interpreted": "annotation in an alpha channel, a palette, numbers of objects, a variable of another name",
     "order": "names that other programs would sort differently",
 }
 
 
 def find_videos(root: Path, split: str, need_annotation: bool = True, skipped: list[str] | None = None,
-                numbers: dict[str, range] | None = None, annotation: str = "density") -> list[Video]:
+                numbers: dict[str, range] | None = None, annotation: str = "density",
+                need_fixations: bool = True) -> list[Video]:
     """All videos of a split, in natural order of their names.
 
     Args:
@@ -451,6 +509,7 @@ def find_videos(root: Path, split: str, need_annotation: bool = True, skipped: l
         need_annotation: a video of which no frame is annotated is a problem.
         skipped: None to raise at the first problem; a list to leave such videos out and append what was wrong.
         annotation: what counts as annotation then: "density", a density and a fixation map; "mask", a mask.
+        need_fixations: whether a video that has density maps and no fixation map is a problem then.
 
     Returns:
         At least one video.
@@ -462,7 +521,7 @@ def find_videos(root: Path, split: str, need_annotation: bool = True, skipped: l
     videos = []
     for place in find_places(root, split, numbers):
         try:
-            videos.append(open_place(place, need_annotation, annotation))
+            videos.append(open_place(place, need_annotation, annotation, need_fixations))
         except (OSError, ValueError) as error:
             if skipped is None:
                 raise
@@ -478,7 +537,8 @@ def open_video(folder: Path, need_annotation: bool = True) -> Video:
     return open_place(TREES[0].place(folder.name, folders), need_annotation)
 
 
-def open_place(place: Place, need_annotation: bool = True, annotation: str = "density") -> Video:
+def open_place(place: Place, need_annotation: bool = True, annotation: str = "density",
+               need_fixations: bool = True) -> Video:
     """The video at a place; raises the first problem that would stop training."""
     video, problems = list_video(place)
     for problem in problems:
@@ -486,7 +546,17 @@ def open_place(place: Place, need_annotation: bool = True, annotation: str = "de
             raise problem.error()
     if need_annotation and not ANNOTATIONS[annotation](video):
         raise FileNotFoundError(no_annotation(video, place, annotation))
+    if need_annotation and need_fixations and annotation == "density" and not video.fixations:
+        raise FileNotFoundError(density_only(video, place))
     return video
+
+
+def density_only(video: Video, place: Place) -> str:
+    """What can be done with a video that has density maps and no fixation map."""
+    return (f"no fixation maps for video {video.name}: {len(video.maps)} of its {len(video.frames)} frames have a "
+            f"density map in {place.maps}, and none has a fixation map in {' or '.join(map(str, place.fixations))}. "
+            "The objective's NSS needs them: give --nss-weight 0 to train without. test.py scores such a video by CC, "
+            "SIM and KL")
 
 
 def no_annotation(video: Video, place: Place, annotation: str) -> str:
@@ -637,31 +707,42 @@ def in_order(frames: dict[str, Path]) -> tuple[Path, ...]:
 def inventory(videos: list[Video], look_at: int = 2000, short: int = 32) -> str:
     """What was found, in one line: videos, frames, how many are annotated, how many of those have no fixation, short videos.
 
-    Where there are masks: videos, frames, how many have one.
+    Where there are masks: videos, frames, how many have one. Where there are any, also how many frames have a density
+    map alone, and how many fixation maps or masks are doubtful.
 
     Args:
         videos: of `find_videos`.
-        look_at: fixation maps to read, evenly spread over all, to count the empty ones.
+        look_at: fixation maps or masks to read, evenly spread over all, to count the empty and the doubtful ones.
         short: a video with fewer frames is short.
     """
-    frames, masked = sum(len(video.frames) for video in videos), sum(len(video.masked()) for video in videos)
-    if masked:
-        return f"{len(videos)} videos, {frames} frames, {masked} with masks"
-    files = [video.fixations[video.frames[i].stem] for video in videos for i in video.annotated()]
+    masks = [(video.masks[video.frames[i].stem],) for video in videos for i in video.masked()]
+    annotated = [(video, video.frames[i]) for video in videos for i in video.annotated()]
+    fixated = [(video.fixations[frame.stem], video.like(frame)) for video, frame in annotated if video.fixations]
+    files = masks or fixated
     seen = [files[round(place)] for place in np.linspace(0, len(files) - 1, min(look_at, len(files)))]
-    empty = sum(in_threads(has_no_fixation, seen))
-    parts = [f"{len(videos)} videos", f"{frames} frames", f"{len(files)} annotated",
-             f"{empty}{f' of {len(seen)} looked at' if len(seen) < len(files) else ''} without fixation",
-             f"{sum(len(video.frames) < short for video in videos)} videos shorter than {short} frames"]
+    examine = functools.partial(look, examine_mask if masks else examine_fixations)
+    empty, doubtful = np.sum([(False, False), *in_threads(examine, seen)], axis=0)
+    of_seen = f" of {len(seen)} looked at" if len(seen) < len(files) else ""
+    parts = [f"{len(videos)} videos", f"{sum(len(video.frames) for video in videos)} frames"]
+    if masks:
+        parts.append(f"{len(masks)} with masks")
+    else:
+        parts += [f"{len(annotated)} annotated", f"{empty}{of_seen} without fixation",
+                  f"{sum(len(video.frames) < short for video in videos)} videos shorter than {short} frames"]
+        parts += [f"{len(annotated) - len(fixated)} with a density map alone"] if len(fixated) < len(annotated) else []
+    if doubtful:
+        parts.append(f"{doubtful}{of_seen} with a doubtful {'mask' if masks else 'fixation map'} "
+                     "(python dataloader.py check says why)")
     return ", ".join(parts)
 
 
-def has_no_fixation(path: Path) -> bool:
-    """Whether a fixation map is empty; one that cannot be read is not, and is reported by whoever needs it."""
+def look(examine: Callable[..., Annotation], files: tuple[Path, ...]) -> tuple[bool, bool]:
+    """Whether an annotation is empty, and whether it is doubtful; whoever needs one that cannot be read reports it."""
     try:
-        return not read_fixations(path).any()
+        values, remarks = examine(*files)
     except (OSError, ValueError):
-        return False
+        return False, False
+    return not values.any(), bool(remarks)
 
 
 # Moving maps to another size
@@ -788,6 +869,7 @@ class ClipDataset(Dataset):
         Returns:
             clip (3, clip_len, h, w) uint8, for the model's `normalise`, flow of the same shape if wanted, density (H, W) float32 in [0, 1],
             fixations (H, W) bool, video and frame: names. With `masks`, density is the mask and there are no fixations.
+            Of a video with density maps alone, no pixel is fixated.
             Where a file cannot be read, {"skipped": why}: an error raised here would lose its type on the way from a
             loader process. `readable` raises it.
         """
@@ -830,8 +912,12 @@ class ClipDataset(Dataset):
         if self.masks:
             mask = self.read(read_mask, video.masks[stem])
             return {"density": torch.from_numpy(mask if self.size is None else resize_mask(mask, self.size)).float() / 255}
-        density, fixations = self.read(read_density, video.maps[stem]), self.read(read_fixations, video.fixations[stem])
-        check_same_size(density, fixations, video, stem)
+        density = self.read(read_density, video.maps[stem])
+        if video.fixations:
+            fixations = self.read(functools.partial(read_fixations, like=video.maps[stem]), video.fixations[stem])
+            check_same_size(density, fixations, video, stem)
+        else:
+            fixations = np.zeros(density.shape, dtype=bool)                # NSS is undefined there, and left out
         if self.size is not None:
             density, fixations = resize_density(density, self.size), move_fixations(fixations, self.size)
         return {"density": torch.from_numpy(density), "fixations": torch.from_numpy(fixations)}
@@ -1242,8 +1328,12 @@ def splits_of(root: Path, numbers: dict[str, range]) -> list[str]:
         return ["all"]
     if found != [root]:
         return natural({split_name(root, base) for base in found} | {folder.name for folder in folders_in(root) if is_split(folder)}) or ["all"]
+    places = places_in(root)
     usual = [name for name in sorted(set().union(*SAME_SPLIT)) if any((root / file.format(name)).is_file() for file in LISTS)]
-    present = {int(place.name) if place.name.isdecimal() else None for place in places_in(root)}
+    sets = sets_of(places)
+    if len(sets) > 1:
+        return usual + sets
+    present = {int(place.name) if place.name.isdecimal() else None for place in places}
     parts = [name for name, part in numbers.items() if not present.isdisjoint(part)]
     divided = present <= {number for part in numbers.values() for number in part}
     return usual or (parts if divided else ["all"])
@@ -1259,6 +1349,9 @@ def check_split(places: list[Place], need_annotation: bool) -> tuple[dict, list[
         kind = place.tree.annotation
         if video.frames and not ANNOTATIONS[kind](video):
             problems.append(Problem("missing", is_annotated, video.name, place.folders()[1:2], no_annotation(video, place, kind)))
+        elif kind == "density" and video.annotated() and not video.fixations:
+            lost = any(other.fixations for other, _ in listed)             # in a set of density maps alone, none is
+            problems.append(Problem("missing", lost, video.name, place.fixations[:1], density_only(video, place)))
         empty, more = check_files(video)
         problems += more
         counts.update({"videos": 1, "frames": len(video.frames), "annotated": len(video.annotated()), "without_fixation": empty,
@@ -1309,49 +1402,28 @@ def check_frame(video: Video, index: int) -> tuple[tuple[int, int] | None, bool,
     A finding is kind, fatal, what is wrong, and the file.
     """
     path = video.frames[index]
-    files = {"frame": (read_frame, path), "density": (read_density, video.maps.get(path.stem)),
-             "fixations": (read_fixation_values, video.fixations.get(path.stem)), "mask": (read_mask, video.masks.get(path.stem))}
+    files = {"frame": path, "density": video.maps.get(path.stem), "fixations": video.fixations.get(path.stem),
+             "mask": video.masks.get(path.stem)}
+    readers = {"frame": lambda file: Annotation(read_frame(file), []), "density": examine_density,
+               "fixations": lambda file: examine_fixations(file, video.like(path)), "mask": examine_mask}
     content, found = {}, []
-    for kind, (read, file) in files.items():
+    for kind, file in files.items():
         try:
-            content |= {kind: read(file)} if file else {}
+            if file:
+                content[kind], remarks = readers[kind](file)
+                found += [(remark.kind, False, remark.finding or remark.reason, file) for remark in remarks]
         except (OSError, ValueError) as error:
             found.append(("unreadable", True, str(error), file))
-    odd = [*check_maps(content), *check_mask(content), *check_sizes(content)]
-    found += [(kind, fatal, what, files[at_fault][1]) for kind, fatal, what, at_fault in odd]
-    return content["frame"].shape[:2] if "frame" in content else None, is_empty(content), found
-
-
-def is_empty(content: dict[str, np.ndarray]) -> bool:
-    """Whether a frame has a fixation map without a fixation."""
-    return "fixations" in content and not (content["fixations"] > 0).any()
-
-
-def check_maps(content: dict[str, np.ndarray]) -> Iterator[tuple[str, bool, str, str]]:
-    """Findings in a frame's density and fixation map, as of `check_frame`, but with the key of `content` instead of the file."""
-    density, fixations = content.get("density"), content.get("fixations")
-    nobody_looked = is_empty(content) and density is not None and not density.any()  # as it should be
-    if density is not None and density.min() == density.max() and not nobody_looked:
-        yield "constant", False, "a density map of one value has no CC, and no KL or SIM if it is zero: left out there", "density"
-    if fixations is not None and not set(np.unique(fixations)) <= {0, fixations.max()}:
-        yield "fixations", False, "more than two values in a fixation map: all above zero count as fixated", "fixations"
-
-
-def check_mask(content: dict[str, np.ndarray]) -> Iterator[tuple[str, bool, str, str]]:
-    """The same in its mask."""
-    if "mask" not in content:
-        return
-    mask, lowest, highest = content["mask"], int(content["mask"].min()), int(content["mask"].max())
-    if lowest == highest:
-        yield "constant", False, f"a mask of one value, {lowest}: {'nothing' if highest <= 128 else 'all'} of the frame is object", "mask"
-    elif highest <= 128:
-        yield "mask", False, f"the brightest level of a mask is {highest}, objects are what is above 128: none is scored there", "mask"
-    if ((mask > lowest + 16) & (mask < highest - 16)).mean() > 0.5:        # a mask that was a JPEG is not quite of two levels either
-        yield "mask", False, f"most pixels of a mask are grey, between its darkest level, {lowest}, and its brightest, {highest}: is it one?", "mask"
+    if "density" in content:
+        remarks = remarks_on_density(content["density"], content.get("fixations"))
+        found += [(remark.kind, False, remark.reason, files["density"]) for remark in remarks]
+    found += [(kind, fatal, what, files[at_fault]) for kind, fatal, what, at_fault in check_sizes(content)]
+    is_empty = "fixations" in content and not content["fixations"].any()
+    return content["frame"].shape[:2] if "frame" in content else None, is_empty, found
 
 
 def check_sizes(content: dict[str, np.ndarray]) -> Iterator[tuple[str, bool, str, str]]:
-    """The same in the sizes of a frame and its annotation."""
+    """Findings in the sizes of a frame and its annotation, as of `check_frame`, a key of `content` for the file."""
     size = {kind: in_words(array) for kind, array in content.items()}
     if "density" in size and size.get("fixations", size["density"]) != size["density"]:
         yield "size", True, f"the density map is {size['density']}, the fixation map {size['fixations']}", "density"

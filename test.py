@@ -16,7 +16,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ from dataloader import (
     check_same_size,
     dataset_folder,
     find_videos,
+    folder_called,
     frame_key,
     images_by,
     imresize,
@@ -64,11 +65,20 @@ from predict import (
     write_map,
 )
 from utils import in_threads
-from videos.annotation import read_density, read_fixations, read_mask
+from videos.annotation import (
+    Remark,
+    examine_density,
+    examine_fixations,
+    examine_mask,
+    read_density,
+    read_fixations,
+    read_mask,
+    read_prediction,
+    remarks_on_density,
+)
 from videos.images import IMAGE_SUFFIXES, read_frame, read_image
 from weights import local_file
 
-COLOURED = 32                                                              # levels between channels, above what JPEG does to a grey picture
 OTHERS = 10                                                                # frames whose fixations s-AUC compares with
 PROTOCOLS = {
     "float": "maps as the network and its authors' way of finishing give them (RecSal-Net: blurred 11 x 11), at the frame's size, not quantised; "
@@ -121,13 +131,15 @@ class Judged:
     """By what maps are judged: fixations, or masks of salient objects.
 
     Attributes:
-        indices: of a video's frames that can be scored.
+        annotated: the indices of a video's frames that have what maps are compared with.
+        counted: the indices of those that are scored.
         target: (video, stem) -> what a frame's map is compared with, a picture.
         labels: measure -> its name in tables, in order.
         average: rows of frames -> {measure: mean}.
         leading: the measure by which examples are chosen, more is better.
     """
-    indices: Callable[[Video], list[int]]
+    annotated: Callable[[Video], list[int]]
+    counted: Callable[[Video], list[int]]
     target: Callable[[Video, str], np.ndarray]
     labels: dict[str, str]
     average: Callable[[list[dict]], dict[str, float]]
@@ -145,9 +157,16 @@ def mean_of(rows: list[dict], names: Iterable[str]) -> dict[str, float]:
     return {name: sum(values) / len(values) if values else math.nan for name, values in defined.items()}
 
 
-BY_FIXATIONS = Judged(Video.annotated, lambda video, stem: read_density(video.maps[stem]), {name: LABELS[name] for name in MEASURES}, frame_average,
-                      "cc")
-BY_MASKS = Judged(Video.masked, lambda video, stem: read_mask(video.masks[stem]), VSOD_LABELS, vsod_average, "s")
+def inner_masked(video: Video) -> list[int]:
+    """Indices of the frames with a mask, but for the first and the last frame of the video."""
+    return [index for index in video.masked() if 0 < index < len(video.frames) - 1]
+
+
+BY_FIXATIONS = Judged(Video.annotated, Video.annotated, lambda video, stem: read_density(video.maps[stem]),
+                      {name: LABELS[name] for name in MEASURES}, frame_average, "cc")
+BY_MASKS = Judged(Video.masked, Video.masked, lambda video, stem: read_mask(video.masks[stem]),
+                  VSOD_LABELS, vsod_average, "s")
+MASK_FRAMES = {"all": BY_MASKS, "inner": replace(BY_MASKS, counted=inner_masked)}
 
 
 class OtherFixations:
@@ -161,17 +180,23 @@ class OtherFixations:
 
     def __init__(self, videos: list[Video], seed: int, skip_bad: bool = False) -> None:
         self.seed, self.skip_bad, self.unreadable = seed, skip_bad, set()
-        self.frames = [(video.name, video.frames[i].stem) for video in videos for i in video.annotated()]
-        self.files = {(video.name, stem): path for video in videos for stem, path in video.fixations.items()}
-        stops = np.cumsum([len(video.annotated()) for video in videos]).tolist()
+        fixated = [[video.frames[i] for i in video.annotated()] if video.fixations else [] for video in videos]
+        files = {(video.name, frame.stem): (video.fixations[frame.stem], video.like(frame))
+                 for video, frames in zip(videos, fixated) for frame in frames}
+        self.frames, self.files = list(files), files
+        stops = np.cumsum([len(frames) for frames in fixated]).tolist()
         self.span = {video.name: (start, stop) for video, start, stop in zip(videos, [0, *stops], stops)}  # where its own frames are
         self.same_video = sum(stop > start for start, stop in self.span.values()) == 1
         self.positions = functools.cache(self.read_positions)              # a frame is drawn by ten others on average
 
-    def read_positions(self, path: Path) -> np.ndarray:
-        """The fixations of a file as (n, 2) rows and columns from 0, the first pixel, to 1, the last."""
+    def read_positions(self, path: Path, like: Path) -> np.ndarray:
+        """The fixations of a file as (n, 2) rows and columns from 0, the first pixel, to 1, the last.
+
+        Args:
+            path, like: of `read_fixations`.
+        """
         try:
-            fixations = read_fixations(path)
+            fixations = read_fixations(path, like)
         except (FileNotFoundError, ValueError):
             if not self.skip_bad:
                 raise
@@ -182,7 +207,7 @@ class OtherFixations:
     def draw(self, video: Video, index: int) -> list[tuple[str, str]]:
         """For frame `index` of a video: 10 other frames, or all if fewer, as (video's name, frame's stem)."""
         start, stop = self.span[video.name]
-        if self.same_video:
+        if self.same_video and stop > start:
             start = self.frames.index((video.name, video.frames[index].stem))
             stop = start + 1
         generator = np.random.default_rng([self.seed, index, *video.name.encode()])
@@ -194,14 +219,14 @@ class OtherFixations:
         """(H, W) bool: all fixations of those frames, their coordinates rescaled to this size and rounded."""
         union = np.zeros(size, dtype=bool)
         for frame in drawn:
-            row, column = np.round(self.positions(self.files[frame]) * (np.array(size) - 1)).astype(int).T
+            row, column = np.round(self.positions(*self.files[frame]) * (np.array(size) - 1)).astype(int).T
             union[row, column] = True
         return union
 
 
 def choose_frames(videos: list[Video], sample: int | None, seed: int, judged: Judged = BY_FIXATIONS) -> dict[str, list[int]]:
-    """Video -> indices of the frames to score: all that are annotated, or `sample` of all of them, drawn at random."""
-    every = [(video.name, index) for video in videos for index in judged.indices(video)]
+    """Video -> indices of the frames to score: all that count, or `sample` of all of them, drawn at random."""
+    every = [(video.name, index) for video in videos for index in judged.counted(video)]
     if sample is not None and sample < len(every):
         drawn = np.random.default_rng(seed).choice(len(every), size=sample, replace=False)
         every = [every[number] for number in sorted(drawn)]
@@ -232,11 +257,12 @@ class Scorer:
     Attributes:
         drawn: video -> frame -> the frames that s-AUC compared it with, "VIDEO/FRAME".
         resized, constant: video -> number of maps that had another size than their annotation, and of maps of one value.
+        remarks: video -> the reason of every remark on its annotation, once for each frame that it holds for.
     """
 
     def __init__(self, others: OtherFixations, protocol: str, device: torch.device, baseline: bool = False, batch_size: int = 1) -> None:
         self.others, self.protocol, self.device, self.baseline, self.batch_size = others, protocol, device, baseline, batch_size
-        self.drawn, self.resized, self.constant = {}, {}, {}
+        self.drawn, self.resized, self.constant, self.remarks = {}, {}, {}, {}
 
     def __call__(self, video: Video, indices: list[int], maps: Iterable[Tensor], method: str) -> list[dict]:
         """Score some frames of a video.
@@ -254,28 +280,32 @@ class Scorer:
         targets = in_threads(functools.partial(self.targets, video), indices)
         for batch in batches(map(self.sample, targets, maps), self.batch_size):
             values.append(self.score(batch))
-            frames |= {sample["frame"]: {name: sample[name] for name in ("others", "resized")} for sample in batch}
+            frames |= {sample["frame"]: {name: sample[name] for name in ("others", "resized", "remarks")}
+                       for sample in batch}
         values = torch.cat(values).tolist() if values else []              # the first moment that they are needed
         self.constant[video.name] = sum(value.pop() == 1 for value in values)
         self.resized[video.name] = sum(about["resized"] for about in frames.values())
         self.drawn[video.name] = {frame: about["others"] for frame, about in frames.items()}
+        self.remarks[video.name] = reasons(about["remarks"] for about in frames.values())
         six = len(MEASURES)
         return [{"method": name, "video": video.name, "frame": frame, **dict(zip(MEASURES, value[start:start + six]))}
                 for name, start in ((method, 0), (BASELINE, six)) for frame, value in zip(frames, values) if value[start:]]
 
     def gather(self, videos: list[Video]) -> None:
         """Make what this process has drawn and counted what all processes have, in the order of the dataset."""
-        parts = utils.gathered({"drawn": self.drawn, "unreadable": self.others.unreadable, "resized": self.resized, "constant": self.constant})
+        parts = utils.gathered({"drawn": self.drawn, "unreadable": self.others.unreadable, "resized": self.resized,
+                                "constant": self.constant, "remarks": self.remarks})
         self.drawn = {video.name: drawn for video in videos for part in parts if (drawn := part["drawn"].get(video.name)) is not None}
         self.others.unreadable = set().union(*(part["unreadable"] for part in parts))
-        self.resized, self.constant = (joined(part[name] for part in parts) for name in ("resized", "constant"))
+        self.resized, self.constant, self.remarks = (joined(part[name] for part in parts)
+                                                     for name in ("resized", "constant", "remarks"))
 
     def targets(self, video: Video, index: int) -> dict:
         """What a frame's map is compared with, on the CPU."""
-        density, fixations = read_annotation(video, index)
+        density, fixations, remarks = read_annotation(video, index)
         drawn = self.others.draw(video, index)
         arrays = {"density": density, "fixations": fixations, "other_fixations": self.others.union(drawn, density.shape)}
-        return {"frame": video.frames[index].stem, "others": ["/".join(other) for other in drawn],
+        return {"frame": video.frames[index].stem, "others": ["/".join(other) for other in drawn], "remarks": remarks,
                 **{name: torch.from_numpy(x) for name, x in arrays.items()}}
 
     def sample(self, targets: dict, saliency: Tensor) -> dict:
@@ -318,31 +348,38 @@ class ObjectScorer:
         baseline: whether to score the centre Gaussian on the same frames.
 
     Attributes:
-        resized, constant: as of `Scorer`.
+        resized, constant, remarks: as of `Scorer`.
     """
 
     protocol, others, drawn = OBJECTS_PROTOCOL, None, {}                   # nothing is drawn at random
 
     def __init__(self, baseline: bool = False) -> None:
-        self.baseline, self.resized, self.constant = baseline, {}, {}
+        self.baseline, self.resized, self.constant, self.remarks = baseline, {}, {}, {}
 
     def __call__(self, video: Video, indices: list[int], maps: Iterable[Tensor], method: str) -> list[dict]:
         """A row for each of these frames, {"method", "video", "frame", "mae", ..}, and those of the baseline if wanted; maps are uint8."""
-        rows, baseline, counts = [], [], collections.Counter()
-        masks = in_threads(lambda index: BY_MASKS.target(video, video.frames[index].stem), indices)
-        for index, mask, saliency in zip(indices, masks, maps):
+        rows, baseline, counts, remarks = [], [], collections.Counter(), []
+        masks = in_threads(lambda index: examine_mask(video.masks[video.frames[index].stem]), indices)
+        for index, (mask, about_mask), saliency in zip(indices, masks, maps):
+            remarks.append(about_mask)
             about, size = {"video": video.name, "frame": video.frames[index].stem}, tuple(mask.shape)
             counts.update(resized=tuple(saliency.shape) != size, constant=int(saliency.min() == saliency.max()))
             rows.append({"method": method, **about, **vsod_frame(bilinear(saliency, size), mask)})
             if self.baseline:
                 baseline.append({"method": BASELINE, **about, **vsod_frame(stretch(centre_gaussian(size)).numpy(), mask)})
         self.resized[video.name], self.constant[video.name] = counts["resized"], counts["constant"]
+        self.remarks[video.name] = reasons(remarks)
         return rows + baseline
 
     def gather(self, videos: list[Video]) -> None:
         """Make what this process has counted what all processes have."""
-        parts = utils.gathered((self.resized, self.constant))
-        self.resized, self.constant = map(joined, zip(*parts))
+        parts = utils.gathered((self.resized, self.constant, self.remarks))
+        self.resized, self.constant, self.remarks = map(joined, zip(*parts))
+
+
+def reasons(frames: Iterable[list[Remark]]) -> list[str]:
+    """The reasons of all frames' remarks, one after the other; of a frame each reason once."""
+    return [reason for remarks in frames for reason in dict.fromkeys(remark.reason for remark in remarks)]
 
 
 def joined(parts: Iterable[dict]) -> dict:
@@ -355,12 +392,18 @@ def bilinear(saliency: Tensor, size: tuple[int, int]) -> np.ndarray:
     return saliency.cpu().numpy() if tuple(saliency.shape) == size else resize_density(saliency.cpu().numpy(), size)
 
 
-def read_annotation(video: Video, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Density, (H, W) float32, and fixations, (H, W) bool, of a frame; a ValueError where they differ in size."""
+def read_annotation(video: Video, index: int) -> tuple[np.ndarray, np.ndarray, list[Remark]]:
+    """Density, (H, W) float32, fixations, (H, W) bool, and remarks on both; a ValueError where they differ in size.
+
+    Of a video with density maps alone, no pixel is fixated: measures of fixations are undefined there.
+    """
     stem = video.frames[index].stem
-    density, fixations = read_density(video.maps[stem]), read_fixations(video.fixations[stem])
+    density, remarks = examine_density(video.maps[stem])
+    if not video.fixations:
+        return density, np.zeros(density.shape, dtype=bool), remarks + remarks_on_density(density, None)
+    fixations, more = examine_fixations(video.fixations[stem], video.maps[stem])
     check_same_size(density, fixations, video, stem)
-    return density, fixations
+    return density, fixations, remarks + more + remarks_on_density(density, fixations)
 
 
 def batches(samples: Iterable[dict], size: int) -> Iterator[list[dict]]:
@@ -504,7 +547,8 @@ class StoredMaps:
         files = stored_files(self.folder, video.name)
         missing = [video.frames[index].stem for index in indices if frame_key(video.frames[index].stem) not in files]
         if missing:
-            place = self.folder / video.name if (self.folder / video.name).is_dir() else self.folder
+            place = folder_called(self.folder, video.name)
+            place = place if place.is_dir() else self.folder
             held = natural(path.name for path in place.iterdir())
             present = f"holds {held[0]} to {held[-1]}, {len(held)} in all" if held else "is empty"
             raise FileNotFoundError(
@@ -527,15 +571,12 @@ def check_all(source: StoredMaps, videos: list[Video], chosen: dict[str, list[in
 
 def stored_files(folder: Path, video: str) -> dict[str, Path]:
     """A frame's `frame_key` -> file of a video's maps."""
-    return images_by(folder / video, "maps", frame_key)
+    return images_by(folder_called(folder, video), "maps", frame_key)
 
 
 def stored_map(path: Path, protocol: str) -> Tensor:
     """A map from its file, (H, W): uint8, so that resizing rounds as the benchmark's does; for "float" float32, 0 to 255."""
-    channels = read_image(path, "RGB").astype(np.int16)
-    if np.abs(channels - channels[..., 1:2]).max() > COLOURED:
-        raise ValueError(f"{path} is in colour: expected a grey map. The colours of a heat map cannot be scored; save the map itself")
-    saliency = torch.from_numpy(channels[..., 1].astype(np.uint8))
+    saliency = torch.from_numpy(read_prediction(path))
     return saliency.float() if protocol == "float" else saliency
 
 
@@ -735,6 +776,9 @@ def arguments() -> argparse.ArgumentParser:
     scores.add_argument("--protocol", choices=list(PROTOCOLS),
                         help="float: maps as the network gives them; dhf1k: as their 8-bit files hold them, SIM 0 where the density is all "
                              "zero, as the benchmark (default: float, with --predictions dhf1k; masks of salient objects have one of their own)")
+    scores.add_argument("--mask-frames", choices=list(MASK_FRAMES),
+                        help="which frames with a mask of salient objects count; inner: without the first and the last "
+                             "frame of each sequence, as in DAVIS's own protocol (default: all)")
     scores.add_argument("--sample-frames", type=at_least(1), metavar="N",
                         help="score N annotated frames, drawn at random; the benchmark's code takes 50000. Maps are made of all frames nevertheless "
                              "(default: all)")
@@ -817,13 +861,21 @@ def notes_on(methods: list[Method], costs: dict[str, dict], videos: list[Video],
     """Sentences on what a reader of the scores must know."""
     finished, others = methods[0].finished, methods[0].scorer.others
     frames = sum(len(video.frames) for video, _ in finished)
-    annotated = sum(len(judged.indices(video)) for video, _ in finished)
+    annotated, counted = (sum(len(indices(video)) for video, _ in finished)
+                          for indices in (judged.annotated, judged.counted))
+    density_alone = sum(len(video.annotated()) for video, _ in finished if not video.fixations)
+    doubts = collections.Counter(reason for video, _ in finished for reason in methods[0].scorer.remarks[video.name])
     scored = sum(len({row["frame"] for row in rows}) for _, rows in finished)
     unreadable = sorted(others.unreadable) if others else []
     seen = " x ".join(map(str, frame_size or []))
     notes = [
         (annotated < frames, f"{frames - annotated} of {frames} frames have no annotation and were not scored."),
-        (scored < annotated, f"{scored} of {annotated} annotated frames were drawn at random and scored."),
+        (counted < annotated, f"**{annotated - counted} of {annotated} frames with a mask were not scored**: the first "
+                              "and the last frame of each sequence, by --mask-frames inner, as in DAVIS's protocol."),
+        (scored < counted, f"{scored} of {counted} annotated frames were drawn at random and scored."),
+        (density_alone, f"**{density_alone} of {annotated} annotated frames have a density map alone**, for their "
+                        "videos have no fixation maps: AUC-J, s-AUC and NSS are undefined there and left out."),
+        *((True, f"**Annotation of {count} of {scored} frames**: {reason}.") for reason, count in doubts.most_common()),
         (interpolate > 1, f"**APPROXIMATION: one frame in {interpolate} went through the network**, maps between are interpolated."),
         (frame_size, f"**APPROXIMATION unless trained so: the network saw frames of {seen} (H x W) pixels**, by --frame-size."),
         (others and others.same_video, "s-AUC: only one video is annotated, so the other frames are its own."),
@@ -894,14 +946,16 @@ def name_methods(sources: list[Network | StoredMaps], given: list[str] | None) -
     return names
 
 
-def find_judged(videos: list[Video], protocol: str | None) -> Judged:
+def find_judged(videos: list[Video], protocol: str | None, mask_frames: str | None) -> Judged:
     """By what the maps of these videos are judged; where masks cannot be, that is said before anything is computed."""
     if not any(video.masked() for video in videos):
+        if mask_frames:
+            raise ValueError(f"--mask-frames {mask_frames} is for masks of salient objects: these videos have none")
         return BY_FIXATIONS
     if protocol:
         raise ValueError(f"--protocol {protocol} is for maps that are scored by fixations: these videos have masks of salient objects")
     vsod_measures()
-    return BY_MASKS
+    return MASK_FRAMES[mask_frames or "all"]
 
 
 def find_splits(data: Path, skipped: dict[str, list[str] | None], dataset: str) -> dict[str, list[Video]]:
@@ -918,7 +972,7 @@ def main(args: argparse.Namespace) -> None:
     data = dataset_folder(dataset, args.data)
     skipped = {split: [] if args.skip_bad else None for split in args.split or [DATASETS[dataset].test]}
     splits = find_splits(data, skipped, dataset)
-    judged = {split: find_judged(videos, args.protocol) for split, videos in splits.items()}
+    judged = {split: find_judged(videos, args.protocol, args.mask_frames) for split, videos in splits.items()}
     device = select_device(args.device)
     keep_freed_memory()
     sources = find_maps(args, device)
@@ -928,7 +982,8 @@ def main(args: argparse.Namespace) -> None:
         chosen = choose_frames(videos, args.sample_frames, args.seed, judged[split])
         for source in sources if args.predictions and not args.skip_bad else ():
             check_all(source, videos, chosen)
-        protocol = OBJECTS_PROTOCOL if judged[split] is BY_MASKS else args.protocol or ("dhf1k" if args.predictions else "float")
+        by_fixations = args.protocol or ("dhf1k" if args.predictions else "float")
+        protocol = by_fixations if judged[split] is BY_FIXATIONS else OBJECTS_PROTOCOL
         part = Path(split).stem if split.endswith(".txt") else split.replace("/", "_")
         several = part if len(splits) > 1 else ""
         folder = args.out / (f"{args.run_name}/{several}" if args.run_name else f"{data.resolve().name}_{part}_{'+'.join(names)}_{protocol}")
@@ -950,7 +1005,8 @@ def main(args: argparse.Namespace) -> None:
             keep_common(methods)
             left_out = skipped[run.split] or []
             notes = notes_on(methods, costs, run.videos, run.judged, left_out, args.interpolate, args.frame_size)
-            write_results(run, methods, {"methods": costs, "notes": notes, "skipped": left_out, **about})
+            mask_frames = {} if run.judged is BY_FIXATIONS else {"mask_frames": args.mask_frames or "all"}
+            write_results(run, methods, {"methods": costs, "notes": notes, "skipped": left_out, **mask_frames, **about})
 
 
 @dataclass(frozen=True)
@@ -977,7 +1033,7 @@ class SplitRun:
         """The methods, each with a scorer of its own; the first one's scores the baseline too, by default where there are several."""
         others, batch_size = OtherFixations(self.videos, seed, skip_bad), 1 if device.type == "cpu" else 16
         wanted = [number == 0 and (len(sources) > 1 if baseline is None else baseline) for number in range(len(sources))]
-        by_masks = self.judged is BY_MASKS
+        by_masks = self.judged is not BY_FIXATIONS
         scorers = [ObjectScorer(centre) if by_masks else Scorer(others, self.protocol, device, centre, batch_size) for centre in wanted]
         return [Method(name, source, scorer, place) for (name, place), source, scorer in zip(self.maps.items(), sources, scorers)]
 
@@ -1014,7 +1070,8 @@ def nothing_to_score(folder: Path, finished: list, skipped: list[str], predicted
     """Say why there are no scores: an error, unless maps were predicted for a set without annotation."""
     if not finished:
         raise ValueError(f"every video of {folder} was skipped: {' / '.join(skipped)}")
-    message = f"no annotation in {folder}: nothing to score. A frame is scored that has a density map and a fixation map, or a mask; {TREE}"
+    message = (f"no annotation in {folder}: nothing to score. A frame is scored that has a density map and a fixation "
+               f"map (a density map, where its video has no fixation maps), or a mask; {TREE}")
     if not predicted:
         raise ValueError(message)
     print(message)

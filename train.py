@@ -537,10 +537,12 @@ class DataSource:
     train_split: str
     val_split: str | None
 
-    def videos(self, split: str, skip_bad: bool, annotation: str = "density") -> list[Video]:
+    def videos(self, split: str, skip_bad: bool, annotation: str = "density",
+               need_fixations: bool = True) -> list[Video]:
         """The videos of a split with this annotation, and a line that says what was found; with --skip-bad, a line for each left out."""
         skipped = [] if skip_bad else None
-        videos = find_videos(self.folder, split, skipped=skipped, numbers=DATASETS[self.dataset].numbers, annotation=annotation)
+        videos = find_videos(self.folder, split, skipped=skipped, numbers=DATASETS[self.dataset].numbers,
+                             annotation=annotation, need_fixations=need_fixations)
         for message in skipped or []:
             print(f"skipped: {message}")
         print(f"{self.folder}, {split}: {inventory(videos)}" + (f"; {len(skipped)} videos skipped" if skipped else ""))
@@ -563,16 +565,16 @@ def choose_sources(datasets: list[str], data: list[Path] | None, train_split: st
 
 
 def training_videos(sources: list[DataSource], skip_bad: bool, hold_out: float | None, seed: int,
-                    annotation: str = "density") -> tuple[list[Video], list[Video]]:
+                    annotation: str = "density", need_fixations: bool = True) -> tuple[list[Video], list[Video]]:
     """The videos to train on, and those to choose weights by: of each source its own."""
     train_videos, val_videos = [], []
     for source in sources:
-        own, others = source.videos(source.train_split, skip_bad, annotation), []
+        own, others = source.videos(source.train_split, skip_bad, annotation, need_fixations), []
         if hold_out:
             own, others = held_out(own, hold_out, seed, shots=source.dataset == "hollywood2")
             print(f"{source.folder}: {len(others)} of those videos are held out to choose weights by: {', '.join(video.name for video in others)}")
         elif source.val_split:
-            others = validation_videos(source, skip_bad, annotation)
+            others = validation_videos(source, skip_bad, annotation, need_fixations)
         train_videos, val_videos = train_videos + own, val_videos + others
     warn_of_doubles(train_videos, val_videos)
     return train_videos, val_videos
@@ -604,13 +606,14 @@ def held_out(videos: list[Video], share: float, seed: int, shots: bool = False) 
     return [video for video in videos if film(video) not in chosen], [video for video in videos if film(video) in chosen]
 
 
-def validation_videos(source: DataSource, skip_bad: bool, annotation: str = "density") -> list[Video]:
+def validation_videos(source: DataSource, skip_bad: bool, annotation: str = "density",
+                      need_fixations: bool = True) -> list[Video]:
     """The videos of the validation split, and what to do where there are none."""
     if source.val_split in SAME_SPLIT[-1]:
         print(f"{source.folder}: weights are chosen by the test set, as in the papers, so scores on it flatter; "
               "--hold-out 0.1 takes training videos instead")
     try:
-        return source.videos(source.val_split, skip_bad, annotation)
+        return source.videos(source.val_split, skip_bad, annotation, need_fixations)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}. To choose weights by a tenth of the training videos: --hold-out 0.1. To train without validation: "
                                 "--val-every 0, which keeps the last epoch's weights instead of the best") from error
@@ -1280,7 +1283,9 @@ def main(args: argparse.Namespace) -> int:
     flow = chosen_flow(model, args.flow, args.keep_flow, args.raft_weights, torch.device("cpu"))  # made by loader processes
     validated = recipe["val_every"] > 0 and not args.hold_out
     sources = choose_sources(datasets, args.data, args.train_split, args.val_split, validated, stage)
-    train_videos, val_videos = training_videos(sources, args.skip_bad, args.hold_out, args.seed, model.learns)
+    need_fixations = recipe["loss"] == "maps" and recipe["loss_weights"].get("nss", 0) != 0
+    train_videos, val_videos = training_videos(sources, args.skip_bad, args.hold_out, args.seed, model.learns,
+                                               need_fixations)
     cache = FrameCache(args.cache, model.prepare) if args.cache else None
     train_set, val_set = make_sets(model, train_videos, val_videos, recipe["flip"], args.seed, args.skip_bad, cache, flow)
     train_loader = clip_loader(train_set, recipe["batch_size"], args.workers, shuffle=True)

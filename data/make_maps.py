@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 try:
     from data.prepare_dhf1k import at_least_one, density_map, encode_png, run_all, write_atomically
-    from dataloader import Place, all_places, check_folder, check_same_size, find_places, open_place, read_fixations, read_image
+    from dataloader import Place, all_places, check_folder, check_same_size, find_places, open_place
+    from videos.annotation import read_density, read_fixations
 except ModuleNotFoundError as error:
     sys.exit(f"make_maps.py: error: {error}. It uses the programs' own code: run it as `python -m data.make_maps`, in the root of this repository")
 
@@ -56,13 +57,14 @@ def write_maps(place: Place, make: Callable[[np.ndarray], np.ndarray], overwrite
         FileNotFoundError, ValueError: something is wrong with the video, or a fixation map cannot be read.
     """
     video = open_place(place, need_annotation=False)
+    frames = {path.stem: path for path in video.frames}
     wanted = {stem: path for stem, path in video.fixations.items() if overwrite or stem not in video.maps}
     if wanted:
         place.maps.mkdir(parents=True, exist_ok=True)
     for stem, path in wanted.items():
         before = video.maps.get(stem)
         target = place.maps / f"{before.stem if before else stem}.png"
-        write_atomically(target, encode_png(make(read_fixations(path))))
+        write_atomically(target, encode_png(make(read_fixations(path, frames[stem]))))
         if before and before != target:
             before.unlink()                                         # or a frame would have two
     return len(wanted)
@@ -72,9 +74,10 @@ def compare_maps(place: Place) -> dict[str, np.ndarray]:
     """How far one video's maps are from each Gaussian's: its name -> (frames, 2), each frame's largest and mean difference of 255."""
     video = open_place(place, need_annotation=False)
     differences = {name: [] for name in GAUSSIANS}
-    for index in video.annotated():
+    for index in video.annotated() if video.fixations else ():
         stem = video.frames[index].stem
-        fixations, published = read_fixations(video.fixations[stem]), read_image(video.maps[stem], "L").astype(int)
+        fixations = read_fixations(video.fixations[stem], video.maps[stem])
+        published = np.round(255 * read_density(video.maps[stem])).astype(int)
         check_same_size(published, fixations, video, stem)
         for name, make in GAUSSIANS.items():
             difference = np.abs(make(fixations) - published)

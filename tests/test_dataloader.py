@@ -1,3 +1,4 @@
+import functools
 import itertools
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import types
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -426,6 +428,59 @@ def test_diem_pairs_three_kinds_of_names_and_takes_its_splits_from_lists(tmp_pat
         find_videos(tmp_path, DATASETS["diem"].train)
 
 
+def test_the_other_sets_of_stavis_are_found_as_diem_is_alone_or_beside_it(tmp_path, capsys):
+    def add(folder, name, number):
+        layout = [pattern.replace("DIEM", folder) for pattern in DIEM]
+        for frame in (1, 2, 3):
+            write_frame(tmp_path, layout, number, frame, name=name)
+            write_fixations(tmp_path / layout[2].format(name=name, f=frame), [(frame % 6, number)], variable="eyeMap")
+    add("Coutrot_db1", "clip_1", 5)
+    video, = find_videos(tmp_path, "all")
+    assert video.name == "clip_1" and find_videos(tmp_path, "Coutrot_db1") == [video]
+    assert_is(video, 5)
+    add("Coutrot_db2", "clip_1", 6)                                        # the names of one set may be those of another
+    add("DIEM", "BBC_life_1278x710", 7)
+    for folder, number in (("Coutrot_db1", 5), ("Coutrot_db2", 6), ("DIEM", 7)):
+        video, = find_videos(tmp_path, folder)
+        assert_is(video, number)
+        (tmp_path / "fold_lists").mkdir(exist_ok=True)
+        (tmp_path / "fold_lists" / f"{folder}_list_test_1_fps.txt").write_text(f"{video.name} 25.0\n")
+        assert find_videos(tmp_path, f"fold_lists/{folder}_list_test_1_fps.txt") == [video]
+    out = check(capsys, tmp_path, "--dataset", "diem")[1]
+    assert all(f"{tmp_path}, {folder}: 1 videos, 3 frames, 3 annotated" in out for folder in ("Coutrot_db1", "Coutrot_db2", "DIEM"))
+    with pytest.raises(FileNotFoundError, match="Its splits are Coutrot_db1, Coutrot_db2, DIEM: give another"):
+        find_videos(tmp_path, "AVAD")
+
+
+@pytest.mark.parametrize("junk", ["__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", ".ipynb_checkpoints"])
+def test_folders_that_computers_add_are_no_videos_and_no_splits(tmp_path, capsys, junk):
+    make_checked_video(tmp_path / "train" / "a")
+    for folder in (tmp_path, tmp_path / "train", tmp_path / "train" / "a"):
+        (folder / junk / "images").mkdir(parents=True)
+        (folder / junk / "images" / "._0001.png").touch()
+    assert [video.name for video in find_videos(tmp_path, "train")] == [video.name for video in find_videos(tmp_path, "all")] == ["a"]
+    code, out = check(capsys, tmp_path, "--split", "train")
+    assert code == 0 and "0 errors, 0 warnings" in out
+
+
+@pytest.mark.parametrize("on_disk, asked", [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_are_compared_in_one_unicode_form(tmp_path, on_disk, asked):
+    disk, given = (functools.partial(unicodedata.normalize, form) for form in (on_disk, asked))
+    for stem in ("é_1", "é_2"):                                            # frames in one form, their annotation and the list in the other
+        write(tmp_path / "frames" / disk("Café") / f"{disk(stem)}.png", np.zeros((6, 8, 3), np.uint8))
+        write(tmp_path / "maps" / given("Café") / f"{given(stem)}.png", np.eye(6, 8, dtype=np.uint8))
+        write_fixations(tmp_path / "fixations" / given("Café") / f"{given(stem)}.png", [(1, 5)])
+    (tmp_path / "mine.txt").write_text(given("Café") + "\n", encoding="utf-8")
+    video, = find_videos(tmp_path, "mine")
+    assert video.name == disk("Café") and video.annotated() == [0, 1]
+    make_video(tmp_path / "set" / disk("früh") / "a", [1, 2])
+    assert [video.name for video in find_videos(tmp_path / "set", given("früh"))] == ["a"]
+    for form in ("NFC", "NFD"):
+        write(tmp_path / "both" / "images" / f"{unicodedata.normalize(form, 'é')}.png", np.zeros((6, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match="two frames share a name"):
+        open_video(tmp_path / "both")
+
+
 def test_two_folders_for_one_video_are_an_error(tmp_path):
     write_layout(tmp_path, LAYOUTS["SalEMA"], {"": [1]})
     (tmp_path / "maps" / "001").mkdir()
@@ -453,6 +508,8 @@ def test_what_was_found_is_said_in_one_line(tmp_path):
     videos = find_videos(tmp_path, "train")
     assert dataloader.inventory(videos) == "2 videos, 43 frames, 42 annotated, 1 without fixation, 1 videos shorter than 32 frames"
     assert "42 annotated, 1 of 2 looked at without fixation" in dataloader.inventory(videos, look_at=2)
+    write(tmp_path / "train" / "a" / "fixation" / "0001.png", np.diag(np.array([9, 99, 0, 0, 0, 0, 0], np.uint8)))
+    assert "1 videos shorter than 32 frames, 1 of 2 looked at with a doubtful fixation map (python dataloader.py check" in dataloader.inventory(videos, look_at=2)
 
 
 # Salient objects: masks instead of density and fixation maps
@@ -495,7 +552,7 @@ def masked_stems(video):
 
 
 def test_a_mask_of_zeros_and_ones_is_brought_to_255_and_others_are_grey_as_they_are(tmp_path):
-    for levels, expected in (([0, 0], [0, 0]), ([0, 1], [0, 255]), ([1, 1], [255, 255]), ([0, 2], [0, 2]), ([0, 1, 254], [0, 1, 254])):
+    for levels, expected in (([0, 0], [0, 0]), ([0, 1], [0, 255]), ([1, 1], [255, 255]), ([0, 38], [0, 38]), ([0, 1, 254], [0, 1, 254])):
         write(tmp_path / "a.png", np.array([levels], np.uint8))
         mask = read_mask(tmp_path / "a.png")
         assert mask.dtype == np.uint8 and mask.tolist() == [expected]
@@ -627,6 +684,8 @@ def test_what_was_found_says_how_many_frames_have_masks(tmp_path):
     make_masked(tmp_path / "v" / "Frame", tmp_path / "v" / "GT", ["1", "2", "3"], masked=["1", "3"])
     make_masked(tmp_path / "w" / "Frame", tmp_path / "w" / "GT", ["1"], masked=[])
     assert dataloader.inventory(find_videos(tmp_path, "all", need_annotation=False)) == "2 videos, 4 frames, 2 with masks"
+    write(tmp_path / "v" / "GT" / "1.png", 2 * np.eye(6, 8, dtype=np.uint8))
+    assert dataloader.inventory(find_videos(tmp_path, "all", need_annotation=False)).startswith("2 videos, 4 frames, 2 with masks, 1 with a doubtful mask (")
 
 
 # The same for any names, gaps and lengths
@@ -705,7 +764,11 @@ DAMAGES = {                                                                # wha
     "fixation map of another size": (lambda folder: write(folder / "fixation/0004.png", np.eye(9, dtype=np.uint8)), ("size", True)),
     "frame of another size": (lambda folder: write(folder / "images/0004.png", np.ones((12, 16, 3), np.uint8)), ("size", False)),
     "constant density map": (lambda folder: write(folder / "maps/0004.png", np.full((6, 8), 7, np.uint8)), ("constant", False)),
-    "grey fixation map": (lambda folder: write(folder / "fixation/0004.png", np.arange(48, dtype=np.uint8).reshape(6, 8)), ("fixations", False)),
+    "grey fixation map": (lambda folder: write(folder / "fixation/0004.png", np.diag(np.array([9, 99, 0, 0, 0, 0, 0, 0], np.uint8))[:6]), ("fixations", False)),
+    "discs in a fixation map": (lambda folder: write(folder / "fixation/0004.png", 255 * np.eye(6, 8, dtype=np.uint8)), ("fixations", False)),
+    "density map for a fixation map": (lambda folder: write(folder / "fixation/0004.png", np.arange(48, dtype=np.uint8).reshape(6, 8)), ("unreadable", True)),
+    "inverted fixation map": (lambda folder: write(folder / "fixation/0004.png", 255 - 255 * np.eye(6, 8, dtype=np.uint8)), ("unreadable", True)),
+    "density map in colour": (lambda folder: write(folder / "maps/0004.png", np.eye(6, 8, dtype=np.uint8)[..., None] * np.array([200, 0, 0], np.uint8)), ("unreadable", True)),
 }
 
 
@@ -775,7 +838,7 @@ def test_every_problem_is_reported_at_once_in_lines_for_people(tmp_path, capsys)
         DAMAGES[name][0](make_checked_video(tmp_path / "train" / f"{number:02d}"))
     code, out = check(capsys, tmp_path, "--split", "train")
     lines = out.splitlines()
-    assert code == 1 and lines[0].startswith(f"{tmp_path}, train: 14 videos, ")
+    assert code == 1 and lines[0].startswith(f"{tmp_path}, train: {len(DAMAGES)} videos, ")
     for number, (_, expected) in enumerate(DAMAGES.values()):
         if expected:
             assert any(line.startswith(f"{'error' if expected[1] else 'warning'}: {expected[0]}: train/{number:02d}: ") for line in lines)
@@ -797,6 +860,29 @@ def test_the_dataset_that_is_checked_for_says_which_splits_are_needed(tmp_path, 
         write(path, np.arange(48, dtype=np.uint8).reshape(6, 8))
     assert check(capsys, tmp_path)[0] == 0
     assert check(capsys, tmp_path, "--dataset", "folder")[0] == 1
+
+
+def test_density_maps_alone_are_annotation_where_no_fixations_are_needed(tmp_path, capsys):
+    for name in ("a", "b"):
+        shutil.rmtree(make_checked_video(tmp_path / "train" / name) / "fixation")
+    with pytest.raises(FileNotFoundError, match=r"no fixation maps for video a: 6 of its 6 frames have a density map in .*--nss-weight 0"):
+        find_videos(tmp_path, "train")
+    videos = find_videos(tmp_path, "train", need_fixations=False)
+    assert [video.annotated() for video in videos] == [list(range(6))] * 2
+    assert dataloader.inventory(videos) == "2 videos, 12 frames, 12 annotated, 0 without fixation, 2 videos shorter than 32 frames, 12 with a density map alone"
+    sample = ClipDataset(videos, prepare, clip_len=2)[0, 0]
+    assert sample["density"].max() > 0 and sample["fixations"].shape == sample["density"].shape and not sample["fixations"].any()
+    code, out = check(capsys, tmp_path, "--split", "train")
+    assert code == 0 and "0 errors, 2 warnings: this can be trained on" in out and "warning: missing: train/a: no fixation maps for video a" in out
+    make_checked_video(tmp_path / "train" / "c")                           # where others have fixation maps, they were lost
+    code, out = check(capsys, tmp_path, "--split", "train")
+    assert code == 1 and "error: missing: train/a: no fixation maps for video a" in out
+
+
+def test_one_lost_fixation_map_is_not_a_frame_with_a_density_map_alone(tmp_path):
+    folder = make_video(tmp_path / "train" / "a", [1, 2, 3])
+    (folder / "fixation" / "0002.png").unlink()
+    assert find_videos(tmp_path, "train", need_fixations=False)[0].annotated() == [0, 2]
 
 
 def test_a_test_set_without_annotation_passes_beside_a_training_set_but_not_alone(tmp_path, capsys):

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import sys
+import unicodedata
 
 import cv2
 import numpy as np
@@ -427,6 +428,96 @@ def test_grey_maps_in_colour_files_are_scored_and_heat_maps_refused(tiny_set, sc
         score_files(tiny_set, tmp_path / "heat", tmp_path)
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    monkeypatch.setattr(evaluation, "figures", lambda *arguments: [])
+
+
+def small_set(root, frames=4, size=(12, 16), fixation=True):
+    """Two videos of small frames with a blob of density that moves, its peak fixated; the density maps are good predictions."""
+    for name in ("a", "b"):
+        for number in range(1, frames + 1):
+            density = np.zeros(size, np.uint8)
+            density[number:number + 3, number + 2:number + 5] = 100
+            density[number + 1, number + 3] = 255
+            pictures = {"images": np.stack([density] * 3, axis=2), "maps": density, **({"fixation": np.where(density == 255, 255, 0)} if fixation else {})}
+            for kind, picture in pictures.items():
+                path = root / "val" / name / kind / f"{number:04d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture.astype(np.uint8)).save(path)
+    return root
+
+
+def score_small(data, maps, out, *flags):
+    """scores.json of maps, here the density maps themselves."""
+    score_files(data, maps, out, "--run-name", "a", "--overwrite", "--dataset", "folder", *flags)
+    return json.loads((out / "a" / "scores.json").read_text())
+
+
+def density_as_maps(data, folder):
+    for video in (data / "val").iterdir():
+        shutil.copytree(video / "maps", folder / video.name)
+    return folder
+
+
+def test_how_annotation_was_read_and_what_is_doubtful_in_it_is_said_with_the_scores(no_figures, tmp_path, capsys):
+    data = small_set(tmp_path / "set")
+    maps = density_as_maps(data, tmp_path / "maps")
+    whole = score_small(data, maps, tmp_path / "out")
+    assert not any("Annotation" in note for note in whole["notes"])
+    fixations = data / "val" / "a" / "fixation"
+    for path in list(fixations.iterdir())[:3]:                             # as JPEG: the same fixations, but for what is said
+        Image.open(path).save(path.with_suffix(".jpg"), quality=95)
+        path.unlink()
+    Image.fromarray(np.zeros((12, 16), np.uint8)).save(data / "val" / "b" / "maps" / "0001.png")
+    capsys.readouterr()
+    scores = score_small(data, maps, tmp_path / "out")
+    assert scores["scores"]["maps"]["frame_average"]["nss"] == whole["scores"]["maps"]["frame_average"]["nss"]
+    notes = [note for note in scores["notes"] if "Annotation" in note]
+    assert notes == ["**Annotation of 3 of 8 frames**: a fixation map in a format that changes levels (JPEG or WebP): fixated is what is at 128 of 255 or above.",
+                     "**Annotation of 1 of 8 frames**: a density map of one value has no CC, and no KL or SIM if it is zero: left out there."]
+    assert notes[0] in capsys.readouterr().out and notes[1] in (tmp_path / "out" / "a" / "scores.md").read_text()
+
+
+@pytest.mark.parametrize("kind, spoil, reason", [
+    ("fixation", lambda x: 255 - x, "is no fixation map: 99.5% of its pixels are fixated"),
+    ("maps", lambda x: np.stack([x, x // 2, 0 * x], axis=2), "is in colour: expected a grey density map"),
+    ("maps", lambda x: np.stack([0 * x, 0 * x, 0 * x, x], axis=2), "has an alpha channel that is not opaque"),
+])
+def test_annotation_that_is_none_stops_the_scores_or_leaves_its_video_out(no_figures, tmp_path, kind, spoil, reason):
+    data = small_set(tmp_path / "set")
+    maps = density_as_maps(data, tmp_path / "maps")
+    path = data / "val" / "a" / kind / "0002.png"
+    Image.fromarray(spoil(np.array(Image.open(path)))).save(path)
+    with pytest.raises(ValueError, match=reason):
+        score_small(data, maps, tmp_path / "out")
+    scores = score_small(data, maps, tmp_path / "out", "--skip-bad")
+    assert scores["scores"]["maps"]["videos"] == 1 and len(scores["skipped"]) == 1 and reason in scores["skipped"][0]
+
+
+def test_density_maps_alone_are_scored_by_what_is_defined(no_figures, tmp_path):
+    data = small_set(tmp_path / "set")
+    maps = density_as_maps(data, tmp_path / "maps")
+    whole = score_small(data, maps, tmp_path / "out")["scores"]["maps"]
+    shutil.rmtree(data / "val" / "a" / "fixation")
+    mixed = score_small(data, maps, tmp_path / "out")
+    assert mixed["scores"]["maps"]["left_out"] == {"auc_j": 4, "sim": 0, "s_auc": 4, "cc": 0, "nss": 4, "kl": 0}
+    assert "**4 of 8 annotated frames have a density map alone**" in " ".join(mixed["notes"])
+    shutil.rmtree(data / "val" / "b" / "fixation")
+    alone = score_small(data, maps, tmp_path / "out")
+    assert {name: alone["scores"]["maps"]["frame_average"][name] for name in MEASURES} == {
+        name: whole["frame_average"][name] if name in ("cc", "sim", "kl") else None for name in MEASURES}
+    assert "AUC-J, s-AUC and NSS are undefined there and left out" in " ".join(alone["notes"])
+
+
+def test_predictions_are_found_in_folders_of_another_unicode_form(no_figures, tmp_path):
+    data = small_set(tmp_path / "set")
+    (data / "val" / "a").rename(data / "val" / unicodedata.normalize("NFC", "Café"))
+    maps = density_as_maps(data, tmp_path / "maps")
+    (maps / unicodedata.normalize("NFC", "Café")).rename(maps / unicodedata.normalize("NFD", "Café"))
+    assert score_small(data, maps, tmp_path / "out")["scores"]["maps"]["videos"] == 2
+
+
 def test_a_set_without_annotation_cannot_be_compared_with_maps(tiny_set, scored, tmp_path):
     shutil.copytree(next((tiny_set / "val").iterdir()) / "images", tmp_path / "set" / "val" / "0701" / "images")
     with pytest.raises(ValueError, match="no annotation in .*set/val: nothing to score. A frame is scored that has a density map"):
@@ -748,6 +839,54 @@ def test_masks_themselves_as_maps_have_the_best_scores_also_at_another_size(vsod
     scores = json.loads((tmp_path / "out" / "a" / "scores.json").read_text())
     assert scores["scores"]["maps"]["frame_average"]["mae"] < 1e-9 and scores["scores"]["maps"]["frame_average"]["max_f"] == pytest.approx(1)
     assert any("resized" in note for note in scores["notes"])
+
+
+def test_masks_in_a_palette_and_of_numbers_are_scored_as_masks_and_that_is_said(no_figures, vsod_set, tmp_path):
+    pytest.importorskip("py_sod_metrics", reason="pip install \".[vsod]\"")
+    palette, numbers = "a mask in a palette: every index above 0 is taken for an object", "which are taken for numbers of objects"
+    for video in (vsod_set / "TestSet" / "sample").iterdir():
+        shutil.copytree(video / "ground-truth", tmp_path / "maps" / video.name)
+        shutil.copytree(video / "Frame", tmp_path / "set" / "TestSet" / "sample" / video.name / "Frame")
+        for number, path in enumerate(sorted((video / "ground-truth").iterdir())):
+            mask = Image.fromarray((np.array(Image.open(path)) > 128).astype(np.uint8) * 2)
+            if number:
+                mask.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])           # the first one stays grey
+            target = tmp_path / "set" / "TestSet" / "sample" / video.name / "ground-truth" / path.name
+            target.parent.mkdir(exist_ok=True)
+            mask.save(target)
+    run_on(tmp_path / "set", "--split", "TestSet/sample", "--predictions", tmp_path / "maps", "--out", tmp_path / "out", "--run-name", "a", "--dataset", "vsod")
+    scores = json.loads((tmp_path / "out" / "a" / "scores.json").read_text())
+    frames = scores["scores"]["maps"]["frames"]
+    assert scores["scores"]["maps"]["frame_average"]["mae"] < 1e-9 and scores["scores"]["maps"]["frame_average"]["s"] == pytest.approx(1)
+    notes = " ".join(scores["notes"])
+    assert f"**Annotation of {frames - 2} of {frames} frames**: {palette}" in notes and f"**Annotation of 2 of {frames} frames**: a mask of no level above" in notes
+    assert numbers in notes
+
+
+def test_the_frames_with_masks_that_count_are_all_or_those_within_each_sequence(no_figures, vsod_set, tmp_path):
+    pytest.importorskip("py_sod_metrics", reason="pip install \".[vsod]\"")
+    videos = find_videos(vsod_set, "TestSet/sample", annotation="mask")
+    for video in videos:
+        shutil.copytree(vsod_set / "TestSet" / "sample" / video.name / "ground-truth", tmp_path / "maps" / video.name)
+        for number in (0, -1):                                             # the first and the last map are all wrong
+            path = tmp_path / "maps" / video.name / f"{video.frames[number].stem}.png"
+            Image.fromarray(255 - np.array(Image.open(path))).save(path)
+    scores = {}
+    for name, flags in (("default", ()), ("all", ("--mask-frames", "all")), ("inner", ("--mask-frames", "inner"))):
+        run_on(vsod_set, "--split", "TestSet/sample", "--predictions", tmp_path / "maps", "--out", tmp_path / "out", "--run-name", name, "--dataset", "vsod", *flags)
+        scores[name] = json.loads((tmp_path / "out" / name / "scores.json").read_text())
+    frames = sum(len(video.frames) for video in videos)
+    assert scores["all"]["scores"] == scores["default"]["scores"] and scores["default"]["mask_frames"] == "all" and scores["inner"]["mask_frames"] == "inner"
+    assert scores["all"]["scores"]["maps"]["frames"] == frames and scores["all"]["scores"]["maps"]["frame_average"]["mae"] == pytest.approx(2 * len(videos) / frames)
+    assert scores["inner"]["scores"]["maps"]["frames"] == frames - 2 * len(videos) and scores["inner"]["scores"]["maps"]["frame_average"]["mae"] < 1e-9
+    said = f"**{2 * len(videos)} of {frames} frames with a mask were not scored**: the first and the last frame of each sequence"
+    assert said in " ".join(scores["inner"]["notes"]) and not any("not scored" in note for note in scores["all"]["notes"])
+
+
+def test_which_frames_with_masks_count_cannot_be_chosen_where_there_are_none(tmp_path):
+    data = small_set(tmp_path / "set")
+    with pytest.raises(ValueError, match="--mask-frames inner is for masks of salient objects: these videos have none"):
+        score_small(data, density_as_maps(data, tmp_path / "maps"), tmp_path / "out", "--mask-frames", "inner")
 
 
 def test_several_splits_are_runs_of_their_own(vsod_set, smcf_file, tmp_path, capsys):

@@ -312,6 +312,15 @@ def test_the_same_seed_trains_the_same_weights_and_another_seed_others(tiny_set,
     assert not same(weights_of(tmp_path / "other"), weights_of(finished))
 
 
+def test_density_maps_alone_are_trained_on_without_nss_and_without_that_the_error_says_so(tiny_set, tmp_path):
+    shutil.copytree(tiny_set, tmp_path / "set", ignore=lambda folder, names: [name for name in names if name == "fixation"])
+    with pytest.raises(FileNotFoundError, match=r"no fixation maps for video 001: .*give --nss-weight 0 to train without"):
+        run(tmp_path / "set", tmp_path / "a")
+    assert run(tmp_path / "set", tmp_path / "b", "--nss-weight", "0", "--epochs", "1") == 0
+    epoch, = log_of(tmp_path / "b")
+    assert epoch["val_nss"] is None and math.isfinite(epoch["val_cc"]) and math.isfinite(epoch["loss"]) and epoch["nss_left_out"] == 3
+
+
 # Every option has an effect
 
 @pytest.mark.parametrize("flags", [

@@ -1,4 +1,5 @@
 """Pictures from their files, upright; and the pictures of a file that holds several."""
+import contextlib
 import math
 import struct
 from collections.abc import Iterator
@@ -39,10 +40,17 @@ EXIF_ORIENTATIONS = {
 
 
 def read_image(path: Path, mode: str) -> np.ndarray:
-    """Decode an image to mode "RGB", (H, W, 3), or "L", (H, W), uint8, upright as its EXIF orientation says.
+    """Decode an image to mode "RGB", (H, W, 3), or "L", (H, W), uint8, upright; raises as `open_image` and `decode` do."""
+    with open_image(path) as image:
+        return decode(image, mode)
+
+
+@contextlib.contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """An image to `decode`, whose mode and palette can be asked.
 
     Raises:
-        ValueError: it cannot be read, which is said with its path; or it holds several pictures.
+        ValueError: it cannot be read, here or in the block, which is said with its path; or it holds several pictures.
     """
     try:
         with Image.open(path) as image:
@@ -52,7 +60,7 @@ def read_image(path: Path, mode: str) -> np.ndarray:
                 raise ValueError(f"it holds {len(numbers)} pictures, as a video does, where one is expected: "
                                  "give it to predict.py as a video, by its own name, or save its pictures one by one")
             image.seek(numbers[0])
-            return decode(image, mode)
+            yield image
     except FileNotFoundError as error:
         raise FileNotFoundError(f"image {path} is gone: it was there when its folder was listed") from error
     except Exception as error:  # Pillow raises many kinds on a damaged file; all mean the same here
@@ -62,7 +70,7 @@ def read_image(path: Path, mode: str) -> np.ndarray:
 
 
 def decode(image: Image.Image, mode: str) -> np.ndarray:
-    """The picture that an opened file stands at, (H, W, 3) or (H, W) uint8, upright.
+    """The picture that an opened file stands at, in a mode of Pillow's, (H, W) or (H, W, channels) uint8, upright.
 
     Raises:
         ValueError: it has not 8 bits a channel.

@@ -3,8 +3,10 @@
     PYTHONPATH=. .venv/bin/python tests/long/fuzz.py                         # 3600 files: 6 minutes on 2 CPU cores
     PYTHONPATH=. .venv/bin/python tests/long/fuzz.py --only 1234             # one of them again
 
-Whole files of every kind (PNG, JPEG, its EXIF, MAT, AVI, MP4, its display matrix, animated PNG and WebP, TIFF of several pages, weights, the JSON beside weights, the JSON of a prediction, a map to score, the
-state and the record of a run, the flow of a frame) are changed at random places. A file may turn out to be readable. Else an error that the program reports
+Whole files of every kind (PNG, JPEG, its EXIF, MAT, MAT 7.3, a mask in a palette, a fixation map in alpha, AVI, MP4, its
+display matrix, animated PNG and WebP, TIFF of several pages, weights, the JSON beside weights, the JSON of a prediction,
+a map to score, the state and the record of a run, the flow of a frame) are changed at random places, pictures also in
+mode, palette and alpha. A file may turn out to be readable. Else an error that the program reports
 must say so, within 30 seconds, and no output may be left under its final name. If the process itself dies, the file is named and the next one goes to a new process.
 """
 import argparse
@@ -23,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import av
+import h5py
 import numpy as np
 import scipy.io
 import torch
@@ -36,8 +39,9 @@ from dataloader import ClipDataset, check_dataset, find_videos
 from model import RecSalNet
 
 NETWORK = {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
-KINDS = ("png", "jpg", "mat", "avi", "mp4", "pth", "json", "description", "map", "last", "record", "flow", "exif", "matrix", "apng", "webp", "tif")
-SUFFIXES = {"exif": "jpg", "matrix": "mp4", "apng": "png"}                 # of kinds that are called otherwise than their files
+KINDS = ("png", "jpg", "mat", "mat73", "palette", "alpha", "avi", "mp4", "pth", "json", "description", "map", "last",
+         "record", "flow", "exif", "matrix", "apng", "webp", "tif")
+SUFFIXES = {"exif": "jpg", "matrix": "mp4", "apng": "png", "mat73": "mat", "alpha": "png"}  # of kinds called otherwise
 PLACES = {"exif": (b"Exif", 80), "matrix": (b"tkhd", 92)}                  # kinds of which some bytes from a word on are changed alone
 TEXT = ("json", "description", "record")
 VALUES = (None, -1, 10 ** 12, 1e308, float("nan"), True, "../../escaped", b"", [], {}, [[]], torch.zeros(0), torch.zeros(1, 2, 3), torch.tensor(-1))
@@ -64,6 +68,18 @@ def make_files(folder: Path) -> None:
     pictures = [Image.fromarray(generator.integers(0, 256, (*shape, 3), np.uint8)) for _ in range(4)]
     for kind, form in (("apng", "PNG"), ("webp", "WEBP"), ("tif", "TIFF")):
         pictures[0].save(folder / f"whole.{kind}", form, save_all=True, append_images=pictures[1:], **({} if kind == "tif" else {"duration": 40, "exif": tags}))
+    fixations = generator.random(shape) < 0.01
+    with h5py.File(folder / "whole.mat73", "w") as file:
+        file.create_dataset("I", data=fixations.T.astype(np.uint8), chunks=(16, 16), compression="gzip")
+    colours = np.full((*shape, 3), 255, np.uint8)
+    Image.fromarray(np.dstack([colours, 255 * fixations.astype(np.uint8)])).save(folder / "whole.alpha", format="PNG")
+    mask = Image.fromarray(generator.integers(0, 3, shape, np.uint8))
+    mask.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    mask.save(folder / "whole.palette", format="PNG", transparency=0)
+    for part, suffix, picture in (("Frame", "jpg", "whole.jpg"), ("GT", "png", "whole.palette")):
+        (folder / "masks" / "train" / "v" / part).mkdir(parents=True)
+        for number in range(1, 4):
+            shutil.copy(folder / picture, folder / "masks" / "train" / "v" / part / f"{number}.{suffix}")
     for suffix, codec in (("avi", "mpeg4"), ("mp4", "libx264")):
         with av.open(str(folder / f"whole.{suffix}"), "w") as container:
             stream = container.add_stream(codec, rate=25)
@@ -139,8 +155,27 @@ def replace_entry(content: bytes, moments: random.Random) -> bytes:
     return changed.getvalue()
 
 
+def repaint(content: bytes, moments: random.Random) -> bytes:
+    """Store a picture in another mode, with another palette or alpha channel, in another format."""
+    picture = Image.open(io.BytesIO(content))
+    picture = picture.convert("RGBA").convert(moments.choice(("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I")))
+    options = {}
+    if picture.mode in ("LA", "RGBA") and moments.random() < 0.5:
+        picture.putalpha(Image.frombytes("L", picture.size, moments.randbytes(picture.width * picture.height)))
+    if picture.mode == "P" and moments.random() < 0.7:
+        picture.putpalette(moments.randbytes(3 * moments.choice((1, 2, 3, 255, 256))))
+    if picture.mode in ("L", "P", "RGB") and moments.random() < 0.5:
+        options["transparency"] = (1, 2, 3) if picture.mode == "RGB" else moments.randrange(256)
+    stored, format = io.BytesIO(), "TIFF" if picture.mode == "CMYK" else moments.choice(("PNG", "PNG", "TIFF"))
+    picture.save(stored, format=format, **options)
+    return stored.getvalue()
+
+
 def damaged(kind: str, content: bytes, moments: random.Random) -> bytes:
     """A whole file's content, changed: as bytes, or, of what has parts, in one of its parts."""
+    if moments.random() < 0.6 and kind in ("palette", "alpha"):
+        content = repaint(content, moments)
+        return content if moments.random() < 0.5 else mutate(content, moments, text=False)
     if moments.random() < 0.6 and kind in (*TEXT, "last"):
         return replace_value(content, moments) if kind in TEXT else replace_entry(content, moments)
     if kind in PLACES:
@@ -168,23 +203,29 @@ def run_flow(frames: Path, *flags: str) -> None:
     optical_flow.main(optical_flow.arguments().parse_args([str(frames), *flags]))
 
 
-def read_set(root: Path) -> None:
+def read_set(root: Path, annotation: str = "density") -> None:
     """What check and training read."""
     check_dataset(root)
-    for video in find_videos(root, "train"):
-        ClipDataset([video], lambda frame: torch.zeros(3, 2, 2, dtype=torch.uint8), clip_len=3)[0, 0]
+    frame = torch.zeros(3, 2, 2, dtype=torch.uint8)
+    for video in find_videos(root, "train", annotation=annotation):
+        ClipDataset([video], lambda picture: frame, clip_len=3, masks=annotation == "mask")[0, 0]
 
 
 def prepare_case(kind: str, content: bytes, whole: Path, case: Path) -> tuple[Callable[[], None], Path]:
     """What to call for a damaged file, and the folder of its outputs."""
     out, weights = case / "out", whole / "whole.pth"
-    if kind in ("png", "jpg", "mat", "exif"):
+    if kind == "palette":
+        masks = shutil.copytree(whole / "masks", case / "masks")
+        (masks / "train" / "v" / "GT" / "3.png").write_bytes(content)
+        return lambda: read_set(masks, "mask"), out
+    if kind in ("png", "jpg", "exif", "mat", "mat73", "alpha"):
         video = shutil.copytree(whole / "set", case / "set") / "train" / "v"
-        part = "fixation" if kind == "mat" else "images"
-        (video / part / "2.png").unlink(missing_ok=True)
-        (video / part / f"2.{SUFFIXES.get(kind, kind)}").write_bytes(content)
-        call = (lambda: read_set(case / "set")) if kind == "mat" else lambda: run_predict(video / "images", out, weights, "--save", "npz")
-        return call, out
+        part = "images" if kind in ("png", "jpg", "exif") else "fixation"
+        next((video / part).glob("3.*")).unlink()                          # the frame that a clip of three ends at
+        (video / part / f"3.{SUFFIXES.get(kind, kind)}").write_bytes(content)
+        if part == "fixation":
+            return lambda: read_set(case / "set"), out
+        return lambda: run_predict(video / "images", out, weights, "--save", "npz"), out
     if kind == "map":
         maps = shutil.copytree(whole / "set" / "train" / "v" / "maps", case / "method" / "v")
         (maps / "2.png").write_bytes(content)
