@@ -34,7 +34,7 @@ from tqdm import tqdm
 import utils
 from baselines import MODELS, optical_flow
 from baselines.optical_flow import AUTO, Flow, FlowSource, flow_arguments
-from dataloader import images_in, list_frames, natural, natural_key
+from dataloader import folders_in, images_in, list_frames, natural, natural_key
 from loss import to_device
 from model import SaliencyModel, stretch
 from utils import in_threads
@@ -718,7 +718,8 @@ def videos_below(path: Path) -> list[Path]:
     """
     if not path.is_dir() or (path / "images").is_dir():
         return []
-    below = sorted((p for p in path.iterdir() if not p.name.startswith(".")), key=lambda p: natural_key(p.name))
+    files = [p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")]
+    below = sorted([*folders_in(path), *files], key=lambda p: natural_key(p.name))
     if images_in(path):
         # One file of each suffix: beside frames there may be thousands.
         others = {p.suffix.lower(): p for p in reversed(below) if p.is_file()}

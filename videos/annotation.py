@@ -95,7 +95,7 @@ def examine_mask(path: Path) -> Annotation:
     """The mask of salient objects, (H, W) uint8, objects above 128.
 
     Grey levels stay as they are. Small ones are numbers of objects: 0 and 1, or 0, 1, 2 .., become 0 and 255. So do the
-    indices of a coloured palette whose first colour alone is black (DAVIS 2017). Of constant colours, alpha is the mask.
+    indices of a coloured palette whose first colour alone is black (DAVIS 2017). Where colours are constant, alpha is it.
 
     Raises:
         ValueError: it cannot be read, or is in colour, or transparent where it is not black.
