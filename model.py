@@ -8,7 +8,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +149,7 @@ class SaliencyModel(nn.Module):
         it is the paper's.
 
         Args:
-            path: the authors' file, or one written by train.py; or its https URL.
+            path: the authors' file, or one written by train.py; or its https URL. `FILE#KEY` takes one of its state dicts.
             frame_size: (H, W) to resize frames to, instead of what the network was trained at.
             changes: other arguments of the network to replace; the file's entries must still fit.
 
@@ -161,7 +161,7 @@ class SaliencyModel(nn.Module):
             ValueError: it is no weight file or another network's, its configuration does not fit, or an entry is missing, left
                 over or of another shape; the message names it.
         """
-        entries, configuration = cls.read_file(path)
+        entries, configuration = cls.read_file(path, cls.own_names())
         if any(name not in entries for name in cls.known_by) or any(name in entries for name in cls.unlike):
             unlike = f", without {' and '.join(cls.unlike)}" * bool(cls.unlike)
             raise ValueError(f"{path} does not hold {cls.__name__}: expected entries such as {' and '.join(cls.known_by)}{unlike}, "
@@ -171,6 +171,14 @@ class SaliencyModel(nn.Module):
         load_entries(model, entries, str(path))
         model.is_described = bool(configuration)
         return model.eval()
+
+    @classmethod
+    def own_names(cls) -> Collection[str]:
+        """Names of entries by which a file without wrappers is known: `known_by`, or, where that is empty, all that the defaults have."""
+        if cls.known_by:
+            return cls.known_by
+        with torch.device("meta"):
+            return cls().state_dict().keys()
 
     @classmethod
     def completed(cls, configuration: dict, changes: dict, entries: dict[str, Tensor], source: str) -> dict:

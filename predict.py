@@ -40,7 +40,7 @@ from model import SaliencyModel, stretch
 from utils import in_threads
 from videos.decoding import FFMPEG_ERRORS, VIDEO_SUFFIXES, av, beginning, check_av, open_container, promised_seconds, seek, timed_frames
 from videos.images import IMAGE_SUFFIXES, read_frame
-from weights import local_file, save_safetensors
+from weights import save_safetensors, sha256_of
 
 DONE = object()
 NO_MAP = (None, None)                                                      # in the place of a frame to predict: those before are only seen
@@ -487,7 +487,7 @@ class Predictor:
             ...                                                            # saliency: (H, W) float32 in (0, 1), NumPy
 
     Args:
-        weights: path or https URL of a weight file (`local_file`); default: saved_models/RecSalNet.pth, or the model's.
+        weights: path or https URL of a weight file (`find_file`); default: saved_models/RecSalNet.pth, or the model's.
         device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda" or "mps".
         precision: "float32" or "bfloat16"; default bfloat16 on CUDA, else float32.
         frame_size: (H, W) that the network sees frames at, if not the one it was trained at.
@@ -1286,7 +1286,7 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"--first-frames is for networks of windows: {type(model).__name__}'s first map needs no frame before")
     flow = chosen_flow(model, args.flow, args.keep_flow, args.raft_weights, device)
     exact = {"every": args.every, "interpolate": args.interpolate, "first_frames": first_frames, "scene_cuts": args.scene_cuts, "resize": args.resize}
-    settings = {"model": type(model).__name__, "configuration": model.config, "weights_sha256": utils.sha256(local_file(weights)),
+    settings = {"model": type(model).__name__, "configuration": model.config, "weights_sha256": sha256_of(weights),
                 "frame_size": model.config["frame_size"], "flow": flow and flow.describe(),
                 "precision": precision, "start": args.start, "end": args.end if args.end < math.inf else None, **exact}
     about = {"model": type(model).__name__, "weights": str(weights), "configuration": model.config, "device": device.type,

@@ -66,7 +66,7 @@ from predict import (
 from utils import in_threads
 from videos.annotation import read_density, read_fixations, read_mask
 from videos.images import IMAGE_SUFFIXES, read_frame, read_image
-from weights import local_file
+from weights import sha256_of
 
 COLOURED = 32                                                              # levels between channels, above what JPEG does to a grey picture
 OTHERS = 10                                                                # frames whose fixations s-AUC compares with
@@ -426,7 +426,7 @@ class Network:
     def __init__(self, model: nn.Module, weights: str | Path, flow: FlowSource | None = None, **options: int) -> None:
         self.model, self.flow, self.options, self.frames, self.seconds = model, flow, options, 0, 0.0
         self.name, self.protocols = type(model).__name__, {**PROTOCOLS, **WITH_MASKS}
-        self.details = {"model": self.name, "weights": str(weights), "weights_sha256": utils.sha256(local_file(weights)),
+        self.details = {"model": self.name, "weights": str(weights), "weights_sha256": sha256_of(weights),
                         "configuration": model.config, "parameters": sum(p.numel() for p in model.parameters()), "gflop": gflop(model),
                         "flow": flow and flow.describe(), **options}
 

@@ -465,7 +465,7 @@ def initialise(model: nn.Module, weights: str, earlier: dict[str, Path] | None =
         return "none, random initialisation"
     if weights == "auto":
         weights = str(file) if file.is_file() else "torchvision"
-    entries, source = download_start(model) if weights == "torchvision" else (read_weights(weights)[0], weights)
+    entries, source = download_start(model) if weights == "torchvision" else (read_weights(weights, model.state_dict())[0], weights)
     return f"{source}, unused: {', '.join(model.load_start(entries, source)) or 'nothing'}"
 
 
@@ -476,7 +476,7 @@ def from_stages(model: nn.Module, earlier: dict[str, Path], keep_flow_stage: boo
         raise FileNotFoundError(f"no weights of the stage {missing[0]}: {earlier[missing[0]]} does not exist. Train it first, with --train-type "
                                 f"{missing[0]} and the same --run-dir; or start this stage from random weights with --encoder-weights none, or from "
                                 "a whole network with --weights FILE")
-    rgb, flow = (read_weights(path)[0] for path in earlier.values())
+    rgb, flow = (read_weights(path, model.state_dict())[0] for path in earlier.values())
     kept = model.load_stages(flow, rgb, " and ".join(map(str, earlier.values())), keep_flow_stage)
     return f"{', '.join(map(str, earlier.values()))}; {len(kept)} entries of the flow stage"
 

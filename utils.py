@@ -147,6 +147,19 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def mistaken_for(path: Path) -> str | None:
+    """What a file is that was meant to be something else, and what to do, as a phrase; None where nothing of the kind is seen."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        return "an empty file: download or copy it again"
+    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "a Git LFS pointer, a few lines that stand for the file: fetch it with `git lfs pull`"
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page: download the file itself, by the page's own link to it"
+    return None
+
+
 def versions() -> dict[str, str]:
     """Versions that a number may depend on; CUDA's and cuDNN's are those that PyTorch was built with; None for what is missing."""
     modules = ("torch", "torchvision", "timm", "numpy", "scipy", "PIL", "cv2", "av")  # not packages: OpenCV's has several names

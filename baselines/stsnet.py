@@ -6,7 +6,7 @@ Source: Bak, Kocak, Erdem, Erdem, "Spatio-Temporal Saliency Networks for Dynamic
 Multimedia, 2018.
 """
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import cv2
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import utils
 from model import SaliencyModel, check_frame_size, without_autocast
 from weights import local_file, read_configuration, read_weights
 
@@ -50,7 +51,7 @@ class Streams(SaliencyModel):
 
     temporal, clip_len = "group", 1                                        # each map needs its frame, and its flow, alone
     known_by, unlike = ("deconv1.weight",), ("conv5_b.weight", "conv_fuse.weight")
-    read_file = staticmethod(lambda path: read_entries(path))
+    read_file = staticmethod(lambda source, own=(): read_entries(source, own))
     recipe = {**SaliencyModel.recipe,                                      # loss and optimiser are the paper's; numbers are ours, none are released
         "optimizer": "sgd", "optimizer_options": {"momentum": 0.9, "weight_decay": 5e-4},
         "lr": 4e-7,                                                        # for 240 x 320: the loss is a sum over pixels, fewer take more
@@ -343,13 +344,15 @@ def check_pictures(**pictures: Tensor) -> None:
 
 # Weight files
 
-def read_entries(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+def read_entries(source: str | Path, own: Collection[str] = ()) -> tuple[dict[str, Tensor], dict]:
     """As `read_weights`, also of a `.caffemodel`."""
-    path = local_file(path)
+    path = local_file(source)
     if path.suffix != ".caffemodel":
-        return read_weights(path)
+        return read_weights(source, own)
     if not path.is_file():
         raise FileNotFoundError(f"no weight file {path}: it {'is a folder' if path.is_dir() else 'does not exist'}")
+    if mistaken := utils.mistaken_for(path):
+        raise ValueError(f"{path} is no weight file but {mistaken}")
     return read_caffemodel(path), read_configuration(path.with_suffix(".json"))
 
 
