@@ -366,6 +366,18 @@ def default_precision(device: torch.device) -> str:
     return "bfloat16" if device.type == "cuda" else "float32"
 
 
+def choose_precision(asked: str | None, device: torch.device, force_bfloat16: bool = False) -> str:
+    """The precision that was asked for, else the device's default.
+
+    Raises:
+        ValueError: bfloat16 was asked of a CPU that has no instructions for it, and not forced.
+    """
+    if asked == "bfloat16" and not force_bfloat16 and not utils.computes_bfloat16(device):
+        raise ValueError("--precision bfloat16: this CPU has no instructions for it, and float32 is about 300 times faster here: use --precision "
+                         "float32 (same maps within 0.01), or --force-bfloat16 to wait all the same")
+    return asked or default_precision(device)
+
+
 def precision_context(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
     """What to train in: bfloat16 autocast, or float32 that really is (TF32 off)."""
     if precision == "bfloat16":
@@ -399,6 +411,8 @@ def device_arguments(parser: argparse.ArgumentParser, precision: str, bfloat16: 
                        help="where to compute; auto: CUDA, else MPS, else CPU (default: auto)")
     group.add_argument("--precision", choices=PRECISIONS,
                        help=f"bfloat16: {bfloat16}; float32: TF32 off (default: {precision})")
+    group.add_argument("--force-bfloat16", action=argparse.BooleanOptionalAction, default=False,
+                       help="compute in bfloat16 on a CPU without instructions for it too, hundreds of times slower than in float32 (default: off)")
 
 
 def model_argument(group, **options) -> None:
@@ -490,6 +504,7 @@ class Predictor:
         weights: path or https URL of a weight file (`find_file`); default: saved_models/RecSalNet.pth, or the model's.
         device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda" or "mps".
         precision: "float32" or "bfloat16"; default bfloat16 on CUDA, else float32.
+        force_bfloat16: allow bfloat16 on a CPU without instructions for it, where it is hundreds of times slower than float32.
         frame_size: (H, W) that the network sees frames at, if not the one it was trained at.
         compiled: let PyTorch compile the network at its first clip.
         model: a key of `baselines.MODELS`.
@@ -498,13 +513,13 @@ class Predictor:
     For the whole process, it turns TF32 off.
 
     Raises:
-        FileNotFoundError, ValueError: there are no such weights, or they are none; there is no such device.
+        FileNotFoundError, ValueError: there are no such weights, or they are none; there is no such device, or it is a CPU without bfloat16.
     """
 
-    def __init__(self, weights: str | Path | None = None, device: str = "auto", precision: str | None = None, *,
+    def __init__(self, weights: str | Path | None = None, device: str = "auto", precision: str | None = None, *, force_bfloat16: bool = False,
                  frame_size: tuple[int, int] | None = None, compiled: bool = False, model: str = "recsalnet", **options) -> None:
         self.device = select_device(device)
-        precision = precision or default_precision(self.device)
+        precision = choose_precision(precision, self.device, force_bfloat16)
         self.model = load_model(weights or default_weights(model), self.device, precision, compiled, frame_size, model)
         self.options = {"batch_size": default_batch_size(self.device), **options}
         asked = inspect.signature(saliency_maps).bind(self.model, (), **self.options)  # what is wrong is said now, not at the first map
@@ -1277,7 +1292,7 @@ def main(args: argparse.Namespace) -> None:
     if not sources:
         return
     device = select_device(args.device)
-    precision = args.precision or default_precision(device)
+    precision = choose_precision(args.precision, device, args.force_bfloat16)
     keep_freed_memory()
     model = load_model(weights, device, precision, args.compile, args.frame_size, args.model)
     introduce(model, weights)

@@ -58,10 +58,10 @@ from loss import KL_OVER, LABELS, OBJECTIVES, SIGNS, TERMS, cc, kldiv, l1, nss, 
 from model import SaliencyModel
 from predict import (
     at_least,
+    choose_precision,
     chosen_flow,
     compile_network,
     default_folder,
-    default_precision,
     device_arguments,
     introduce,
     keep_freed_memory,
@@ -1258,7 +1258,7 @@ def main(args: argparse.Namespace) -> int:
     utils.seed_everything(args.seed, args.deterministic)
     keep_freed_memory()
     device = select_device(args.device)
-    precision = args.precision or default_precision(device)
+    precision = choose_precision(args.precision, device, args.force_bfloat16)
     model_class, datasets = MODELS[args.model], args.dataset or [MODELS[args.model].dataset]
     recipe = chosen_recipe(model_class.recipe, vars(args))
     stage, run_dir, earlier = place_of_run(args.run_dir or default_run_dir(args.model, datasets), model_class, args.train_type)

@@ -312,6 +312,15 @@ def test_the_same_seed_trains_the_same_weights_and_another_seed_others(tiny_set,
     assert not same(weights_of(tmp_path / "other"), weights_of(finished))
 
 
+def test_bfloat16_on_a_cpu_without_instructions_for_it_is_refused_unless_forced(tiny_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.utils, "computes_bfloat16", lambda device: False)
+    with pytest.raises(ValueError, match="--precision bfloat16: this CPU has no instructions for it.*--force-bfloat16"):
+        run(tiny_set, tmp_path / "run", "--precision", "bfloat16")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):        # it went on
+        run(tiny_set, tmp_path / "run", "--precision", "bfloat16", "--force-bfloat16", "--resume")
+
+
 # Every option has an effect
 
 @pytest.mark.parametrize("flags", [
