@@ -1221,8 +1221,9 @@ def arguments() -> argparse.ArgumentParser:
                         help="video file, folder of frames, folder of either, or a pattern such as \"clips/*.mp4\"")
     model_argument(parser)
     parser.add_argument("--weights",
-                        help="weight file: a path, or an https URL, which is downloaded once (URL#sha256=HEX: and checked); a .json beside it, or "
-                             "the metadata of a .safetensors file, is read for the configuration (default: saved_models/RecSalNet.pth, or so for "
+                        help="weight file: a path, or an https URL, which is downloaded once (URL#sha256=HEX: and checked); FILE#KEY: one of "
+                             "several state dicts in it; a .json beside it, or the metadata of a .safetensors file, is read for the "
+                             "configuration (default: saved_models/RecSalNet.pth, or so for "
                              "the other models)")
     parser.add_argument("--export", type=Path, metavar="FILE",
                         help="write the network as FILE.pt2 (torch.export), FILE.onnx, or its weights as FILE.safetensors (default: none)")

@@ -711,8 +711,9 @@ def arguments() -> argparse.ArgumentParser:
     model_argument(maps, nargs="+", default=None)
     source = maps.add_mutually_exclusive_group()
     source.add_argument("--weights", nargs="+", metavar="FILE",
-                        help="weight file of each network, or several of one: a path, or an https URL (URL#sha256=HEX: and checked); a .json beside "
-                             "it, or the metadata of a .safetensors file, is read for the configuration (default: saved_models/RecSalNet.pth, or so "
+                        help="weight file of each network, or several of one: a path, or an https URL (URL#sha256=HEX: and checked); FILE#KEY: "
+                             "one of several state dicts in it; a .json beside it, or the metadata of a .safetensors file, is read for the "
+                             "configuration (default: saved_models/RecSalNet.pth, or so "
                              "for the other models)")
     source.add_argument("--predictions", type=Path, nargs="+", metavar="DIR",
                         help="score the maps in DIR/VIDEO/FRAME.png, of any method and size, instead of a model's (default: none)")

@@ -1039,7 +1039,7 @@ def network_arguments(group) -> None:
     start.add_argument("--encoder-weights", default="auto", metavar="{auto,torchvision,none,FILE}",
                        help="pretrained weights to start from; auto: the network's own file if it lies in saved_models/ "
                             f"({', '.join(sorted({model.start_file.name for model in MODELS.values() if model.start_file}))}), "
-                            "else torchvision's, downloaded, where it has some (default: auto)")
+                            "else torchvision's, downloaded, where it has some; FILE#KEY: one of several state dicts in a file (default: auto)")
     group.add_argument("--num-recursions", type=at_least(0), help="K, passes through the recursive block (default: 2)")
     group.add_argument("--patch-norm", action=argparse.BooleanOptionalAction,
                        help="LayerNorm after the patch embedding; the authors have none (default: off)")

@@ -327,7 +327,7 @@ def flow_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def raft_argument(group) -> None:
-    group.add_argument("--raft-weights", metavar="FILE", help="of torchvision's small RAFT (default: downloaded)")
+    group.add_argument("--raft-weights", metavar="FILE", help="of torchvision's small RAFT, or FILE#KEY (default: downloaded)")
 
 
 def arguments() -> argparse.ArgumentParser:

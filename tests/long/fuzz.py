@@ -3,7 +3,7 @@
     PYTHONPATH=. .venv/bin/python tests/long/fuzz.py                         # 3600 files: 6 minutes on 2 CPU cores
     PYTHONPATH=. .venv/bin/python tests/long/fuzz.py --only 1234             # one of them again
 
-Whole files of every kind (PNG, JPEG, MAT, AVI, MP4, weights, the JSON beside weights, the JSON of a prediction, a map to score, the
+Whole files of every kind (PNG, JPEG, MAT, AVI, MP4, weights, weights in wrappings that people have, the JSON beside weights, the JSON of a prediction, a map to score, the
 state and the record of a run, the flow of a frame) are changed at random places. A file may turn out to be readable. Else an error that the program reports
 must say so, within 30 seconds, and no output may be left under its final name. If the process itself dies, the file is named and the next one goes to a new process.
 """
@@ -36,7 +36,7 @@ from dataloader import ClipDataset, check_dataset, find_videos
 from model import RecSalNet
 
 NETWORK = {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
-KINDS = ("png", "jpg", "mat", "avi", "mp4", "pth", "json", "description", "map", "last", "record", "flow")
+KINDS = ("png", "jpg", "mat", "avi", "mp4", "pth", "json", "description", "map", "last", "record", "flow", "wrapped")
 TEXT = ("json", "description", "record")
 VALUES = (None, -1, 10 ** 12, 1e308, float("nan"), True, "../../escaped", b"", [], {}, [[]], torch.zeros(0), torch.zeros(1, 2, 3), torch.tensor(-1))
 SIZES = (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x00", b"\x80\x00\x00\x00", b"\x00\x01\x00\x00")
@@ -66,6 +66,7 @@ def make_files(folder: Path) -> None:
     torch.manual_seed(0)
     model = RecSalNet(**NETWORK)
     torch.save(model.state_dict(), folder / "whole.pth")
+    shutil.copy(folder / "whole.pth", folder / "whole.wrapped")
     (folder / "whole.json").write_text(json.dumps({"configuration": model.config}))
     run_predict(folder / "set" / "train" / "v" / "images", folder / "out", folder / "whole.pth", "--save", "png", "npz")
     shutil.copy(folder / "out" / "images.json", folder / "whole.description")
@@ -130,8 +131,28 @@ def replace_entry(content: bytes, moments: random.Random) -> bytes:
     return changed.getvalue()
 
 
+def wrapped(content: bytes, moments: random.Random) -> bytes:
+    """Put a state dict below prefixes and keys, beside another one, an optimiser's state or an object of a class."""
+    entries = torch.load(io.BytesIO(content), weights_only=True)
+    beside = ({}, {"epoch": 3, "n_averaged": torch.tensor(3)}, {"ema": {"weight": torch.zeros(2)}}, {"args": argparse.Namespace(lr=1)},
+              {"optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": []}}, {"": {}, 7: {"weight": torch.zeros(2)}})
+    for _ in range(moments.randrange(4)):
+        prefix = moments.choice(("module.", "module.", "_orig_mod.", "model.", "net."))
+        entries = {prefix + name: value for name, value in entries.items()}
+        if moments.random() < 0.2:
+            entries["n_averaged"] = torch.tensor(3)                        # which belongs beside "module." only
+    for _ in range(moments.choice((0, 1, 1, 2, 3))):
+        entries = {moments.choice(("net", "model_state", "state_dict", "a#b.c")): entries, **moments.choice(beside)}
+    changed = io.BytesIO()
+    torch.save(entries, changed, _use_new_zipfile_serialization=moments.random() < 0.8)
+    return changed.getvalue()
+
+
 def damaged(kind: str, content: bytes, moments: random.Random) -> bytes:
-    """A whole file's content, changed: as bytes, or, of what has parts, in one of its parts."""
+    """A whole file's content, changed: as bytes, or, of what has parts, in one of its parts; half of the wrapped weights stay undamaged."""
+    if kind == "wrapped":
+        content = wrapped(content, moments)
+        return content if moments.random() < 0.5 else mutate(content, moments, text=False)
     if moments.random() < 0.6 and kind in (*TEXT, "last"):
         return replace_value(content, moments) if kind in TEXT else replace_entry(content, moments)
     return mutate(content, moments, kind in TEXT)
@@ -188,7 +209,7 @@ def prepare_case(kind: str, content: bytes, whole: Path, case: Path) -> tuple[Ca
         shutil.copytree(whole / "out", out)
         (out / "images.json").write_bytes(content)
         return lambda: run_predict(whole / "set" / "train" / "v" / "images", out, weights, "--save", "png", "npz", "--overwrite"), out
-    path = case / f"case.{kind}"
+    path = case / f"case.{'pth' if kind == 'wrapped' else kind}"
     path.write_bytes(content)
     if kind in ("avi", "mp4"):
         return lambda: run_predict(path, out, weights, "--save", "npz", "sheet"), out
