@@ -22,6 +22,7 @@ from swin_transformer import SwinTransformer3D, load_encoder
 from weights import check_entries, load_entries, read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SHARPNESS = 8                                                              # of a random start: side maps of 0, 0.5, 1 become 0.0003, 0.018, 0.5
 
 # The readable names used here -> the authors' names in state dicts and weight files.
 AUTHORS_NAMES = {"encoder.": "backbone.", "readout.": "convout."}
@@ -140,6 +141,9 @@ class SaliencyModel(nn.Module):
     def load_start(self, entries: dict[str, Tensor], source: str) -> list[str]:
         """Fill what comes pretrained from a file's entries; returns the names that have no place here."""
         raise ValueError(f"{type(self).__name__} starts from nothing pretrained, and not from {source}: give --encoder-weights none")
+
+    def start_from_nothing(self) -> None:
+        """Prepare newly drawn weights for training without pretrained ones; here they stay as they are."""
 
     @classmethod
     def from_pretrained(cls, path: str | Path, frame_size: tuple[int, int] | None = None, **changes) -> "SaliencyModel":
@@ -326,6 +330,18 @@ class RecSalNet(SaliencyModel):
     def load_start(self, entries: dict[str, Tensor], source: str) -> list[str]:
         """Fill what comes pretrained, the encoder, as `load_encoder` does; returns the names that have no place here."""
         return load_encoder(self.encoder, entries, source)
+
+    def start_from_nothing(self) -> None:
+        """Let maps start dark, with side maps that count alike and convolutions that keep their input's variance (He et al., ICCV 2015).
+
+        As PyTorch draws them, the readout's small weights of either sign hold every map near 0.5, where KL, which sees the ratio of bright to
+        dark, hardly depends on its input: training stalls for hundreds of steps.
+        """
+        for decode in self.decoders:
+            for conv in (decode[0], decode[3], decode[6]):                     # those before a ReLU
+                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        nn.init.constant_(self.readout[0].weight, SHARPNESS / self.readout[0].weight.numel())
+        nn.init.constant_(self.readout[0].bias, -SHARPNESS)
 
     @classmethod
     def completed(cls, configuration: dict, changes: dict, entries: dict[str, Tensor], source: str) -> dict:

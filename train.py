@@ -462,6 +462,7 @@ def initialise(model: nn.Module, weights: str, earlier: dict[str, Path] | None =
     if earlier and weights == "auto":
         return from_stages(model, earlier, keep_flow_stage)
     if weights == "none" or (weights == "auto" and file is None):
+        model.start_from_nothing()
         return "none, random initialisation"
     if weights == "auto":
         weights = str(file) if file.is_file() else "torchvision"

@@ -379,6 +379,18 @@ def test_encoder_weights_are_read_from_a_file(tiny_set, tmp_path):
     assert same(model.encoder.state_dict(), encoder.state_dict())
 
 
+def test_only_a_start_from_random_weights_is_made_dark(tmp_path):
+    torch.manual_seed(0)
+    model = RecSalNet(**TINY)
+    drawn = {name: t.clone() for name, t in model.state_dict().items()}
+    torch.save({f"backbone.{name}": t for name, t in model.encoder.state_dict().items()}, tmp_path / "encoder.pth")
+    train.initialise(model, str(tmp_path / "encoder.pth"))
+    assert same(model.state_dict(), drawn)
+    assert train.initialise(model, "none") == "none, random initialisation"
+    changed = {name for name, t in model.state_dict().items() if not torch.equal(t, drawn[name])}
+    assert changed == {"convout.0.weight", "convout.0.bias", *(f"convtsp{i}.{layer}.weight" for i in range(1, 5) for layer in (0, 3, 6))}
+
+
 def test_weights_that_cannot_be_downloaded_are_said_with_what_to_do(monkeypatch, tmp_path):
     def offline(*args, **kwargs):
         raise OSError("no route to host")
