@@ -61,7 +61,6 @@ class SaliencyModel(nn.Module):
     nominal_size = (224, 384)                                              # where `frame_size` is None, but one is needed
     known_by: tuple[str, ...] = ()                                         # entries that its weight files have,
     unlike: tuple[str, ...] = ()                                           # and those that another network's have
-    read_file = staticmethod(read_weights)
     recipe = {                                                             # train.py's defaults
         "optimizer": "adam", "optimizer_options": {}, "lr": 1e-4, "milestones": (), "gamma": 1.0,  # a constant rate
         "decay_epochs": None,                                              # the rate times gamma after every so many epochs, too
@@ -165,7 +164,7 @@ class SaliencyModel(nn.Module):
             ValueError: it is no weight file or another network's, its configuration does not fit, or an entry is missing, left
                 over or of another shape; the message names it.
         """
-        entries, configuration = cls.read_file(path, cls.own_names())
+        entries, configuration = cls.read_file(path)
         if any(name not in entries for name in cls.known_by) or any(name in entries for name in cls.unlike):
             unlike = f", without {' and '.join(cls.unlike)}" * bool(cls.unlike)
             raise ValueError(f"{path} does not hold {cls.__name__}: expected entries such as {' and '.join(cls.known_by)}{unlike}, "
@@ -175,6 +174,11 @@ class SaliencyModel(nn.Module):
         load_entries(model, entries, str(path))
         model.is_described = bool(configuration)
         return model.eval()
+
+    @classmethod
+    def read_file(cls, path: str | Path) -> tuple[dict[str, Tensor], dict]:
+        """The entries of a weight file, without what wrappers add to its names, and the configuration that came with it."""
+        return read_weights(path, cls.own_names())
 
     @classmethod
     def own_names(cls) -> Collection[str]:
