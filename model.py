@@ -8,7 +8,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from swin_transformer import SwinTransformer3D, load_encoder
 from weights import check_entries, load_entries, read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SHARPNESS = 8                                                              # of a random start: side maps of 0, 0.5, 1 become 0.0003, 0.018, 0.5
 
 # The readable names used here -> the authors' names in state dicts and weight files.
 AUTHORS_NAMES = {"encoder.": "backbone.", "readout.": "convout."}
@@ -60,7 +61,6 @@ class SaliencyModel(nn.Module):
     nominal_size = (224, 384)                                              # where `frame_size` is None, but one is needed
     known_by: tuple[str, ...] = ()                                         # entries that its weight files have,
     unlike: tuple[str, ...] = ()                                           # and those that another network's have
-    read_file = staticmethod(read_weights)
     recipe = {                                                             # train.py's defaults
         "optimizer": "adam", "optimizer_options": {}, "lr": 1e-4, "milestones": (), "gamma": 1.0,  # a constant rate
         "decay_epochs": None,                                              # the rate times gamma after every so many epochs, too
@@ -141,6 +141,9 @@ class SaliencyModel(nn.Module):
         """Fill what comes pretrained from a file's entries; returns the names that have no place here."""
         raise ValueError(f"{type(self).__name__} starts from nothing pretrained, and not from {source}: give --encoder-weights none")
 
+    def start_from_nothing(self) -> None:
+        """Prepare newly drawn weights for training without pretrained ones; here they stay as they are."""
+
     @classmethod
     def from_pretrained(cls, path: str | Path, frame_size: tuple[int, int] | None = None, **changes) -> "SaliencyModel":
         """Build the network that a weight file belongs to, and load it.
@@ -149,7 +152,7 @@ class SaliencyModel(nn.Module):
         it is the paper's.
 
         Args:
-            path: the authors' file, or one written by train.py; or its https URL.
+            path: the authors' file, or one written by train.py; or its https URL. `FILE#KEY` takes one of its state dicts.
             frame_size: (H, W) to resize frames to, instead of what the network was trained at.
             changes: other arguments of the network to replace; the file's entries must still fit.
 
@@ -171,6 +174,19 @@ class SaliencyModel(nn.Module):
         load_entries(model, entries, str(path))
         model.is_described = bool(configuration)
         return model.eval()
+
+    @classmethod
+    def read_file(cls, path: str | Path) -> tuple[dict[str, Tensor], dict]:
+        """The entries of a weight file, without what wrappers add to its names, and the configuration that came with it."""
+        return read_weights(path, cls.own_names())
+
+    @classmethod
+    def own_names(cls) -> Collection[str]:
+        """Names of entries by which a file without wrappers is known: `known_by`, or, where that is empty, all that the defaults have."""
+        if cls.known_by:
+            return cls.known_by
+        with torch.device("meta"):
+            return cls().state_dict().keys()
 
     @classmethod
     def completed(cls, configuration: dict, changes: dict, entries: dict[str, Tensor], source: str) -> dict:
@@ -318,6 +334,18 @@ class RecSalNet(SaliencyModel):
     def load_start(self, entries: dict[str, Tensor], source: str) -> list[str]:
         """Fill what comes pretrained, the encoder, as `load_encoder` does; returns the names that have no place here."""
         return load_encoder(self.encoder, entries, source)
+
+    def start_from_nothing(self) -> None:
+        """Let maps start dark, with side maps that count alike and convolutions that keep their input's variance (He et al., ICCV 2015).
+
+        As PyTorch draws them, the readout's small weights of either sign hold every map near 0.5, where KL, which sees the ratio of bright to
+        dark, hardly depends on its input: training stalls for hundreds of steps.
+        """
+        for decode in self.decoders:
+            for conv in (decode[0], decode[3], decode[6]):                     # those before a ReLU
+                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        nn.init.constant_(self.readout[0].weight, SHARPNESS / self.readout[0].weight.numel())
+        nn.init.constant_(self.readout[0].bias, -SHARPNESS)
 
     @classmethod
     def completed(cls, configuration: dict, changes: dict, entries: dict[str, Tensor], source: str) -> dict:

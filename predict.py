@@ -52,7 +52,7 @@ from videos.decoding import (
     timed_frames,
 )
 from videos.images import IMAGE_SUFFIXES, READING, is_animation, read_frame, timed_pictures
-from weights import local_file, save_safetensors
+from weights import save_safetensors, sha256_of
 
 DONE = object()
 NO_MAP = (None, None)                                                      # in the place of a frame to predict: those before are only seen
@@ -378,6 +378,18 @@ def default_precision(device: torch.device) -> str:
     return "bfloat16" if device.type == "cuda" else "float32"
 
 
+def choose_precision(asked: str | None, device: torch.device, force_bfloat16: bool = False) -> str:
+    """The precision that was asked for, else the device's default.
+
+    Raises:
+        ValueError: bfloat16 was asked of a CPU that has no instructions for it, and not forced.
+    """
+    if asked == "bfloat16" and not force_bfloat16 and not utils.computes_bfloat16(device):
+        raise ValueError("--precision bfloat16: this CPU has no instructions for it, and float32 is about 300 times faster here: use --precision "
+                         "float32 (same maps within 0.01), or --force-bfloat16 to wait all the same")
+    return asked or default_precision(device)
+
+
 def precision_context(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
     """What to train in: bfloat16 autocast, or float32 that really is (TF32 off)."""
     if precision == "bfloat16":
@@ -411,6 +423,8 @@ def device_arguments(parser: argparse.ArgumentParser, precision: str, bfloat16: 
                        help="where to compute; auto: CUDA, else MPS, else CPU (default: auto)")
     group.add_argument("--precision", choices=PRECISIONS,
                        help=f"bfloat16: {bfloat16}; float32: TF32 off (default: {precision})")
+    group.add_argument("--force-bfloat16", action=argparse.BooleanOptionalAction, default=False,
+                       help="compute in bfloat16 on a CPU without instructions for it too, hundreds of times slower than in float32 (default: off)")
 
 
 def model_argument(group, **options) -> None:
@@ -499,9 +513,10 @@ class Predictor:
             ...                                                            # saliency: (H, W) float32 in (0, 1), NumPy
 
     Args:
-        weights: path or https URL of a weight file (`local_file`); default: saved_models/RecSalNet.pth, or the model's.
+        weights: path or https URL of a weight file (`find_file`); default: saved_models/RecSalNet.pth, or the model's.
         device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda" or "mps".
         precision: "float32" or "bfloat16"; default bfloat16 on CUDA, else float32.
+        force_bfloat16: allow bfloat16 on a CPU without instructions for it, where it is hundreds of times slower than float32.
         frame_size: (H, W) that the network sees frames at, if not the one it was trained at.
         compiled: let PyTorch compile the network at its first clip.
         model: a key of `baselines.MODELS`.
@@ -510,13 +525,13 @@ class Predictor:
     For the whole process, it turns TF32 off.
 
     Raises:
-        FileNotFoundError, ValueError: there are no such weights, or they are none; there is no such device.
+        FileNotFoundError, ValueError: there are no such weights, or they are none; there is no such device, or it is a CPU without bfloat16.
     """
 
-    def __init__(self, weights: str | Path | None = None, device: str = "auto", precision: str | None = None, *,
+    def __init__(self, weights: str | Path | None = None, device: str = "auto", precision: str | None = None, *, force_bfloat16: bool = False,
                  frame_size: tuple[int, int] | None = None, compiled: bool = False, model: str = "recsalnet", **options) -> None:
         self.device = select_device(device)
-        precision = precision or default_precision(self.device)
+        precision = choose_precision(precision, self.device, force_bfloat16)
         self.model = load_model(weights or default_weights(model), self.device, precision, compiled, frame_size, model)
         self.options = {"batch_size": default_batch_size(self.device), **options}
         asked = inspect.signature(saliency_maps).bind(self.model, (), **self.options)  # what is wrong is said now, not at the first map
@@ -1245,8 +1260,9 @@ def arguments() -> argparse.ArgumentParser:
                         help="video file, folder of frames, folder of either, or a pattern such as \"clips/*.mp4\"")
     model_argument(parser)
     parser.add_argument("--weights",
-                        help="weight file: a path, or an https URL, which is downloaded once (URL#sha256=HEX: and checked); a .json beside it, or "
-                             "the metadata of a .safetensors file, is read for the configuration (default: saved_models/RecSalNet.pth, or so for "
+                        help="weight file: a path, or an https URL, which is downloaded once (URL#sha256=HEX: and checked); FILE#KEY: one of "
+                             "several state dicts in it; a .json beside it, or the metadata of a .safetensors file, is read for the "
+                             "configuration (default: saved_models/RecSalNet.pth, or so for "
                              "the other models)")
     parser.add_argument("--export", type=Path, metavar="FILE",
                         help="write the network as FILE.pt2 (torch.export), FILE.onnx, or its weights as FILE.safetensors (default: none)")
@@ -1317,7 +1333,7 @@ def main(args: argparse.Namespace) -> None:
     if not sources:
         return
     device = select_device(args.device)
-    precision = args.precision or default_precision(device)
+    precision = choose_precision(args.precision, device, args.force_bfloat16)
     keep_freed_memory()
     model = load_model(weights, device, precision, args.compile, args.frame_size, args.model)
     introduce(model, weights)
@@ -1326,7 +1342,7 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"--first-frames is for networks of windows: {type(model).__name__}'s first map needs no frame before")
     flow = chosen_flow(model, args.flow, args.keep_flow, args.raft_weights, device)
     exact = {"every": args.every, "interpolate": args.interpolate, "first_frames": first_frames, "scene_cuts": args.scene_cuts, "resize": args.resize}
-    settings = {"model": type(model).__name__, "configuration": model.config, "weights_sha256": utils.sha256(local_file(weights)),
+    settings = {"model": type(model).__name__, "configuration": model.config, "weights_sha256": sha256_of(weights),
                 "frame_size": model.config["frame_size"], "flow": flow and flow.describe(),
                 "precision": precision, "reading": READING,
                 "start": args.start, "end": args.end if args.end < math.inf else None, **exact}

@@ -50,6 +50,7 @@ from model import stretch
 from predict import (
     Later,
     at_least,
+    choose_precision,
     default_batch_size,
     default_weights,
     device_arguments,
@@ -64,6 +65,7 @@ from predict import (
     select_device,
     write_map,
 )
+from scoring.published import PUBLISHED
 from utils import in_threads
 from videos.annotation import (
     Remark,
@@ -77,7 +79,7 @@ from videos.annotation import (
     remarks_on_density,
 )
 from videos.images import IMAGE_SUFFIXES, read_frame, read_image
-from weights import local_file
+from weights import sha256_of
 
 OTHERS = 10                                                                # frames whose fixations s-AUC compares with
 PROTOCOLS = {
@@ -97,27 +99,6 @@ COMMON = ("AUC-J is the expectation over the random breaking of ties, s-AUC the 
           f"{OTHERS} other frames. Maps that differ from their annotation in size are resized to it as MATLAB's imresize does (bicubic, antialiased)")
 SPEED = ("Parameters and operations are those of the network at its own frame size, for one map. Frames/s are those of this run: reading and "
          "resizing frames included, scoring not.")
-# DHF1K's hidden test set (videos 701-1000), scored by the benchmark's organisers, as collected in RecSal-Net's paper.
-PUBLISHED_MEASURES = ("auc_j", "sim", "s_auc", "cc", "nss")
-PUBLISHED = {
-    "DeepVS":     (0.856, 0.256, 0.583, 0.344, 1.911),
-    "ACLNet":     (0.890, 0.315, 0.601, 0.434, 2.354),
-    "SalEMA":     (0.890, 0.466, 0.667, 0.449, 2.574),
-    "STRA-Net":   (0.895, 0.355, 0.663, 0.458, 2.558),
-    "TASED-Net":  (0.895, 0.361, 0.712, 0.470, 2.667),
-    "Chen et al.": (0.900, 0.353, 0.680, 0.476, 2.685),
-    "SalSAC":     (0.896, 0.357, 0.697, 0.479, 2.673),
-    "UNISAL":     (0.901, 0.390, 0.691, 0.490, 2.776),
-    "HD2S":       (0.908, 0.406, 0.700, 0.503, 2.812),
-    "ViNet":      (0.908, 0.381, 0.729, 0.511, 2.872),
-    "ECANet":     (0.903, 0.385, 0.717, 0.500, 2.814),
-    "TSFP-Net":   (0.912, 0.392, 0.723, 0.517, 2.967),
-    "STSANet":    (0.913, 0.383, 0.723, 0.529, 3.010),
-    "GFNet":      (0.913, 0.379, 0.723, 0.529, 2.995),
-    "RecSal-Net": (0.913, 0.414, 0.728, 0.547, 3.135),
-}
-NEVER_COMPARABLE = ("DHF1K's hidden **test** set (videos 701-1000), scored by the benchmark's organisers; the numbers are the papers'. "
-                    "Scores on any other set, DHF1K's validation set included, are not comparable with these.")
 BASELINE = "centre Gaussian"
 FIGURES = {"distributions.png": "the videos' averages and their quartiles",
            "best_and_worst.png": "each video's best, and worst, frame by {measure}; three videos of each",
@@ -469,7 +450,7 @@ class Network:
     def __init__(self, model: nn.Module, weights: str | Path, flow: FlowSource | None = None, **options: int) -> None:
         self.model, self.flow, self.options, self.frames, self.seconds = model, flow, options, 0, 0.0
         self.name, self.protocols = type(model).__name__, {**PROTOCOLS, **WITH_MASKS}
-        self.details = {"model": self.name, "weights": str(weights), "weights_sha256": utils.sha256(local_file(weights)),
+        self.details = {"model": self.name, "weights": str(weights), "weights_sha256": sha256_of(weights),
                         "configuration": model.config, "parameters": sum(p.numel() for p in model.parameters()), "gflop": gflop(model),
                         "flow": flow and flow.describe(), **options}
 
@@ -608,10 +589,14 @@ def four_digits(value: float) -> str:
     return "-" if math.isnan(value) else f"{round(value, 4) + 0.0:.4f}"    # + 0.0: no -0.0000
 
 
-def published_table() -> str:
-    """Markdown: fifteen methods' scores on DHF1K's hidden test set."""
-    lines = [table_row(["method", *(LABELS[name] for name in PUBLISHED_MEASURES)]), table_row(["---"] * (1 + len(PUBLISHED_MEASURES)))]
-    return "\n".join(lines + [table_row([method, *(f"{score:.3f}" for score in scores)]) for method, scores in PUBLISHED.items()])
+def published_sections(dataset: str) -> list[str]:
+    """Markdown: what others have published on a dataset, a key of `DATASETS`; nothing where no table is known."""
+    if dataset not in PUBLISHED:
+        return []
+    about, names, scores = PUBLISHED[dataset]
+    lines = [table_row(["method", *(LABELS[name] for name in names)]), table_row(["---"] * (1 + len(names)))]
+    lines += [table_row([method, *("-" if score is None else f"{score:.3f}" for score in of_one)]) for method, of_one in scores.items()]
+    return ["## Published", about, "\n".join(lines)]
 
 
 def table_row(cells: list[str]) -> str:
@@ -648,7 +633,7 @@ def report(rows: list[dict], folder: Path, details: dict, judged: Judged = BY_FI
                         f"Protocol {details['protocol']}: {'. '.join([details['protocol_means'], *explained])}."])
     of_method = [f"{name}: {chosen(about, ('weights', 'weights_sha256', 'predictions'))}." for name, about in details["methods"].items()]
     made = f"Made with {chosen(details, ('seed', 'sample_frames', 'device', 'precision', 'revision', 'date'))}."
-    published = ["## Published", NEVER_COMPARABLE, published_table()] if judged is BY_FIXATIONS else []
+    published = published_sections(details.get("dataset")) if judged is BY_FIXATIONS else []
     sections = [f"# {details['data']}, split {details['split']}", text, *of_method, made, *published]
     utils.write_text(folder / "scores.md", "\n\n".join(sections) + "\n")
     videos = [{"method": method, **row} for method, rows_of_one in methods.items() for row in per_video(rows_of_one, judged)]
@@ -767,8 +752,9 @@ def arguments() -> argparse.ArgumentParser:
     model_argument(maps, nargs="+", default=None)
     source = maps.add_mutually_exclusive_group()
     source.add_argument("--weights", nargs="+", metavar="FILE",
-                        help="weight file of each network, or several of one: a path, or an https URL (URL#sha256=HEX: and checked); a .json beside "
-                             "it, or the metadata of a .safetensors file, is read for the configuration (default: saved_models/RecSalNet.pth, or so "
+                        help="weight file of each network, or several of one: a path, or an https URL (URL#sha256=HEX: and checked); FILE#KEY: "
+                             "one of several state dicts in it; a .json beside it, or the metadata of a .safetensors file, is read for the "
+                             "configuration (default: saved_models/RecSalNet.pth, or so "
                              "for the other models)")
     source.add_argument("--predictions", type=Path, nargs="+", metavar="DIR",
                         help="score the maps in DIR/VIDEO/FRAME.png, of any method and size, instead of a model's (default: none)")
@@ -927,9 +913,9 @@ def find_maps(args: argparse.Namespace, device: torch.device) -> list[Network | 
     if args.weights and len(args.weights) != len(models):
         raise ValueError(f"--model names {len(models)} networks and --weights {len(args.weights)} files: give one file for each, in the same order")
     options = {"batch_size": args.batch_size or default_batch_size(device), "interpolate": args.interpolate}
-    networks = []
+    precision, networks = choose_precision(args.precision or "float32", device, args.force_bfloat16), []
     for name, weights in zip(models, args.weights or map(default_weights, models)):
-        model = load_model(weights, device, args.precision or "float32", args.compile, args.frame_size, name)
+        model = load_model(weights, device, precision, args.compile, args.frame_size, name)
         flow = flow_for(model, args.flow, args.keep_flow, args.raft_weights, device)
         networks.append(Network(model, weights, flow, **options))
         introduce(model, weights)
@@ -996,7 +982,7 @@ def main(args: argparse.Namespace) -> None:
         runs.append(SplitRun(data, split, videos, judged[split], protocol, chosen, folder, dict(zip(names, folders))))
 
     utils.wait_for_all()                                                   # nobody writes before the first process has looked
-    about = {"seed": args.seed, "sample_frames": args.sample_frames, "device": device.type, "hardware": utils.hardware(device),
+    about = {"dataset": dataset, "seed": args.seed, "sample_frames": args.sample_frames, "device": device.type, "hardware": utils.hardware(device),
              "precision": None if args.predictions else args.precision or "float32"}
     for run in runs:
         methods = run.methods(sources, device, args.seed, args.skip_bad, args.centre_baseline)

@@ -58,10 +58,10 @@ from loss import KL_OVER, LABELS, OBJECTIVES, SIGNS, TERMS, cc, kldiv, l1, nss, 
 from model import SaliencyModel
 from predict import (
     at_least,
+    choose_precision,
     chosen_flow,
     compile_network,
     default_folder,
-    default_precision,
     device_arguments,
     introduce,
     keep_freed_memory,
@@ -462,10 +462,11 @@ def initialise(model: nn.Module, weights: str, earlier: dict[str, Path] | None =
     if earlier and weights == "auto":
         return from_stages(model, earlier, keep_flow_stage)
     if weights == "none" or (weights == "auto" and file is None):
+        model.start_from_nothing()
         return "none, random initialisation"
     if weights == "auto":
         weights = str(file) if file.is_file() else "torchvision"
-    entries, source = download_start(model) if weights == "torchvision" else (read_weights(weights)[0], weights)
+    entries, source = download_start(model) if weights == "torchvision" else (read_weights(weights, model.state_dict())[0], weights)
     return f"{source}, unused: {', '.join(model.load_start(entries, source)) or 'nothing'}"
 
 
@@ -476,7 +477,7 @@ def from_stages(model: nn.Module, earlier: dict[str, Path], keep_flow_stage: boo
         raise FileNotFoundError(f"no weights of the stage {missing[0]}: {earlier[missing[0]]} does not exist. Train it first, with --train-type "
                                 f"{missing[0]} and the same --run-dir; or start this stage from random weights with --encoder-weights none, or from "
                                 "a whole network with --weights FILE")
-    rgb, flow = (read_weights(path)[0] for path in earlier.values())
+    rgb, flow = (read_weights(path, model.state_dict())[0] for path in earlier.values())
     kept = model.load_stages(flow, rgb, " and ".join(map(str, earlier.values())), keep_flow_stage)
     return f"{', '.join(map(str, earlier.values()))}; {len(kept)} entries of the flow stage"
 
@@ -1042,7 +1043,7 @@ def network_arguments(group) -> None:
     start.add_argument("--encoder-weights", default="auto", metavar="{auto,torchvision,none,FILE}",
                        help="pretrained weights to start from; auto: the network's own file if it lies in saved_models/ "
                             f"({', '.join(sorted({model.start_file.name for model in MODELS.values() if model.start_file}))}), "
-                            "else torchvision's, downloaded, where it has some (default: auto)")
+                            "else torchvision's, downloaded, where it has some; FILE#KEY: one of several state dicts in a file (default: auto)")
     group.add_argument("--num-recursions", type=at_least(0), help="K, passes through the recursive block (default: 2)")
     group.add_argument("--patch-norm", action=argparse.BooleanOptionalAction,
                        help="LayerNorm after the patch embedding; the authors have none (default: off)")
@@ -1261,7 +1262,7 @@ def main(args: argparse.Namespace) -> int:
     utils.seed_everything(args.seed, args.deterministic)
     keep_freed_memory()
     device = select_device(args.device)
-    precision = args.precision or default_precision(device)
+    precision = choose_precision(args.precision, device, args.force_bfloat16)
     model_class, datasets = MODELS[args.model], args.dataset or [MODELS[args.model].dataset]
     recipe = chosen_recipe(model_class.recipe, vars(args))
     stage, run_dir, earlier = place_of_run(args.run_dir or default_run_dir(args.model, datasets), model_class, args.train_type)

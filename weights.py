@@ -8,7 +8,7 @@ import struct
 import urllib.parse
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
@@ -19,14 +19,17 @@ from torch import Tensor, nn
 import utils
 
 LISTED = 5                                                                 # names an error message spells out
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")                     # of DataParallel and SWA, torch.compile, Lightning and other classes
+SAVE_STATE_DICT = 'In the program that it comes from, save a state dict: torch.save(model.state_dict(), "weights.pth")'
 
 
-def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+def read_weights(source: str | Path, own: Collection[str] = ()) -> tuple[dict[str, Tensor], dict]:
     """Read the entries of a weight file, whatever its authors wrapped around them.
 
     Args:
-        path: a `.safetensors` file, or one of `torch.save`: a state dict, or one under `state_dict`, `model_state_dict` or
-            `model`; names may carry DataParallel's `module.`. Or its https URL, see `local_file`.
+        source: a `.safetensors` file, or one of `torch.save`: a state dict, or a dict that holds one, under any key or two. `FILE#KEY`
+            chooses among several. Or an https URL, see `find_file`. Names may carry the `PREFIXES` of wrappers, in any order.
+        own: names of the network's own, some or all: once the entries have one of them, no prefix is taken off any more.
 
     Returns:
         Names and tensors, on the CPU; and the network's configuration, from the `.json` beside the file, from within a
@@ -34,27 +37,66 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be read as tensors and plain types (`weights_only`), or holds no state dict.
+        ValueError: it cannot be read as tensors and plain types (`weights_only`), or holds no state dict, or several; the message
+            lists them.
     """
-    path = local_file(path)
+    path, key = find_file(source)
     content = read_checkpoint(path)
     configuration = read_configuration(path.with_suffix(".json")) or stored_configuration(path, content)
-    for wrapper in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not content or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in content.items()):
+    found = state_dicts(content)
+    listed = ", ".join(f"{name} ({len(entries)} entries)" for name, entries in found.items())
+    if key and key not in found:
+        raise ValueError(f"{path} holds no state dict {key}: " + ("it is one itself, give the file without #KEY" if "" in found else
+                                                                  f"expected one of {listed}" if found else f"got {describe(content)}"))
+    if not found:
         raise ValueError(f"{path} holds no state dict: expected names and tensors, got {describe(content)}")
-    if all(name.startswith("module.") for name in content):
-        content = {name.removeprefix("module."): t for name, t in content.items()}
-    return dict(content), configuration
+    if len(found) > 1 and not key:
+        raise ValueError(f"{path} holds {len(found)} state dicts, {listed}: choose one with FILE#KEY, such as {path}#{list(found)[-1]}")
+    return without_prefixes(found[key] if key else next(iter(found.values())), own), configuration
 
 
-def local_file(source: str | Path) -> Path:
-    """The path of a file that may lie on the web.
+def state_dicts(content, name: str = "", depth: int = 2) -> dict[str, dict[str, Tensor]]:
+    """What a file's content holds that can be weights: names and tensors, with an array of numbers among them.
 
     Args:
-        source: a path, returned as it is; or an https URL, downloaded once to PyTorch's cache (`torch.hub.get_dir()`). A URL
-            that ends in `#sha256=HEX` names the file's checksum, which is then checked each time.
+        content: what was read.
+        name: the keys that lead to it, joined by dots.
+        depth: how many more keys are followed. An optimiser's state is deeper, and below numbers.
+
+    Returns:
+        Keys, joined by dots, and state dicts; "" of a content that is one itself.
+    """
+    if not isinstance(content, dict):
+        return {}
+    named = all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+    if named and any(value.is_floating_point() and value.ndim for value in content.values()):
+        return {name: content}
+    parts = [state_dicts(part, f"{name}.{key}" if name else key, depth - 1) for key, part in content.items() if isinstance(key, str) and depth]
+    return {key: entries for part in parts for key, entries in part.items()}
+
+
+def without_prefixes(entries: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """The entries without the `PREFIXES` that all of them carry; `own` as of `read_weights`."""
+    entries = dict(entries)
+    while not any(name in entries for name in own):
+        if all(name.startswith("module.") or name == "n_averaged" for name in entries):
+            entries.pop("n_averaged", None)                                # SWA's count of averaged models, beside its module
+        prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in entries)), None)
+        if prefix is None:
+            break
+        entries = {name.removeprefix(prefix): t for name, t in entries.items()}
+    return entries
+
+
+def find_file(source: str | Path) -> tuple[Path, str]:
+    """The weight file that a path or an address names, and what is to be taken of it.
+
+    Args:
+        source: a path, or FILE#KEY; or an https URL, downloaded once to PyTorch's cache (`torch.hub.get_dir()`). `URL#sha256=HEX` names
+            the file's checksum, which is then checked each time; `URL#KEY` and `URL#sha256=HEX#KEY` choose as FILE#KEY does.
+
+    Returns:
+        The path, and KEY, "" where none is given. A file whose own name has a # is found by it.
 
     Raises:
         ValueError: the checksum is another, or the URL is not https.
@@ -62,19 +104,32 @@ def local_file(source: str | Path) -> Path:
     """
     url, _, fragment = str(source).partition("#")
     if "://" not in url:
-        return Path(source)
-    expected = fragment.removeprefix("sha256=").lower()
-    if not url.startswith("https://") or (fragment and not re.fullmatch("[0-9a-f]{64}", expected)):
+        file, _, key = str(source).rpartition("#")
+        return (Path(file), key) if Path(file).is_file() and not Path(source).is_file() else (Path(source), "")
+    checksum, _, key = fragment.partition("#") if fragment.startswith("sha256=") else ("", "", fragment)
+    expected = checksum.removeprefix("sha256=").lower()
+    if not url.startswith("https://") or (checksum and not re.fullmatch("[0-9a-f]{64}", expected)):
         raise ValueError(f"{source}: expected https://HOST/NAME, or https://HOST/NAME#sha256=HEX with 64 digits")
     # Named after its address too: two files called model.pth may come from two places.
     path = Path(torch.hub.get_dir()) / "checkpoints" / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{Path(urllib.parse.urlparse(url).path).name}"
     if path.is_file():
         check_sha256(path, expected, url)
-        return path
+        return path, key
     with utils.atomic_path(path) as temporary:
         download(url, temporary)
         check_sha256(temporary, expected, url)
-    return path
+    return path, key
+
+
+def local_file(source: str | Path) -> Path:
+    """The path of a weight file that may lie on the web; `source` and errors as of `find_file`."""
+    return find_file(source)[0]
+
+
+def sha256_of(source: str | Path) -> str:
+    """What tells weights from others: the file's sha256, with #KEY where one of its state dicts is chosen."""
+    path, key = find_file(source)
+    return f"{utils.sha256(path)}#{key}" if key else utils.sha256(path)
 
 
 def download(url: str, path: Path) -> None:
@@ -111,16 +166,25 @@ def read_checkpoint(path: str | Path):
         held = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"no weight file {path}: it {held}. No weights come with this repository: give the authors' with --weights FILE, or "
                                 "make some: train.py, or `make demo` (saved_models/demo/RecSalNet.pth). saved_models/README.md says what can be read")
+    if mistaken := utils.mistaken_for(path):
+        raise ValueError(f"{path} cannot be read as a weight file: it {mistaken}")
     check_archive(path)
     try:
         content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OverflowError,
             struct.error, zipfile.BadZipFile) as error:
-        # PyTorch goes on to recommend unsafe loading; of what is no such file at all, its KeyErrors say nothing.
-        said = "it is none" if isinstance(error, (LookupError, TypeError)) else str(error).strip()
-        reason = re.split(r"\.\s", said)[0].rstrip(".") or type(error).__name__
+        said = str(error).strip()
+        foreign = re.search(r"GLOBAL (\S+)", said)                         # as weights_only names what it does not build
+        if foreign:
+            reason, remedy = f"it holds a {foreign[1]}, and making one could run its code", SAVE_STATE_DICT
+        elif "Unsupported operand" in said:
+            reason, remedy = "it is a pickle that torch.save did not write", SAVE_STATE_DICT
+        else:                                                              # PyTorch goes on to recommend unsafe loading;
+            said = "it is none" if isinstance(error, (LookupError, TypeError)) else said  # of what is no such file, its KeyErrors say nothing
+            reason = re.split(r"\.\s", said)[0].rstrip(".") or type(error).__name__
+            remedy = "Was it interrupted while it was written or downloaded, or is it another kind of file?"
         raise ValueError(f"{path} ({path.stat().st_size} bytes) cannot be read as a PyTorch weight file of tensors and plain types: {reason}. "
-                         "Was it interrupted while it was written or downloaded, or is it another kind of file?") from error
+                         f"{remedy}") from error
     for name, t in tensors_in(content):
         if t.is_sparse or t.numel() * t.element_size() > t.untyped_storage().nbytes():
             raise ValueError(f"{path}: {name} claims more values than the file holds: it is no file that train.py, or a network's authors, wrote")
@@ -137,12 +201,15 @@ def tensors_in(content, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def check_archive(path: Path) -> None:
-    """Refuse a ZIP archive, as `torch.save` writes, that would unpack to more than it is: PyTorch compresses nothing."""
+    """Refuse a ZIP archive that holds a program, or would unpack to more than it is: `torch.save` compresses nothing."""
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
+            scripted = any(entry.filename.endswith("/constants.pkl") for entry in archive.infolist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
         return                                                             # another format, or for PyTorch to complain about
+    if scripted:
+        raise ValueError(f"{path} is a TorchScript archive, which is a program, no weight file. {SAVE_STATE_DICT}")
     if unpacked > path.stat().st_size:
         raise ValueError(f"{path} would unpack from {path.stat().st_size} to {unpacked} bytes: it is no file that PyTorch wrote")
 

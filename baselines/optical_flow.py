@@ -24,7 +24,7 @@ from tqdm import tqdm
 import utils
 from dataloader import digest, frame_key, images_by, list_frames
 from videos.images import READING, read_frame
-from weights import load_entries, read_weights, torchvision_weights
+from weights import load_entries, read_weights, sha256_of, torchvision_weights
 
 SMALLEST = 16                                                              # pixels of a side, for DIS
 Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -50,7 +50,8 @@ def raft_flow(weights: str | Path | None = None, device: str = "cpu") -> Flow:
         ValueError: they are none of RAFT's.
     """
     model = raft_small().eval().to(device)
-    load_entries(model, read_weights(weights)[0] if weights else downloaded_raft(), str(weights or "torchvision's RAFT"))
+    entries = read_weights(weights, model.state_dict())[0] if weights else downloaded_raft()
+    load_entries(model, entries, str(weights or "torchvision's RAFT"))
     return functools.partial(estimate, model)
 
 
@@ -247,7 +248,7 @@ class FlowSource:
     @functools.cached_property
     def weights_digest(self) -> str:
         """What tells RAFT's weights from others; empty for torchvision's own, and for DIS."""
-        return utils.sha256(Path(self.raft_weights)) if self.source == "raft" and self.raft_weights else ""
+        return sha256_of(self.raft_weights) if self.source == "raft" and self.raft_weights else ""
 
     def maker(self, video: str) -> Flow:
         """Makes the flow of a video file's frames; a ValueError where pictures were to be taken, which belong to files of frames."""
@@ -326,7 +327,7 @@ def flow_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def raft_argument(group) -> None:
-    group.add_argument("--raft-weights", metavar="FILE", help="of torchvision's small RAFT (default: downloaded)")
+    group.add_argument("--raft-weights", metavar="FILE", help="of torchvision's small RAFT, or FILE#KEY (default: downloaded)")
 
 
 def arguments() -> argparse.ArgumentParser:

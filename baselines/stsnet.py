@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import utils
 from model import SaliencyModel, check_frame_size, without_autocast
-from weights import local_file, read_configuration, read_weights
+from weights import local_file, read_configuration
 
 # Caffe's layers: channels in, channels out, side of the kernel. Their names are those of state dicts; a second stream's end in _b.
 STREAM = {"conv1": (3, 96, 7), "conv2": (96, 256, 5), "conv3": (256, 512, 3), "conv4": (512, 512, 5), "conv5": (512, 512, 5)}
@@ -50,7 +51,6 @@ class Streams(SaliencyModel):
 
     temporal, clip_len = "group", 1                                        # each map needs its frame, and its flow, alone
     known_by, unlike = ("deconv1.weight",), ("conv5_b.weight", "conv_fuse.weight")
-    read_file = staticmethod(lambda path: read_entries(path))
     recipe = {**SaliencyModel.recipe,                                      # loss and optimiser are the paper's; numbers are ours, none are released
         "optimizer": "sgd", "optimizer_options": {"momentum": 0.9, "weight_decay": 5e-4},
         "lr": 4e-7,                                                        # for 240 x 320: the loss is a sum over pixels, fewer take more
@@ -144,6 +144,18 @@ class Streams(SaliencyModel):
             maps = blur(maps)[:, 0].clamp(0, 255)                          # a cubic overshoots
         peaks = maps.amax(dim=(1, 2), keepdim=True)
         return maps / peaks.where(peaks > 0, 1)
+
+    @classmethod
+    def read_file(cls, path: str | Path) -> tuple[dict[str, Tensor], dict]:
+        """As `SaliencyModel.read_file`, also of a `.caffemodel`."""
+        file = local_file(path)
+        if file.suffix != ".caffemodel":
+            return super().read_file(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"no weight file {file}: it {'is a folder' if file.is_dir() else 'does not exist'}")
+        if mistaken := utils.mistaken_for(file):
+            raise ValueError(f"{file} cannot be read as a weight file: it {mistaken}")
+        return read_caffemodel(file), read_configuration(file.with_suffix(".json"))
 
     def quantise(self, saliency: Tensor) -> Tensor:
         """A finished map, (H, W) float in [0, 1], as the authors' files hold it: uint8, 255 times as much, cut off."""
@@ -342,16 +354,6 @@ def check_pictures(**pictures: Tensor) -> None:
 
 
 # Weight files
-
-def read_entries(path: str | Path) -> tuple[dict[str, Tensor], dict]:
-    """As `read_weights`, also of a `.caffemodel`."""
-    path = local_file(path)
-    if path.suffix != ".caffemodel":
-        return read_weights(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weight file {path}: it {'is a folder' if path.is_dir() else 'does not exist'}")
-    return read_caffemodel(path), read_configuration(path.with_suffix(".json"))
-
 
 def read_caffemodel(path: Path) -> dict[str, Tensor]:
     """Read the weights of a Caffe model: a protobuf message, of which only names, shapes and values are taken.

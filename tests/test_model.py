@@ -186,6 +186,23 @@ def test_names_are_the_authors_inside_another_module_too(tiny_model):
     wrapped.load_state_dict(entries)
 
 
+def test_a_start_from_nothing_is_dark_and_depends_on_the_clip():
+    torch.manual_seed(0)
+    model = RecSalNet(**TINY)
+    model.start_from_nothing()
+    for side, out in ((0.0, 0.00034), (0.5, 0.018), (1.0, 0.5)):             # sigmoid of 8 side - 8, away from the borders
+        assert model.readout(torch.full((1, 4, 1, 5, 5), side))[0, 0, 0, 2, 2].item() == pytest.approx(out, rel=0.02)
+    with torch.no_grad():
+        maps = model(torch.randn(2, 3, 32, 32, 64))
+    assert maps.max() < 0.1 and (maps[0] - maps[1]).std() > 0.005 * maps.mean()
+
+
+def test_a_network_that_is_only_built_starts_as_pytorch_draws_it():
+    torch.manual_seed(0)
+    model = RecSalNet(**TINY)
+    assert 0 < model.readout[0].weight.abs().max() <= 1 / 6 and model.readout[0].weight.std() > 0.05   # uniform in 1 / sqrt(36)
+
+
 def test_other_weights_a_broken_file_and_no_file_are_said_to_be_so(tmp_path):
     torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")
     (tmp_path / "broken.pth").write_bytes(b"PK\x03\x04 half a download")

@@ -25,6 +25,7 @@ from PIL import Image
 from torch import nn
 
 import predict
+import utils
 from baselines import STSMaxNet
 from dataloader import list_frames
 from model import RecSalNet
@@ -32,6 +33,7 @@ from predict import (
     Later,
     Predictor,
     Source,
+    choose_precision,
     default_precision,
     find_sources,
     in_threads,
@@ -388,6 +390,23 @@ def test_bfloat16_is_the_default_on_cuda_only_and_float32_turns_tf32_off():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
     with precision_context("bfloat16", torch.device("cpu")):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def test_bfloat16_is_refused_where_the_cpu_has_no_instructions_for_it_unless_forced(tmp_path, monkeypatch, weights_file, tiny_set):
+    cpu, said = torch.device("cpu"), "no instructions for it, and float32 is about 300 times faster here: use --precision float32"
+    monkeypatch.setattr(utils, "computes_bfloat16", lambda device: device.type != "cpu")
+    assert choose_precision(None, cpu) == choose_precision("float32", cpu) == "float32"
+    assert choose_precision("bfloat16", cpu, force_bfloat16=True) == choose_precision("bfloat16", torch.device("cuda")) == "bfloat16"
+    with pytest.raises(ValueError, match=said):
+        choose_precision("bfloat16", cpu)
+    with pytest.raises(ValueError, match=said):
+        Predictor(weights_file, "cpu", "bfloat16")
+    Predictor(weights_file, "cpu", "bfloat16", force_bfloat16=True)
+    with pytest.raises(ValueError, match=said):
+        run(tiny_set / "val" / "004", "--out", tmp_path / "maps", "--weights", weights_file, "--device", "cpu", "--precision", "bfloat16")
+    assert not (tmp_path / "maps").exists()
+    monkeypatch.setattr(utils, "computes_bfloat16", lambda device: True)
+    assert choose_precision("bfloat16", cpu) == "bfloat16"
 
 
 # The command line

@@ -341,7 +341,7 @@ def test_the_other_frames_of_every_score_are_listed(scored, tiny_set):
 def test_our_rows_and_the_published_ones_share_a_file_and_no_column(scored):
     ours, published = (scored / "scores.md").read_text().split("## Published")
     assert "hidden **test** set" in published and "not comparable" in published
-    assert len(evaluation.PUBLISHED) == 15 and published.count("\n| ") == 17
+    assert published.count("\n| ") == 21 and json.loads((scored / "scores.json").read_text())["dataset"] == "dhf1k"
     assert "| RecSal-Net | 0.913 | 0.414 | 0.728 | 0.547 | 3.135 |" in published and "0.913" not in ours
 
 
@@ -742,6 +742,12 @@ def test_an_unreadable_fixation_map_costs_its_own_video_and_no_other(tiny_set, w
     run(tmp_path / "set", weights_file, tmp_path / "b", "--skip-bad")
     assert "average over 1 videos |" in capsys.readouterr().out
     assert [p.name for p in (tmp_path / "b" / "set_val_RecSalNet_float" / "RecSalNet").iterdir()] == ["005"]
+
+
+def test_bfloat16_on_a_cpu_without_instructions_for_it_is_refused(tiny_set, weights_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation.utils, "computes_bfloat16", lambda device: False)
+    with pytest.raises(ValueError, match="--precision bfloat16: this CPU has no instructions for it.*--force-bfloat16"):
+        run(tiny_set, weights_file, tmp_path, "--precision", "bfloat16")
 
 
 @needs_bfloat16

@@ -321,6 +321,15 @@ def test_density_maps_alone_are_trained_on_without_nss_and_without_that_the_erro
     assert epoch["val_nss"] is None and math.isfinite(epoch["val_cc"]) and math.isfinite(epoch["loss"]) and epoch["nss_left_out"] == 3
 
 
+def test_bfloat16_on_a_cpu_without_instructions_for_it_is_refused_unless_forced(tiny_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.utils, "computes_bfloat16", lambda device: False)
+    with pytest.raises(ValueError, match="--precision bfloat16: this CPU has no instructions for it.*--force-bfloat16"):
+        run(tiny_set, tmp_path / "run", "--precision", "bfloat16")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):        # it went on
+        run(tiny_set, tmp_path / "run", "--precision", "bfloat16", "--force-bfloat16", "--resume")
+
+
 # Every option has an effect
 
 @pytest.mark.parametrize("flags", [
@@ -377,6 +386,18 @@ def test_encoder_weights_are_read_from_a_file(tiny_set, tmp_path):
     model = RecSalNet(embed_dim=12, depths=(1, 2, 1, 1), num_heads=(1, 1, 2, 2))
     assert "unused: cls_head.fc_cls.bias" in train.initialise(model, str(tmp_path / "kinetics.pth"))
     assert same(model.encoder.state_dict(), encoder.state_dict())
+
+
+def test_only_a_start_from_random_weights_is_made_dark(tmp_path):
+    torch.manual_seed(0)
+    model = RecSalNet(**TINY)
+    drawn = {name: t.clone() for name, t in model.state_dict().items()}
+    torch.save({f"backbone.{name}": t for name, t in model.encoder.state_dict().items()}, tmp_path / "encoder.pth")
+    train.initialise(model, str(tmp_path / "encoder.pth"))
+    assert same(model.state_dict(), drawn)
+    assert train.initialise(model, "none") == "none, random initialisation"
+    changed = {name for name, t in model.state_dict().items() if not torch.equal(t, drawn[name])}
+    assert changed == {"convout.0.weight", "convout.0.bias", *(f"convtsp{i}.{layer}.weight" for i in range(1, 5) for layer in (0, 3, 6))}
 
 
 def test_weights_that_cannot_be_downloaded_are_said_with_what_to_do(monkeypatch, tmp_path):

@@ -4,7 +4,7 @@
     PYTHONPATH=. .venv/bin/python tests/long/fuzz.py --only 1234             # one of them again
 
 Whole files of every kind (PNG, JPEG, its EXIF, MAT, MAT 7.3, a mask in a palette, a fixation map in alpha, AVI, MP4, its
-display matrix, animated PNG and WebP, TIFF of several pages, weights, the JSON beside weights, the JSON of a prediction,
+display matrix, animated PNG and WebP, TIFF of several pages, weights, also in wrappings that people have, the JSON beside weights, the JSON of a prediction,
 a map to score, the state and the record of a run, the flow of a frame) are changed at random places, pictures also in
 mode, palette and alpha. A file may turn out to be readable. Else an error that the program reports
 must say so, within 30 seconds, and no output may be left under its final name. If the process itself dies, the file is named and the next one goes to a new process.
@@ -40,8 +40,9 @@ from model import RecSalNet
 
 NETWORK = {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
 KINDS = ("png", "jpg", "mat", "mat73", "palette", "alpha", "avi", "mp4", "pth", "json", "description", "map", "last",
-         "record", "flow", "exif", "matrix", "apng", "webp", "tif")
-SUFFIXES = {"exif": "jpg", "matrix": "mp4", "apng": "png", "mat73": "mat", "alpha": "png"}  # of kinds called otherwise
+         "record", "flow", "exif", "matrix", "apng", "webp", "tif", "wrapped")
+SUFFIXES = {"exif": "jpg", "matrix": "mp4", "apng": "png", "mat73": "mat", "alpha": "png",
+            "wrapped": "pth"}  # of kinds called otherwise
 PLACES = {"exif": (b"Exif", 80), "matrix": (b"tkhd", 92)}                  # kinds of which some bytes from a word on are changed alone
 TEXT = ("json", "description", "record")
 VALUES = (None, -1, 10 ** 12, 1e308, float("nan"), True, "../../escaped", b"", [], {}, [[]], torch.zeros(0), torch.zeros(1, 2, 3), torch.tensor(-1))
@@ -91,6 +92,7 @@ def make_files(folder: Path) -> None:
     torch.manual_seed(0)
     model = RecSalNet(**NETWORK)
     torch.save(model.state_dict(), folder / "whole.pth")
+    shutil.copy(folder / "whole.pth", folder / "whole.wrapped")
     (folder / "whole.json").write_text(json.dumps({"configuration": model.config}))
     run_predict(folder / "set" / "train" / "v" / "images", folder / "out", folder / "whole.pth", "--save", "png", "npz")
     shutil.copy(folder / "out" / "images.json", folder / "whole.description")
@@ -171,10 +173,28 @@ def repaint(content: bytes, moments: random.Random) -> bytes:
     return stored.getvalue()
 
 
+def wrapped(content: bytes, moments: random.Random) -> bytes:
+    """Put a state dict below prefixes and keys, beside another one, an optimiser's state or an object of a class."""
+    entries = torch.load(io.BytesIO(content), weights_only=True)
+    beside = ({}, {"epoch": 3, "n_averaged": torch.tensor(3)}, {"ema": {"weight": torch.zeros(2)}}, {"args": argparse.Namespace(lr=1)},
+              {"optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": []}}, {"": {}, 7: {"weight": torch.zeros(2)}})
+    for _ in range(moments.randrange(4)):
+        prefix = moments.choice(("module.", "module.", "_orig_mod.", "model.", "net."))
+        entries = {prefix + name: value for name, value in entries.items()}
+        if moments.random() < 0.2:
+            entries["n_averaged"] = torch.tensor(3)                        # which belongs beside "module." only
+    for _ in range(moments.choice((0, 1, 1, 2, 3))):
+        entries = {moments.choice(("net", "model_state", "state_dict", "a#b.c")): entries, **moments.choice(beside)}
+    changed = io.BytesIO()
+    torch.save(entries, changed, _use_new_zipfile_serialization=moments.random() < 0.8)
+    return changed.getvalue()
+
+
 def damaged(kind: str, content: bytes, moments: random.Random) -> bytes:
-    """A whole file's content, changed: as bytes, or, of what has parts, in one of its parts."""
-    if moments.random() < 0.6 and kind in ("palette", "alpha"):
-        content = repaint(content, moments)
+    """A whole file's content, changed: as bytes, or, of what has parts, in one of its parts; what is stored anew may stay whole."""
+    again = {"wrapped": wrapped, "palette": repaint, "alpha": repaint}.get(kind)
+    if again and (kind == "wrapped" or moments.random() < 0.6):
+        content = again(content, moments)
         return content if moments.random() < 0.5 else mutate(content, moments, text=False)
     if moments.random() < 0.6 and kind in (*TEXT, "last"):
         return replace_value(content, moments) if kind in TEXT else replace_entry(content, moments)

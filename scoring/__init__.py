@@ -1,0 +1,1 @@
+"""For test.py: what scores are compared with."""
