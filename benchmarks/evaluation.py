@@ -122,8 +122,16 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def measure(video: Video, folder: Path, size: tuple[int, int], precision: str, batch_size: int | None, repeats: int,
-            device: torch.device, plain_frames: int | None = None) -> list[dict]:
-    """A row for each stage, and those for the whole; of the plain formulation's whole, of the first `plain_frames` only, where that is given."""
+            device: torch.device, plain_frames: int | None = None,
+            whole_repeats: int | None = None) -> list[dict]:
+    """A row for each stage, and those for the whole.
+
+    Args:
+        video, folder, size, precision, batch_size, repeats, device: as on the command line.
+        plain_frames: of which the plain formulation's whole is (default: all).
+        whole_repeats: of the whole without the network (default: `repeats`).
+    """
+    whole_repeats = whole_repeats or repeats
     torch.manual_seed(0)
     model, count = RecSalNet(frame_size=size).eval().to(device), len(video.frames)
     weights, options = model.state_dict(), {"batch_size": batch_size or default_batch_size(device)}
@@ -141,8 +149,8 @@ def measure(video: Video, folder: Path, size: tuple[int, int], precision: str, b
     costless, network = (test.Network(m, folder / "weights.pth", **options) for m in (Costless(model), model))
     evaluate = functools.partial(our_evaluation, scorer=scorer, folder=folder)
     engine = functools.partial(predict_source, costless.model, Source(video.frames[0].parent), folder, **options)
-    rows += [("all but forward", None, median_seconds(lambda: evaluate(video, costless), repeats, device, 1) / count),
-             ("the same without measures", None, median_seconds(engine, repeats, device, 1) / count),
+    rows += [("all but forward", None, median_seconds(lambda: evaluate(video, costless), whole_repeats, device, 1) / count),
+             ("the same without measures", None, median_seconds(engine, whole_repeats, device, 1) / count),
              ("end to end", plain_seconds, time_whole(functools.partial(evaluate, network=network), video, device))]
     return [{"stage": stage, "plain, ms a frame": plain_s and 1000 * plain_s, "ours, ms a frame": 1000 * our_s,
              "times plain": plain_s and plain_s / our_s} for stage, plain_s, our_s in rows]

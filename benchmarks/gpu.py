@@ -1,17 +1,16 @@
-"""Everything that needs a GPU in one command: what must hold there, then every figure, in the order of their worth.
+"""Everything that needs a GPU in one command: what must hold there, then every figure, most valuable first.
 
     python -m benchmarks.gpu --out results/gpu                             # `make gpu`: 8 minutes at most
     python -m benchmarks.gpu --out results/gpu --stages checks forward     # some of the stages
     python -m benchmarks.gpu --out tiny --device cpu --tiny                # every stage, tiny: whether it runs
 
-Each stage is a process with a time limit of its own (`gpu_stages.py`). What it has measured is in OUT/STAGE.json row by
-row, so that a stage which fails or is stopped keeps what it had, and takes no other along. OUT/gpu.md has all of it as
-tables.
+Each stage (`gpu_stages.py`) is a process with a time limit. What it measures goes to OUT/STAGE.json row by row, so a
+stage that fails or is stopped keeps what it had, and does not affect the others. OUT/gpu.md has all rows as tables.
 
 It runs from a plain checkout, without any installation, where Python has torch, torchvision, timm, einops, numpy,
-OpenCV, scipy, tqdm, Pillow, safetensors and pytest. What reads or writes video files needs PyAV too, and says so
-where it is missing; the rest runs without. Its wheel for Python 3.12 on x86-64: `pip download --no-deps
---only-binary=:all: --python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 av`.
+OpenCV, scipy, tqdm, Pillow, safetensors and pytest. What reads or writes video files needs PyAV too, and says so where
+it is missing; the rest runs without. Its wheel for Python 3.12 on x86-64 (35 MB): `pip download --no-deps
+--only-binary=:all: --python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 av==18.1.0`.
 """
 import argparse
 import contextlib
@@ -25,17 +24,20 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.timing import markdown_table
+
 ROOT = Path(__file__).resolve().parent.parent
-# Stage -> the seconds that it may take, 8 minutes in all; and its heading.
+# Stage -> the seconds it is given, 8 minutes in all, of which those after it get what it leaves; and its heading.
 STAGES = {
-    "machine": (25, "The machine, and what it can do at most"),
-    "checks": (110, "What must hold"),
-    "forward": (95, "Forward passes"),
-    "step": (120, "Training steps"),
-    "evaluation": (70, "Evaluation end to end, and reading clips"),
-    "profile": (30, "Where the time goes"),
+    "machine": (40, "The machine, and what it can do at most"),
+    "checks": (105, "What must hold"),
+    "forward": (90, "Forward passes"),
+    "step": (105, "Training steps"),
+    "evaluation": (75, "Evaluation end to end, and reading clips"),
+    "profile": (35, "Where the time goes"),
     "networks": (30, "The other networks"),
 }
+LEAST = 0.5                                                                # of its seconds, or a stage is not started
 
 
 def run_stage(name: str, seconds: float, out: Path, flags: list[str]) -> dict:
@@ -76,27 +78,23 @@ def run_stage(name: str, seconds: float, out: Path, flags: list[str]) -> dict:
 
 
 def report(stages: list[dict], heading: str) -> str:
-    """All stages as Markdown: a table for rows in a row with the same columns; what is text stays text."""
+    """All stages as Markdown: a table for consecutive rows of the same columns."""
     parts = [f"# {heading}"]
     for stage in stages:
         _, title = STAGES[stage["stage"]]
         parts.append(f"## {title}\n\n`{stage['stage']}`: {stage['status']}, {stage['seconds']:.0f} s.")
-        for columns, rows in itertools.groupby(stage["rows"], key=tuple):
-            if columns == ("text",):
-                parts += [f"```\n{row['text']}\n```" for row in rows]
-            else:
-                parts.append(table(columns, rows))
+        parts += [markdown_table(list(rows)) for _, rows in itertools.groupby(stage["rows"], key=tuple)]
         if "log" in stage:
             parts.append("The end of its output:\n\n```\n" + "\n".join(stage["log"]) + "\n```")
     return "\n\n".join(parts) + "\n"
 
 
-def table(columns: tuple[str, ...], rows) -> str:
-    """A Markdown table; numbers with four digits, "-" for what there is not."""
-    def cell(value) -> str:
-        return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-    lines = [columns, ["---"] * len(columns), *([cell(row[name]) for name in columns] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def minutes(text: str) -> float:
+    """An argparse type: above 0."""
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}: no stage would be started")
+    return value
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -107,8 +105,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--tiny", action=argparse.BooleanOptionalAction, default=False,
                         help="tiny sizes: whether every stage runs; the figures mean nothing (default: off)")
     parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), metavar="STAGE",
-                        help=f"of {', '.join(STAGES)} (default: all)")
-    parser.add_argument("--minutes", type=float, default=8.0,
+                        help=f"of {', '.join(STAGES)}, which are run in this order (default: all)")
+    parser.add_argument("--minutes", type=minutes, default=8.0,
                         help="for all stages together; the last ones are stopped earlier, or left out (default: 8)")
     return parser
 
@@ -116,24 +114,29 @@ def arguments() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Run the stages one after the other; returns 0 where all are done, else 1."""
     args.out.mkdir(parents=True, exist_ok=True)
-    until, stages = time.monotonic() + 60 * args.minutes, []
-    flags = ["--device", args.device, *["--tiny"] * args.tiny]
+    flags, stages = ["--device", args.device, *["--tiny"] * args.tiny], []
     heading = f"python -m benchmarks.gpu {' '.join(flags)}, {time.strftime('%Y-%m-%d')}"
-    for name, (limit, _) in STAGES.items():
-        if name not in args.stages:
-            continue
-        limit *= 4 if args.tiny else 1                                     # a CPU may have other work
-        seconds = min(limit, until - time.monotonic())
-        if seconds < limit / 2:                                            # it would be stopped before it has much
-            stage = {"stage": name, "status": "left out, no time was left", "seconds": 0.0, "rows": []}
+    due = time.monotonic()                                                 # when the stages so far should have ended
+    end = due + 60 * args.minutes
+    for name in (name for name in STAGES if name in args.stages):
+        given = STAGES[name][0] * (4 if args.tiny else 1)                  # a CPU may have other work
+        due += given
+        seconds = min(due, end) - time.monotonic()
+        if seconds < LEAST * given:
+            stage = {"stage": name, "status": "left out, too little time was left", "seconds": 0.0, "rows": []}
         else:
             stage = run_stage(name, seconds, args.out, flags)
         stages.append(stage)
-        print(f"{name}: {stage['status']}, {stage['seconds']:.0f} s, {len(stage['rows'])} rows", flush=True)
+        why = f": {stage['log'][-1]}" if stage.get("log") else ""
+        print(f"{name}: {stage['status']}, {stage['seconds']:.0f} s, {len(stage['rows'])} rows{why}", flush=True)
         (args.out / "gpu.md").write_text(report(stages, heading))          # after each: the machine may be taken away
     print(f"tables: {args.out / 'gpu.md'}")
     return 0 if all(stage["status"] == "done" for stage in stages) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(arguments().parse_args()))
+    parser = arguments()
+    try:
+        parser.exit(main(parser.parse_args()))
+    except FileExistsError as error:
+        parser.exit(2, f"gpu.py: error: --out must be a folder: {error}\n")

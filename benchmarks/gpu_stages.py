@@ -3,8 +3,10 @@
     python -m benchmarks.gpu_stages forward --out forward.json
 """
 import argparse
+import contextlib
 import functools
 import json
+import os
 import re
 import subprocess
 import tempfile
@@ -12,9 +14,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,7 +26,7 @@ from benchmarks import clips, evaluation, network
 from benchmarks.timing import matrix_rate, median_seconds, synchronise
 from dataloader import ClipDataset, FrameCache, clip_loader
 from model import prepare_frame
-from predict import PRECISIONS, Source, default_precision, float32_is_float32, predict_source
+from predict import PRECISIONS, Source, default_precision, float32_is_float32, predict_source, select_device
 from videos.decoding import av
 
 Keep = Callable[[dict], None]
@@ -43,9 +45,10 @@ def machine(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
     about = {**utils.hardware(device), **utils.versions(), "revision": utils.revision()}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        asked = subprocess.run(query, capture_output=True, text=True, timeout=20)
-        about |= {"memory": f"{properties.total_memory / 2 ** 30:.1f} GiB", "driver": asked.stdout.strip(),
+        query, driver = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], "unknown"
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            driver = subprocess.run(query, capture_output=True, text=True, timeout=10).stdout.strip()
+        about |= {"memory": f"{properties.total_memory / 2 ** 30:.1f} GiB", "driver": driver,
                   "multiprocessors": properties.multi_processor_count,
                   "compute capability": f"{properties.major}.{properties.minor}"}
     for name, value in about.items():
@@ -68,26 +71,37 @@ class Outcomes:
     """A plugin of pytest that keeps how each test ended, how long it took, and what it recorded."""
 
     def __init__(self, keep: Keep) -> None:
-        self.keep = keep
+        self.keep, self.passed = keep, 0
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    def pytest_collectreport(self, report) -> None:
+        if report.failed:                                                  # tests that cannot be imported
+            found = report.longreprtext[-200:]
+            self.keep({"check": report.nodeid, "outcome": "failed", "seconds": 0.0, "found": found})
+
+    def pytest_runtest_logreport(self, report) -> None:
         if report.when != "call" and report.outcome == "passed":           # a fixture, which may also fail or skip
             return
+        self.passed += report.outcome == "passed"
         found = [f"{name}: {value:.2g}" if isinstance(value, float) else f"{name}: {value}"
                  for name, value in report.user_properties]
         if report.outcome != "passed":
-            why = report.longrepr[2] if report.skipped else report.longrepr.reprcrash.message
-            found.append(str(why).splitlines()[0])
+            crash = getattr(report.longrepr, "reprcrash", None)
+            why = report.longrepr[2] if report.skipped else crash.message if crash else report.longreprtext
+            found += str(why).splitlines()[:1]
         self.keep({"check": report.nodeid.partition("::test_")[2].replace("_", " "), "outcome": report.outcome,
                    "seconds": round(report.duration, 2), "found": "; ".join(found).replace("|", "\\|")})
 
 
 def checks(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
-    """The tests of a GPU, one by one; exit code 1 where one fails."""
+    """The tests of a GPU, one by one; exit code 1 where one fails, or none passes."""
+    import pytest
+
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"                     # whatever else is installed there
+    outcomes = Outcomes(keep)
     tests = Path(__file__).resolve().parent.parent / "tests" / "test_cuda.py"
     flags = ["-q", "-p", "no:cacheprovider", "-o", "addopts=", "--device", device.type, *["--tiny"] * tiny]
-    if pytest.main([str(tests), *flags], plugins=[Outcomes(keep)]) != pytest.ExitCode.OK:
-        raise SystemExit("a check failed: its row says why")
+    if pytest.main([str(tests), *flags], plugins=[outcomes]) != pytest.ExitCode.OK or not outcomes.passed:
+        raise SystemExit("a check failed, or none passed: the rows say why")
 
 
 # 3. and 4. Forward passes and training steps
@@ -141,9 +155,16 @@ def precisions(device: torch.device) -> tuple[str, ...]:
     return PRECISIONS if utils.computes_bfloat16(device) else ("float32",)
 
 
-def best_batch(rows: list[dict]) -> int:
-    """The batch size of the fastest row."""
-    return min((row for row in rows if row["ms a clip"]), key=lambda row: row["ms a clip"])["batch"]
+def best_batch(rows: list[dict], usual: int = 1) -> int:
+    """The batch size of the fastest row of a forward pass or a step; `usual` where there is none."""
+    timed = [row for row in rows if row.get("ms a clip")]
+    return min(timed, key=lambda row: row["ms a clip"])["batch"] if timed else usual
+
+
+def stored_rows(out: Path, stage: str) -> list[dict]:
+    """What a stage before has measured; nothing where it was not run."""
+    path = out.with_name(f"{stage}.json")
+    return json.loads(path.read_text())["rows"] if path.is_file() else []
 
 
 def compiler(tiny: bool) -> str:
@@ -170,33 +191,54 @@ def step(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
     rows, prepare = {}, {"eager": our_step, "checkpointing": functools.partial(our_step, checkpointing=True)}
     for variant, of_batch in prepare.items():
         rows[variant] = [comparison.add(variant, precision, n, functools.partial(of_batch, n)) for n in batches]
+    # Small cards first; the largest after compiling, which may be stopped: batches of 30 clips and more are new ground.
+    for card in CARDS[:-1]:
+        fit_card(card, rows, prepare, precision, device, keep)
+    best = best_batch(rows["eager"])
+    comparison.add("compiled", precision, best, functools.partial(prepare["eager"], best, compiler=compiler(tiny)))
+    fit_card(CARDS[-1], rows, prepare, precision, device, keep)
+
+
+def fit_card(card: int, rows: dict[str, list[dict]], prepare: dict[str, Callable[[int], Callable]], precision: str,
+             device: torch.device, keep: Keep) -> None:
+    """The largest batch that fits a card: tried where this one is as large, else from how memory grows with the batch.
+
+    Args:
+        card: GB.
+        rows: of each variant of training, what was measured.
+        prepare: of each variant, batch size -> the call of a step.
+        precision, device, keep: of the stage.
+    """
     for variant, of_batches in rows.items():
         peaks = {row["batch"]: row["peak GB in all"] for row in of_batches if row["peak GB in all"]}
-        if len(peaks) > 1:                                                 # on a CPU there are none
-            fit_cards(f"{precision}, {variant}", peaks, prepare[variant], device, keep)
-    best = best_batch(rows["eager"])                                       # compiling takes longest: last
-    comparison.add("compiled", precision, best, functools.partial(prepare["eager"], best, compiler=compiler(tiny)))
-
-
-def fit_cards(training: str, peaks: dict[int, float], prepare: Callable[[int], Callable], device: torch.device,
-              keep: Keep) -> None:
-    """The largest batch for each of `CARDS`: tried where this card is as large, else from how memory grows with it."""
-    total, least, most = torch.cuda.get_device_properties(device).total_memory / 1e9, min(peaks), max(peaks)
-    per_clip = (peaks[most] - peaks[least]) / (most - least)
-    for card in CARDS:
-        guess, is_tried = max(0, least + int((card - CONTEXT - peaks[least]) / per_clip)), card <= total
-        found = largest_batch(functools.partial(fits_card, card, device, prepare), guess) if is_tried else guess
-        keep({"card": f"{card} GB", "training": training, "batch that fits": found,
+        if len(peaks) < 2:                                                 # on a CPU there are none
+            continue
+        least, most = min(peaks), max(peaks)
+        per_clip = (peaks[most] - peaks[least]) / (most - least)
+        guess = max(0, least + int((card - CONTEXT - peaks[least]) / per_clip))
+        is_tried = card * 1e9 <= torch.cuda.get_device_properties(device).total_memory
+        fits = functools.partial(fits_card, card, device, prepare[variant])
+        keep({"card": f"{card} GB", "training": f"{precision}, {variant}",
+              "batch that fits": largest_batch(fits, guess) if is_tried else guess,
               "found by": "trying" if is_tried else "extrapolation"})
 
 
 def fits_card(gigabytes: float, device: torch.device, prepare: Callable[[int], Callable], batch: int) -> bool:
-    """Whether a batch's step fits a card of this size: PyTorch may take no more of this one."""
+    """Whether two steps of a batch fit a card of this size: PyTorch may take no more of this one."""
     total = torch.cuda.get_device_properties(device).total_memory / 1e9
+    torch.cuda.empty_cache()                                               # what is kept counts against no limit
     torch.cuda.set_per_process_memory_fraction(min(1.0, (gigabytes - CONTEXT) / total), device)
     try:
-        return network.unless_too_large(lambda: (prepare(batch)(), True)[1]) is not None
+        call = prepare(batch)
+        for _ in range(2):                                                 # Adam's state is there from the second on
+            call()
+        synchronise(device)
+        return True
+    except RuntimeError as error:                                          # too little memory, or a kernel's limit
+        print(f"batch {batch} on {gigabytes} GB: {str(error).splitlines()[0]}", flush=True)
+        return False
     finally:
+        call = None
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(1.0, device)
 
@@ -208,22 +250,21 @@ def largest_batch(fits: Callable[[int], bool], guess: int) -> int:
         while fits(batch + 1):
             batch += 1
         return batch
-    while batch and not fits(batch):
-        batch -= 1
-    return batch
+    return next((smaller for smaller in range(batch - 1, 0, -1) if fits(smaller)), 0)
 
 
 # 5. Evaluation end to end, and reading clips
 
 def evaluate(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
     """Frames/s of test.py and predict.py, where the time goes, and clips/s that loader processes read."""
-    size, frames, batch = (TINY_SIZE, 4, 2) if tiny else (SIZE, 200, 8)
-    precision = default_precision(device)
+    size, frames, precision = TINY_SIZE if tiny else SIZE, 4 if tiny else 200, default_precision(device)
+    batch = 2 if tiny else best_batch(stored_rows(out, "forward"), 8)
     how = f"{precision}, batch {batch}"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         video = evaluation.make_video(folder / "video", frames, (36, 64) if tiny else (360, 640))
-        rows = evaluation.measure(video, folder, size, precision, batch, 1 if tiny else 3, device, frames // 10 or 1)
+        rows = evaluation.measure(video, folder, size, precision, batch, 1 if tiny else 3, device,
+                                  plain_frames=frames // 10 or 1, whole_repeats=1)
         for row in rows:
             keep(row)
         whole = rows[-1]["ours, ms a frame"]
@@ -238,64 +279,67 @@ def evaluate(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
                 continue
             predict = functools.partial(predict_source, model, source, folder, [kind], batch_size=batch)
             keep({"program": what, "frames/s": frames / median_seconds(predict, 1, device, warm_up=1), "how": how})
-        del model
         read_clips(folder / "clips", tiny, size, keep)
-    stored = out.with_name("step.json")
-    steps = json.loads(stored.read_text())["rows"] if stored.is_file() else []
-    fastest = max((row["clips/s"] for row in steps if row.get("clips/s")), default=None)
+    fastest = max((row["clips/s"] for row in stored_rows(out, "step") if row.get("clips/s")), default=None)
     keep({"clips from": "what the fastest training step takes", "workers": None, "clips/s": fastest})
 
 
 def read_clips(folder: Path, tiny: bool, size: tuple[int, int], keep: Keep) -> None:
     """Clips a second from PNG files and from prepared frames, by several numbers of loader processes."""
-    count, length, frame_size = (2, 33, (36, 64)) if tiny else (8, 40, (360, 640))
-    videos = clips.make_videos(folder / "set", count, length, frame_size)
+    seconds, length, frame_size = (0.2, 33, (36, 64)) if tiny else (3.0, 64, (360, 640))
+    videos = clips.make_videos(folder / "set", 2, length, frame_size)
     prepare = functools.partial(prepare_frame, size=size)
     cache = FrameCache(folder / "cache", prepare)
     cache.build(videos)
     for source, own in (("PNG files", None), ("prepared frames", cache)):
         for workers in (2,) if tiny else (4, 8, 16):
-            dataset = ClipDataset(videos, prepare, size=size, every=1, cache=own)
-            batches = iter(clip_loader(dataset, 1, workers, shuffle=False))
-            for _ in range(min(workers, len(dataset) // 2)):               # these wait for the processes to start
+            dataset = ClipDataset(videos * 200, prepare, size=size, every=1, cache=own)
+            loader = clip_loader(dataset, 1, workers, shuffle=False)
+            batches = iter(loader)
+            for _ in range(workers * loader.prefetch_factor):              # asked for before the clock starts
                 next(batches)
-            started = time.perf_counter()
-            read = sum(1 for _ in batches)
-            keep({"clips from": source, "workers": workers, "clips/s": read / (time.perf_counter() - started)})
+            started, read = time.perf_counter(), 0
+            while (spent := time.perf_counter() - started) < seconds:
+                next(batches)
+                read += 1
+            keep({"clips from": source, "workers": workers, "clips/s": read / spent})
+            del batches, loader                                            # which ends its processes
 
 
 # 6. Where the time goes
 
 OTHERS = "element by element, and others"
 KINDS = {                                                                  # by parts of operators' names, the first fit
-    "attention": "attention|softmax|bmm", "convolutions": "conv|cudnn", "linear layers": "addmm|linear|aten::mm",
-    "norms": "norm", "copies": "copy|clone|contiguous|cat|roll|index|pad|fill|zero|gather|embedding",
-    "resizing": "upsample|interpolate", OTHERS: "",
+    "resizing": "upsample", "attention": "attention|softmax|bmm", "convolutions": "conv|cudnn",
+    "linear layers": "addmm|aten::linear|aten::mm$", "norms": "_norm",
+    "copies": "copy|clone|contiguous|aten::cat|roll|index|_pad|fill|zero|gather|embedding", OTHERS: "",
 }
 
 
 def profiled(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
     """How much of a forward pass and of a step is attention, linear layers, copies, gaps; and the costliest kernels."""
     size, precision, on_gpu = TINY_SIZE if tiny else SIZE, precisions(device)[-1], device.type == "cuda"
-    config = TINY if tiny else {}
-    calls = {"forward": functools.partial(network.our_forward, size, device, 1 if tiny else 8, precision, **config),
-             "step": functools.partial(network.our_step, size, device, 1 if tiny else 4, precision, **config)}
     time_of = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    for what, prepare in calls.items():
-        call = prepare()
+    for call_name, prepare, usual in (("forward", network.our_forward, 8), ("step", network.our_step, 4)):
+        batch = 1 if tiny else best_batch(stored_rows(out, call_name), usual)
+        call = prepare(size, device, batch, precision, **TINY if tiny else {})
+        of = f"{call_name}, {precision}, batch {batch}"
         whole = 1000 * median_seconds(call, 1 if tiny else 3, device)
         with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]) as record:
             call()
             synchronise(device)
         events, spent = record.key_averages(), dict.fromkeys(KINDS, 0.0)
         for event in events:
-            if event.key.startswith("aten::"):                             # kernels are listed once more apart
+            if event.key.startswith("aten::"):                             # operators; kernels are listed beside them
                 kind = next(kind for kind, parts in KINDS.items() if re.search(parts, event.key))
                 spent[kind] += getattr(event, time_of) / 1000
         spent["gaps between kernels"] = max(0.0, whole - sum(spent.values()))
         for kind, milliseconds in sorted(spent.items(), key=lambda item: -item[1]):
-            keep({"of": f"{what}, {precision}", "kind": kind, "ms": milliseconds, "share": milliseconds / whole})
-        keep({"text": events.table(sort_by=time_of, row_limit=25, max_name_column_width=70)})
+            keep({"of": of, "kind": kind, "ms": milliseconds, "share": milliseconds / whole})
+        kernels = [event for event in events if event.device_type == (DeviceType.CUDA if on_gpu else DeviceType.CPU)]
+        for event in sorted(kernels, key=lambda event: -getattr(event, time_of))[:25]:
+            keep({"of": of, "kernel": event.key[:160].replace("|", "\\|"), "calls": event.count,
+                  "ms": getattr(event, time_of) / 1000})
 
 
 # 7. The other networks
@@ -305,7 +349,8 @@ def networks(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
     precision = default_precision(device)
     for name in list(MODELS)[1:]:
         config = {"frame_size": (32, 64), **TINY_NETWORKS.get(name, {})} if tiny else {}
-        model = MODELS[name](**config).eval().to(device)
+        with torch.device(device):
+            model = MODELS[name](**config).eval()
         model = model.bfloat16() if precision == "bfloat16" else model
         height, width = model.config["frame_size"] or model.nominal_size
         for batch in (1,) if tiny else (1, 8):
@@ -340,7 +385,9 @@ def main(args: argparse.Namespace) -> None:
         print(*row.values(), sep=", ", flush=True)
         utils.write_json(args.out, {"rows": rows})
 
-    STAGES[args.stage](torch.device(args.device), args.tiny, args.out, keep)
+    device = select_device(args.device)
+    device = torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
+    STAGES[args.stage](device, args.tiny, args.out, keep)
 
 
 if __name__ == "__main__":

@@ -88,13 +88,12 @@ def write_rows(path: Path, rows: list[dict], settings: dict, device: torch.devic
 
 def report(path: Path, rows: list[dict], settings: dict, device: torch.device, about: str) -> None:
     """Print the table, write the file, and say what measured what."""
-    print_table(rows)
+    print(markdown_table(rows))
     write_rows(path, rows, settings, device)
     print(f"{machine(device)}; {about}; written to {path}")
 
 
-def print_table(rows: list[dict]) -> None:
-    """A Markdown table of rows with the same columns."""
-    print("| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|")
-    for row in rows:
-        print("| " + " | ".join(cell if isinstance(cell, str) else "-" if cell is None else f"{cell:.4g}" for cell in row.values()) + " |")
+def markdown_table(rows: list[dict]) -> str:
+    """A table of rows with the same columns; numbers with four digits, "-" for None."""
+    cells = [[cell if isinstance(cell, str) else "-" if cell is None else f"{cell:.4g}" for cell in row.values()] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [list(rows[0]), ["---"] * len(rows[0]), *cells])

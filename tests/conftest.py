@@ -31,6 +31,12 @@ def pytest_addoption(parser):
     parser.addoption("--tiny", action="store_true", help="the tests marked cuda take small networks and few frames")
 
 
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--device") == "cuda" and not torch.cuda.is_available():
+        for item in (item for item in items if item.get_closest_marker("cuda")):
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+
+
 def few_channels(patch):
     """Two-stream networks of the same layers, but few channels: files of them are small, and steps quick."""
     patch.setattr(stsnet, "STREAM", {"conv1": (3, 8, 7), "conv2": (8, 8, 5), "conv3": (8, 8, 3), "conv4": (8, 8, 5), "conv5": (8, 8, 5)})

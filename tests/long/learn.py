@@ -19,7 +19,7 @@ import torch
 
 import train
 from baselines import MODELS, salema, stsnet
-from benchmarks.timing import print_table
+from benchmarks.timing import markdown_table
 from dataloader import ClipDataset, clip_loader, find_videos
 from loss import cc
 from model import SaliencyModel
@@ -82,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
             kind, size, _ = SAMPLES[learns]
             make_sample.main(make_sample.arguments().parse_args(["--kind", kind, "--out", str(data[learns]), *size.split()]))
         rows = [learn(name, data[MODELS[name].learns], Path(folder) / name) for name in args.models]
-    print_table(rows)
+    print(markdown_table(rows))
     sys.exit(0 if all(row["CC"] > row["centre Gaussian's CC"] for row in rows) else 1)
 
 
