@@ -4,8 +4,8 @@ BIN := .venv/bin
 
 # A network and frames small enough for two CPU cores; every default of train.py is the full one.
 DEMO := --data data/sample --run-dir saved_models/demo --overwrite --encoder-weights none \
-	--frame-size 32 64 --embed-dim 48 --depths 2 2 2 2 --num-heads 2 4 8 16 --width 16 --patch-norm --drop-path 0 \
-	--lr 3e-4 --batch-size 2 --epochs 10 --val-every 10 --flip --workers 1
+	--frame-size 32 64 --embed-dim 24 --depths 1 1 1 1 --num-heads 1 2 4 8 --width 32 --patch-norm --drop-path 0 \
+	--lr 1e-3 --warmup 100 --batch-size 2 --epochs 4 --val-every 4 --flip --workers 1
 
 # SMCF with narrow trunks, through its three stages.
 OBJECTS := --model smcf --data data/vsod_sample --run-dir saved_models/demo-objects --overwrite --frame-size 64 96 --scales 1 \

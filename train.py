@@ -96,6 +96,7 @@ class Steps:
         gradients: "averaged" over all maps of a step, or "summed" over its batches.
         milestones, gamma: after so many steps, the rate of groups that are "scheduled" is multiplied by gamma.
         decay_epochs: and after every so many epochs; None for never.
+        warmup: over so many first steps, all rates rise linearly to their full values.
         scales: of the frame size; a batch is taken at each, one after the other.
     """
     compute_terms: Callable[..., dict]
@@ -105,11 +106,16 @@ class Steps:
     milestones: tuple[int, ...] = ()
     gamma: float = 1.0
     decay_epochs: int | None = None
+    warmup: int = 0
     scales: tuple[float, ...] = (1.0,)
 
     def decays(self, steps: int, epochs: int) -> int:
         """How often the rate has been multiplied by gamma after so many steps and whole epochs."""
         return sum(steps >= milestone for milestone in self.milestones) + (epochs // self.decay_epochs if self.decay_epochs else 0)
+
+    def warmth(self, steps: int) -> float:
+        """The share of their full values that rates have after so many steps."""
+        return min(1.0, (steps + 1) / self.warmup) if self.warmup else 1.0
 
 
 def train_one_epoch(model: nn.Module, loader: DataLoader, steps: Steps, optimizer: Optimizer, progress: dict, stop: "StopRequest") -> bool:
@@ -144,7 +150,7 @@ def train_one_epoch(model: nn.Module, loader: DataLoader, steps: Steps, optimize
         if count:
             backward(model, used, maps, steps, progress)
         if maps:
-            set_rates(optimizer, steps.gamma ** steps.decays(progress["steps"], loader.batch_sampler.epoch))
+            set_rates(optimizer, steps.gamma ** steps.decays(progress["steps"], loader.batch_sampler.epoch), steps.warmth(progress["steps"]))
             optimizer.step()
             progress["steps"] += 1
         note_skipped(progress, group)
@@ -169,11 +175,11 @@ def at_scales(batches: Iterator[dict], scales: tuple[float, ...], skip: int = 0)
     return itertools.islice(scaled, skip, None)
 
 
-def set_rates(optimizer: Optimizer, factor: float) -> None:
-    """Set the learning rates of the next step: those of "scheduled" groups are their first ones times a factor."""
+def set_rates(optimizer: Optimizer, factor: float, warmth: float = 1.0) -> None:
+    """Set the learning rates of the next step: all are their first ones times `warmth`, those of "scheduled" groups times a factor too."""
     for group in optimizer.param_groups:
-        if group.get("scheduled"):
-            group["lr"] = group["initial_lr"] * factor
+        if "initial_lr" in group:                                          # missing: of an earlier version
+            group["lr"] = group["initial_lr"] * warmth * (factor if group.get("scheduled") else 1)
 
 
 def backward(model: nn.Module, batches: list[dict], maps: float, steps: Steps, progress: dict) -> None:
@@ -1099,6 +1105,8 @@ def training_arguments(group) -> None:
     group.add_argument("--val-every", type=at_least(0),
                        help="epochs from one validation to the next; the last is always validated; 0: none, keep the last weights "
                             f"({of_recipes('val_every')})")
+    group.add_argument("--warmup", type=at_least(0), default=0, metavar="STEPS",
+                       help="first steps over which the learning rate rises linearly; for starts from random weights (default: 0)")
     group.add_argument("--seed", type=at_least(0), default=0, help="of initial weights, clips and stochastic depth (default: 0)")
     group.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=False,
                        help="only operations that give the same bits in every run; on a CPU training does so anyway (default: off)")
@@ -1191,7 +1199,7 @@ def record_of(model: nn.Module, recipe: dict, given: dict, precision: str, train
         "model": type(model).__name__, **model.config, "processes": utils.num_processes(), "objective": recipe["loss_weights"],
         "precision": precision, "train": fingerprint(train_videos), "val": fingerprint(val_videos),
         **{name: recipe[name] for name in RECIPE if name != "epochs"}, "scales": list(recipe["scales"]),
-        **{name: given[name] for name in ("weights", "encoder_weights", "seed", "compile", "deterministic", "thaw", "keep_flow_stage")},
+        **{name: given[name] for name in ("weights", "encoder_weights", "seed", "compile", "deterministic", "thaw", "keep_flow_stage", "warmup")},
         "stage": stage, "flow": flow and flow.describe(),
     }
 
@@ -1315,7 +1323,7 @@ def main(args: argparse.Namespace) -> int:
     stop = StopRequest()
     print(f"training {type(model).__name__} ({sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters) "
           f"at {model.config['frame_size'][0]} x {model.config['frame_size'][1]} on {device.type} in {precision}")
-    steps = Steps(compute_terms(recipe), precision, **{name: recipe[name] for name in
+    steps = Steps(compute_terms(recipe), precision, warmup=args.warmup, **{name: recipe[name] for name in
                                                        ("accumulate", "gradients", "milestones", "gamma", "decay_epochs", "scales")})
     finished = fit(run, train_loader, val_loader, steps, recipe["epochs"], recipe["val_every"], args.thaw,
                    open_tensorboard(run_dir, args.tensorboard), stop)

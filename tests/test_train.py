@@ -334,7 +334,7 @@ def test_bfloat16_on_a_cpu_without_instructions_for_it_is_refused_unless_forced(
 
 @pytest.mark.parametrize("flags", [
     ["--flip"], ["--frame-stride", "2"], ["--batch-size", "2"], ["--accumulate", "2"], ["--num-recursions", "1"], ["--patch-norm"],
-    pytest.param(["--precision", "bfloat16"], marks=needs_bfloat16),
+    pytest.param(["--precision", "bfloat16"], marks=needs_bfloat16), ["--warmup", "3"],
     ["--kl-weight", "2"], ["--cc-weight", "2"], ["--nss-weight", "2"], ["--sim-weight", "2"], ["--l1-weight", "2"], ["--lr", "1e-2"], ["--train-split", "val"],
     ["--drop-path", "0.5"], ["--width", "24"], ["--embed-dim", "24"], ["--depths", "1", "1", "1", "1"], ["--num-heads", "2", "2", "2", "2"], ["--frame-size", "64", "64"],
 ], ids=lambda flags: flags[0])
@@ -773,6 +773,17 @@ def test_every_network_trains_and_its_weights_load(name, tiny_set, tmp_path, sma
     term = {"window": "kl", "state": "bce", "group": "euclidean"}[model.temporal]
     count = 3 if model.temporal == "window" else 114
     assert record["loss"] * count == pytest.approx(record[term] * (count - record.get(f"{term}_left_out", 0)), rel=1e-6) and record["loss"] > 0
+
+
+def test_a_warm_up_raises_all_rates_linearly_to_their_full_values():
+    first, second = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    groups = [{"params": [first], "lr": 1.0, "initial_lr": 1.0}, {"params": [second], "lr": 2.0, "initial_lr": 2.0, "scheduled": True}]
+    optimizer, steps, found = torch.optim.SGD(groups, lr=1), train.Steps(None, warmup=4), []
+    for number in range(6):
+        train.set_rates(optimizer, 0.5, steps.warmth(number))
+        found.append(tuple(group["lr"] for group in optimizer.param_groups))
+    assert found == [(0.25, 0.25), (0.5, 0.5), (0.75, 0.75), (1, 1), (1, 1), (1, 1)]
+    assert train.Steps(None).warmth(0) == 1
 
 
 def test_rates_fall_at_milestones_where_they_are_scheduled():
