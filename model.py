@@ -141,7 +141,7 @@ class SaliencyModel(nn.Module):
         """Fill what comes pretrained from a file's entries; returns the names that have no place here."""
         raise ValueError(f"{type(self).__name__} starts from nothing pretrained, and not from {source}: give --encoder-weights none")
 
-    def start_from_nothing(self) -> None:
+    def init_from_scratch(self) -> None:
         """Prepare newly drawn weights for training without pretrained ones; here they stay as they are."""
 
     @classmethod
@@ -335,7 +335,7 @@ class RecSalNet(SaliencyModel):
         """Fill what comes pretrained, the encoder, as `load_encoder` does; returns the names that have no place here."""
         return load_encoder(self.encoder, entries, source)
 
-    def start_from_nothing(self) -> None:
+    def init_from_scratch(self) -> None:
         """Let maps start dark, with side maps that count alike and convolutions that keep their input's variance (He et al., ICCV 2015).
 
         As PyTorch draws them, the readout's small weights of either sign hold every map near 0.5, where KL, which sees the ratio of bright to

@@ -113,7 +113,7 @@ class Steps:
         """How often the rate has been multiplied by gamma after so many steps and whole epochs."""
         return sum(steps >= milestone for milestone in self.milestones) + (epochs // self.decay_epochs if self.decay_epochs else 0)
 
-    def warmth(self, steps: int) -> float:
+    def warmup_factor(self, steps: int) -> float:
         """The share of their full values that rates have after so many steps."""
         return min(1.0, (steps + 1) / self.warmup) if self.warmup else 1.0
 
@@ -150,7 +150,7 @@ def train_one_epoch(model: nn.Module, loader: DataLoader, steps: Steps, optimize
         if count:
             backward(model, used, maps, steps, progress)
         if maps:
-            set_rates(optimizer, steps.gamma ** steps.decays(progress["steps"], loader.batch_sampler.epoch), steps.warmth(progress["steps"]))
+            set_rates(optimizer, steps.gamma ** steps.decays(progress["steps"], loader.batch_sampler.epoch), steps.warmup_factor(progress["steps"]))
             optimizer.step()
             progress["steps"] += 1
         note_skipped(progress, group)
@@ -175,11 +175,11 @@ def at_scales(batches: Iterator[dict], scales: tuple[float, ...], skip: int = 0)
     return itertools.islice(scaled, skip, None)
 
 
-def set_rates(optimizer: Optimizer, factor: float, warmth: float = 1.0) -> None:
-    """Set the learning rates of the next step: all are their first ones times `warmth`, those of "scheduled" groups times a factor too."""
+def set_rates(optimizer: Optimizer, factor: float, warmup_factor: float = 1.0) -> None:
+    """Set the learning rates of the next step: all are their first ones times `warmup_factor`, those of "scheduled" groups times a factor too."""
     for group in optimizer.param_groups:
         if "initial_lr" in group:                                          # missing: of an earlier version
-            group["lr"] = group["initial_lr"] * warmth * (factor if group.get("scheduled") else 1)
+            group["lr"] = group["initial_lr"] * warmup_factor * (factor if group.get("scheduled") else 1)
 
 
 def backward(model: nn.Module, batches: list[dict], maps: float, steps: Steps, progress: dict) -> None:
@@ -468,7 +468,7 @@ def initialise(model: nn.Module, weights: str, earlier: dict[str, Path] | None =
     if earlier and weights == "auto":
         return from_stages(model, earlier, keep_flow_stage)
     if weights == "none" or (weights == "auto" and file is None):
-        model.start_from_nothing()
+        model.init_from_scratch()
         return "none, random initialisation"
     if weights == "auto":
         weights = str(file) if file.is_file() else "torchvision"

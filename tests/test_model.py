@@ -186,10 +186,10 @@ def test_names_are_the_authors_inside_another_module_too(tiny_model):
     wrapped.load_state_dict(entries)
 
 
-def test_a_start_from_nothing_is_dark_and_depends_on_the_clip():
+def test_a_init_from_scratch_is_dark_and_depends_on_the_clip():
     torch.manual_seed(0)
     model = RecSalNet(**TINY)
-    model.start_from_nothing()
+    model.init_from_scratch()
     for side, out in ((0.0, 0.00034), (0.5, 0.018), (1.0, 0.5)):             # sigmoid of 8 side - 8, away from the borders
         assert model.readout(torch.full((1, 4, 1, 5, 5), side))[0, 0, 0, 2, 2].item() == pytest.approx(out, rel=0.02)
     with torch.no_grad():

@@ -780,10 +780,10 @@ def test_a_warm_up_raises_all_rates_linearly_to_their_full_values():
     groups = [{"params": [first], "lr": 1.0, "initial_lr": 1.0}, {"params": [second], "lr": 2.0, "initial_lr": 2.0, "scheduled": True}]
     optimizer, steps, found = torch.optim.SGD(groups, lr=1), train.Steps(None, warmup=4), []
     for number in range(6):
-        train.set_rates(optimizer, 0.5, steps.warmth(number))
+        train.set_rates(optimizer, 0.5, steps.warmup_factor(number))
         found.append(tuple(group["lr"] for group in optimizer.param_groups))
     assert found == [(0.25, 0.25), (0.5, 0.5), (0.75, 0.75), (1, 1), (1, 1), (1, 1)]
-    assert train.Steps(None).warmth(0) == 1
+    assert train.Steps(None).warmup_factor(0) == 1
 
 
 def test_rates_fall_at_milestones_where_they_are_scheduled():
