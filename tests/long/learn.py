@@ -30,8 +30,8 @@ from test import centre_gaussian
 RECURRENT = "--flip --frame-size 48 64 --lr 5e-4 --epochs 10"
 TWO_STREAM = "--frame-size 48 64 --lr 5e-5 --epochs 4"
 SMALL = {
-    "recsalnet": "--flip --frame-size 32 64 --embed-dim 24 --depths 1 1 1 1 --num-heads 1 2 4 8 --width 32 --patch-norm --drop-path 0 --lr 6e-4 --batch-size 2 "
-                 "--epochs 20 --val-every 5",                              # make demo's, and its number of steps
+    "recsalnet": "--flip --frame-size 32 64 --embed-dim 24 --depths 1 1 1 1 --num-heads 1 2 4 8 --width 32 --patch-norm --drop-path 0 --lr 1e-3 --warmup 100 "
+                 "--batch-size 2 --epochs 20 --val-every 5",               # make demo's, and its number of steps
     "tased_net": "--flip --frame-size 32 64 --lr 0.05 --batch-size 2 --accumulate 1 --epochs 10 --val-every 5",  # its averages take in a thousandth a step
     **dict.fromkeys(("salema", "salgan", "salclstm30"), RECURRENT),
     "salclstm56": "--flip --frame-size 32 48 --lr 5e-4 --epochs 8 --kl-weight 1 --cc-weight 1 --bce-weight 1",
