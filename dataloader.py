@@ -83,7 +83,8 @@ DATASETS = {
 DATASET_FOLDERS = ", ".join(f"{name} {known.folder}" for name, known in DATASETS.items() if known.folder)  # for --help
 SAME_SPLIT = ({"train", "training"}, {"val", "valid", "validation"}, {"test", "testing"})
 LISTS = ("{}.txt", "fold_lists/DIEM_list_{}_fps.txt")                      # below a dataset's folder: the names of a split's videos
-JUNK = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", ".ipynb_checkpoints"}  # folders that are no data
+# Folders that are no data, in lower case; hidden ones are none either.
+JUNK = {"__macosx", "@eadir", "$recycle.bin", "lost+found", "#recycle", "#snapshot", "system volume information"}
 
 
 @dataclass(frozen=True)
@@ -395,7 +396,7 @@ def folders_in(folder: Path) -> list[Path]:
     Hidden ones, unfinished ones (.partial) and `JUNK` do not count.
     """
     present = [p for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
-    return [p for p in present if not p.name.startswith(".") and p.suffix != ".partial" and p.name not in JUNK]
+    return [p for p in present if not p.name.startswith(".") and p.suffix != ".partial" and p.name.lower() not in JUNK]
 
 
 def files_in(folder: Path, suffixes: set[str]) -> list[Path]:
@@ -721,7 +722,7 @@ def inventory(videos: list[Video], look_at: int = 2000, short: int = 32) -> str:
     files = masks or fixated
     seen = [files[round(place)] for place in np.linspace(0, len(files) - 1, min(look_at, len(files)))]
     examine = functools.partial(look, examine_mask if masks else examine_fixations)
-    empty, doubtful = np.sum([(False, False), *in_threads(examine, seen)], axis=0)
+    empty, doubtful, interpreted = np.sum([(False, False, False), *in_threads(examine, seen)], axis=0)
     of_seen = f" of {len(seen)} looked at" if len(seen) < len(files) else ""
     parts = [f"{len(videos)} videos", f"{sum(len(video.frames) for video in videos)} frames"]
     if masks:
@@ -730,19 +731,21 @@ def inventory(videos: list[Video], look_at: int = 2000, short: int = 32) -> str:
         parts += [f"{len(annotated)} annotated", f"{empty}{of_seen} without fixation",
                   f"{sum(len(video.frames) < short for video in videos)} videos shorter than {short} frames"]
         parts += [f"{len(annotated) - len(fixated)} with a density map alone"] if len(fixated) < len(annotated) else []
-    if doubtful:
-        parts.append(f"{doubtful}{of_seen} with a doubtful {'mask' if masks else 'fixation map'} "
-                     "(python dataloader.py check says why)")
+    for count, how in ((doubtful, "doubtful"), (interpreted, "interpreted")):
+        if count:
+            parts.append(f"{count}{of_seen} with {'an' if how == 'interpreted' else 'a'} {how} "
+                         f"{'mask' if masks else 'fixation map'} (python dataloader.py check says how)")
     return ", ".join(parts)
 
 
-def look(examine: Callable[..., Annotation], files: tuple[Path, ...]) -> tuple[bool, bool]:
-    """Whether an annotation is empty, and whether it is doubtful; whoever needs one that cannot be read reports it."""
+def look(examine: Callable[..., Annotation], files: tuple[Path, ...]) -> tuple[bool, bool, bool]:
+    """Whether an annotation is empty, doubtful, or interpreted; whoever needs one that cannot be read reports it."""
     try:
         values, remarks = examine(*files)
     except (OSError, ValueError):
-        return False, False
-    return not values.any(), bool(remarks)
+        return False, False, False
+    kinds = {remark.kind for remark in remarks}
+    return not values.any(), bool(kinds - {"interpreted"}), "interpreted" in kinds
 
 
 # Moving maps to another size

@@ -8,6 +8,7 @@ import argparse
 import collections
 import contextlib
 import ctypes
+import functools
 import glob
 import importlib.util
 import inspect
@@ -629,7 +630,7 @@ class Source:
         is_image = self.path.suffix.lower() in IMAGE_SUFFIXES and self.path.is_file()
         return self.stills and is_image and not self.is_animation
 
-    @property
+    @functools.cached_property
     def is_animation(self) -> bool:
         """Whether it is a file of several pictures, which is read without FFmpeg."""
         return is_animation(self.path)
@@ -698,13 +699,14 @@ class Source:
         return (path.stem for _, path in self.images()) if self.is_pictures else (f"{number:04d}" for number in itertools.count(1))
 
     def expected_frames(self) -> int | None:
-        """How many frames there will be, for a progress bar; None where a video file's header does not tell."""
+        """About how many frames there will be, for a progress bar; None where a video file's header does not tell."""
         if self.is_pictures:
             return len(self.images())
         if self.is_animation:
             return None
         with open_container(self.path) as container:
-            lasts, rate = promised_seconds(container), picture_stream(container).average_rate
+            estimate = container.duration and container.duration / av.time_base
+            lasts, rate = promised_seconds(container) or estimate, picture_stream(container).average_rate
             return max(1, round((min(lasts, self.end) - self.start) * rate)) if lasts and rate else None
 
 

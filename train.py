@@ -821,7 +821,8 @@ def up_to_date(stored: dict) -> dict:
         stored["progress"] = {"steps": stored["steps"], "carried": nothing_carried(), **stored["progress"]}
     if isinstance(stored["recipe"], dict):
         weights = stored["recipe"].get("objective")
-        stored["recipe"] = {"processes": 1, **stored["recipe"], **({"objective": {"bce": 0.0, **weights}} if isinstance(weights, dict) else {})}
+        terms = {"objective": {"bce": 0.0, **weights}} if isinstance(weights, dict) else {}
+        stored["recipe"] = {"processes": 1, "warmup": 0, **stored["recipe"], **terms}
     return stored
 
 

@@ -44,6 +44,8 @@ def read_weights(source: str | Path, own: Collection[str] = ()) -> tuple[dict[st
     content = read_checkpoint(path)
     configuration = read_configuration(path.with_suffix(".json")) or stored_configuration(path, content)
     found = state_dicts(content)
+    fitting = {name: entries for name, entries in found.items() if not set(own).isdisjoint(without_prefixes(entries, own))}
+    found = fitting if fitting and not key else found                      # beside the network there may be others' entries
     listed = ", ".join(f"{name} ({len(entries)} entries)" for name, entries in found.items())
     if key and key not in found:
         raise ValueError(f"{path} holds no state dict {key}: " + ("it is one itself, give the file without #KEY" if "" in found else
@@ -51,17 +53,18 @@ def read_weights(source: str | Path, own: Collection[str] = ()) -> tuple[dict[st
     if not found:
         raise ValueError(f"{path} holds no state dict: expected names and tensors, got {describe(content)}")
     if len(found) > 1 and not key:
-        raise ValueError(f"{path} holds {len(found)} state dicts, {listed}: choose one with FILE#KEY, such as {path}#{list(found)[-1]}")
+        raise ValueError(f"{path} holds {len(found)} state dicts, {listed}: choose one with FILE#KEY, such as "
+                         f"{path}#{max(found, key=lambda name: len(found[name]))}")
     return without_prefixes(found[key] if key else next(iter(found.values())), own), configuration
 
 
-def state_dicts(content, name: str = "", depth: int = 2) -> dict[str, dict[str, Tensor]]:
+def state_dicts(content, name: str = "", depth: int = 4) -> dict[str, dict[str, Tensor]]:
     """What a file's content holds that can be weights: names and tensors, with an array of numbers among them.
 
     Args:
         content: what was read.
         name: the keys that lead to it, joined by dots.
-        depth: how many more keys are followed. An optimiser's state is deeper, and below numbers.
+        depth: how many more keys are followed; never those of optimisers.
 
     Returns:
         Keys, joined by dots, and state dicts; "" of a content that is one itself.
@@ -71,12 +74,16 @@ def state_dicts(content, name: str = "", depth: int = 2) -> dict[str, dict[str, 
     named = all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
     if named and any(value.is_floating_point() and value.ndim for value in content.values()):
         return {name: content}
-    parts = [state_dicts(part, f"{name}.{key}" if name else key, depth - 1) for key, part in content.items() if isinstance(key, str) and depth]
+    followed = {key: part for key, part in content.items() if isinstance(key, str) and not key.startswith("optimizer")}
+    parts = [state_dicts(part, f"{name}.{key}" if name else key, depth - 1) for key, part in followed.items() if depth]
     return {key: entries for part in parts for key, entries in part.items()}
 
 
 def without_prefixes(entries: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
-    """The entries without the `PREFIXES` that all of them carry; `own` as of `read_weights`."""
+    """The entries without the `PREFIXES` that all of them carry, or all of the network's; `own` as of `read_weights`.
+
+    What carries none then, while the network's own do, is another module's (a criterion's, a metric's) and is left out.
+    """
     entries = dict(entries)
     while not any(name in entries for name in own):
         if all(name.startswith("module.") or name == "n_averaged" for name in entries):
@@ -85,6 +92,11 @@ def without_prefixes(entries: dict[str, Tensor], own: Collection[str]) -> dict[s
         if prefix is None:
             break
         entries = {name.removeprefix(prefix): t for name, t in entries.items()}
+    if own and set(own).isdisjoint(entries):
+        bare = {name: re.sub(f"^({'|'.join(map(re.escape, PREFIXES))})+", "", name) for name in entries}
+        kept = {bare[name]: t for name, t in entries.items() if bare[name] != name}
+        if not set(own).isdisjoint(kept) and len(kept) == sum(bare[name] != name for name in entries):
+            return kept
     return entries
 
 
@@ -174,10 +186,13 @@ def read_checkpoint(path: str | Path):
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OverflowError,
             struct.error, zipfile.BadZipFile) as error:
         said = str(error).strip()
+        with path.open("rb") as file:
+            is_pickle = file.read(1) == b"\x80"
         foreign = re.search(r"GLOBAL (\S+)", said)                         # as weights_only names what it does not build
         if foreign:
-            reason, remedy = f"it holds a {foreign[1]}, and making one could run its code", SAVE_STATE_DICT
-        elif "Unsupported operand" in said:
+            reason = f"it holds an object of the class {foreign[1]}, and making one could run its code"
+            remedy = SAVE_STATE_DICT
+        elif "Unsupported operand" in said and is_pickle:
             reason, remedy = "it is a pickle that torch.save did not write", SAVE_STATE_DICT
         else:                                                              # PyTorch goes on to recommend unsafe loading;
             said = "it is none" if isinstance(error, (LookupError, TypeError)) else said  # of what is no such file, its KeyErrors say nothing
@@ -269,6 +284,8 @@ def read_configuration(path: Path) -> dict:
     """The network's configuration from a `.json` beside a weight file; empty where there is no such file."""
     if not path.is_file():
         return {}
+    if mistaken := utils.mistaken_for(path):
+        raise ValueError(f"{path} should describe the weights beside it: it {mistaken}")
     try:
         return dict(utils.read_json(path)["configuration"])
     except (ValueError, KeyError, TypeError) as error:

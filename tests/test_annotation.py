@@ -130,16 +130,16 @@ def test_a_coloured_palette_in_which_black_is_not_the_first_colour_alone_is_refu
 def test_a_grey_palette_means_its_levels(tmp_path):
     path = save(tmp_path / "a.png", (OBJECT > 0).astype(np.uint8), [255, 255, 255, 0, 0, 0])  # white first: the object is the rest
     mask = examine_mask(path)
-    assert np.array_equal(mask.values, np.where(OBJECT > 0, 0, 255)) and not mask.remarks
+    assert np.array_equal(mask.values, np.where(OBJECT > 0, 0, 255)) and "first colour is not black" in said(mask)
     web = Image.fromarray(np.stack([255 * (OBJECT > 0)] * 3, axis=2).astype(np.uint8)).convert("P")  # a palette of colours, two greys of it used
     web.save(tmp_path / "b.png")
     assert np.array_equal(read_mask(tmp_path / "b.png"), 255 * (OBJECT > 0))
 
 
 @pytest.mark.parametrize("levels, expected, reason", [
-    ([0, 0], [0, 0], "nothing"), ([0, 1], [0, 255], ""), ([0, 2], [0, 255], "numbers of objects"), ([1, 2, 0], [255, 255, 0], "numbers of objects"),
-    ([0, 32], [0, 255], "numbers of objects"), ([0, 33], [0, 33], "the brightest level of a mask is 33"), ([0, 129], [0, 129], ""),
-    ([0, 100, 100, 255], [0, 100, 100, 255], ""), ([0, 100, 100, 100, 255], [0, 100, 100, 100, 255], "most pixels of a mask are grey"),
+    ([0, 0], [0, 0], "nothing"), ([0, 1], [0, 255], ""), ([0, 2], [0, 255], "object numbers"), ([1, 2, 0], [255, 255, 0], "object numbers"),
+    ([0, 32], [0, 255], "object numbers"), ([0, 33], [0, 33], "the brightest level of a mask is 33"), ([0, 129], [0, 129], ""),
+    ([0, 100, 100, 255], [0, 100, 100, 255], "several levels"), ([0, 100, 100, 100, 255], [0, 100, 100, 100, 255], "most pixels of a mask are grey"),
 ])
 def test_small_levels_of_a_mask_are_numbers_of_objects_and_what_is_doubtful_is_said(tmp_path, levels, expected, reason):
     mask = examine_mask(save(tmp_path / "a.png", np.array([levels], np.uint8)))
@@ -261,3 +261,46 @@ def test_numbers_that_are_no_fixations_are_refused(tmp_path, matrix):
     scipy.io.savemat(tmp_path / "a.mat", {"I": matrix})
     with pytest.raises(ValueError, match="variable I of .*a.mat must be a fixation map.*below 0, or NaN"):
         read_fixations(tmp_path / "a.mat")
+
+
+# Kinds that were read wrongly in silence
+
+@pytest.mark.parametrize("level", [1, 2, 5])
+def test_a_jpeg_that_is_nearly_black_has_no_fixation(tmp_path, level):
+    fixations = examine_fixations(save(tmp_path / "a.jpg", np.full((16, 16), level, np.uint8), quality=100))
+    assert not fixations.values.any() and "which is nowhere" in said(fixations)
+
+
+def test_a_jpeg_of_two_low_levels_has_no_fixation_and_one_of_0_and_255_has_its_own(tmp_path):
+    low, high = np.zeros((16, 16), np.uint8), np.zeros((16, 16), np.uint8)
+    low[:8, :8], high[:8, :8] = 6, 255
+    assert not read_fixations(save(tmp_path / "a.jpg", low, quality=100)).any()
+    assert read_fixations(save(tmp_path / "b.jpg", high, quality=100)).sum() == 64
+
+
+def test_indices_of_a_palette_of_greys_that_are_not_their_own_levels_are_objects(tmp_path):
+    mask = examine_mask(save(tmp_path / "a.png", OBJECT, [0, 0, 0, 64, 64, 64, 200, 200, 200]))
+    assert np.array_equal(mask.values > 0, OBJECT > 0) and "every index above 0" in said(mask)
+    ramp = examine_mask(save(tmp_path / "b.png", 100 * OBJECT, [level for level in range(256) for _ in range(3)]))
+    assert set(np.unique(ramp.values)) == {0, 100, 200}                    # grey levels, in a palette
+
+
+def test_a_mask_of_several_levels_or_of_a_palette_that_begins_bright_is_doubtful(tmp_path):
+    assert "a mask of several levels" in said(examine_mask(save(tmp_path / "a.png", np.array([0, 120, 255], np.uint8)[OBJECT])))
+    assert "first colour is not black" in said(examine_mask(save(tmp_path / "b.png", np.minimum(OBJECT, 1), [255, 255, 255, 0, 0, 0])))
+
+
+def test_colours_too_dark_to_become_grey_are_refused_where_they_are_exact(tmp_path):
+    picture = np.zeros((12, 16, 3), np.uint8)
+    picture[POINTS, 0] = 1
+    with pytest.raises(ValueError, match="is in colour"):
+        examine_fixations(save(tmp_path / "a.png", picture))
+
+
+def test_a_pointer_coordinates_and_what_is_no_matrix_in_a_mat_file_are_named(tmp_path):
+    (tmp_path / "a.mat").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ValueError, match="a.mat: it is a Git LFS pointer"):
+        examine_fixations(tmp_path / "a.mat")
+    scipy.io.savemat(tmp_path / "b.mat", {"I": np.arange(1, 41).reshape(20, 2)})
+    with pytest.raises(ValueError, match="are these coordinates"):
+        examine_fixations(tmp_path / "b.mat")

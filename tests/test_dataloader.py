@@ -685,7 +685,7 @@ def test_what_was_found_says_how_many_frames_have_masks(tmp_path):
     make_masked(tmp_path / "w" / "Frame", tmp_path / "w" / "GT", ["1"], masked=[])
     assert dataloader.inventory(find_videos(tmp_path, "all", need_annotation=False)) == "2 videos, 4 frames, 2 with masks"
     write(tmp_path / "v" / "GT" / "1.png", 2 * np.eye(6, 8, dtype=np.uint8))
-    assert dataloader.inventory(find_videos(tmp_path, "all", need_annotation=False)).startswith("2 videos, 4 frames, 2 with masks, 1 with a doubtful mask (")
+    assert dataloader.inventory(find_videos(tmp_path, "all", need_annotation=False)).startswith("2 videos, 4 frames, 2 with masks, 1 with an interpreted mask (")
 
 
 # The same for any names, gaps and lengths

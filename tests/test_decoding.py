@@ -251,3 +251,11 @@ def test_a_part_without_frames_is_said_to_have_none(tmp_path):
     path = write_video(tmp_path / "a.mp4", grey_frames(5))
     with pytest.raises(ValueError, match=r"a.mp4 has no frame from second 3 to second 4; the last one that was seen is at second 0.16"):
         list(timed_frames(path, 3, 4))
+
+
+@pytest.mark.parametrize("name, start", [("Thumbs.db", b"\xd0\xcf\x11\xe0" + bytes(1000)), ("a.pdf", b"%PDF-1.4\n")])
+def test_a_file_in_which_jpeg_pictures_lie_is_no_video(tmp_path, name, start):
+    picture = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).save(picture, "JPEG")
+    (tmp_path / name).write_bytes(start + 3 * picture.getvalue())
+    assert not is_video(tmp_path / name)

@@ -865,7 +865,7 @@ def test_masks_in_a_palette_and_of_numbers_are_scored_as_masks_and_that_is_said(
     frames = scores["scores"]["maps"]["frames"]
     assert scores["scores"]["maps"]["frame_average"]["mae"] < 1e-9 and scores["scores"]["maps"]["frame_average"]["s"] == pytest.approx(1)
     notes = " ".join(scores["notes"])
-    assert f"**Annotation of {frames - 2} of {frames} frames**: {palette}" in notes and f"**Annotation of 2 of {frames} frames**: a mask of no level above" in notes
+    assert f"**Annotation of {frames - 2} of {frames} frames**: {palette}" in notes and f"**Annotation of 2 of {frames} frames**: a mask whose levels are all" in notes
     assert numbers in notes
 
 

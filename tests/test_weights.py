@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -108,6 +109,35 @@ def test_a_prefix_that_not_all_names_carry_stays(tmp_path, content):
     assert read_weights(stored(tmp_path, content))[0].keys() == content.keys()
 
 
+def test_what_carries_no_prefix_beside_the_networks_entries_is_another_modules(tmp_path):
+    lightning = {"state_dict": {**named("model."), "loss_fn.weight": torch.ones(3), "metric.total": torch.zeros(1)}}
+    assert list(read_weights(stored(tmp_path, lightning), ["conv.weight"])[0]) == list(ENTRIES)
+    mixed = {"module._orig_mod.conv.weight": torch.ones(2), "_orig_mod.module.conv.bias": torch.zeros(1)}
+    assert list(read_weights(stored(tmp_path, mixed), ["conv.weight"])[0]) == list(ENTRIES)
+
+
+def test_of_several_state_dicts_the_only_one_that_has_the_networks_names_is_taken(tmp_path):
+    path = stored(tmp_path, {"discriminator": {"fc.weight": torch.ones(9)}, "model": named("module."), "norm": {"mean": torch.ones(3)}})
+    assert list(read_weights(path, ["conv.weight"])[0]) == list(ENTRIES)
+    with pytest.raises(ValueError, match=r"holds 3 state dicts, .*such as .*a.pth#model"):
+        read_weights(path)
+
+
+def test_a_state_dict_may_lie_four_keys_deep_but_an_optimisers_is_none(tmp_path):
+    path = stored(tmp_path, {"callbacks": {"ema": {"shadow": {"state_dict": ENTRIES}}}, "optimizer": {"named": {"conv.weight": torch.ones(2)}}})
+    assert list(read_weights(path)[0]) == list(ENTRIES)
+
+
+def test_a_picture_called_weights_is_another_kind_of_file_and_a_pointer_beside_them_is_named(tmp_path):
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "a.pth", "PNG")
+    with pytest.raises(ValueError, match="or is it another kind of file"):
+        read_weights(tmp_path / "a.pth")
+    stored(tmp_path, ENTRIES)
+    (tmp_path / "a.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ValueError, match="a.json should describe the weights beside it: it is a Git LFS pointer"):
+        read_weights(tmp_path / "a.pth")
+
+
 def test_prefixes_are_taken_off_only_until_a_name_is_the_networks_own(tmp_path):
     path = stored(tmp_path, {"module.model.net.0.weight": torch.ones(2)})
     assert list(read_weights(path, ["net.0.weight"])[0]) == ["net.0.weight"]
@@ -140,7 +170,7 @@ def test_several_state_dicts_are_listed_and_one_is_chosen(tmp_path):
     averaged = {"conv.weight": torch.full((2,), 3.0)}
     path = stored(tmp_path, {"state_dict": ENTRIES, "state_dict_ema": {"module": averaged}, "epoch": 3})
     with pytest.raises(ValueError, match=r"a.pth holds 2 state dicts, state_dict \(2 entries\), state_dict_ema.module \(1 entries\): choose one with "
-                                         r"FILE#KEY, such as .*a.pth#state_dict_ema.module"):
+                                         r"FILE#KEY, such as .*a.pth#state_dict$"):
         read_weights(path)
     assert read_weights(f"{path}#state_dict")[0].keys() == ENTRIES.keys()
     assert torch.equal(read_weights(f"{path}#state_dict_ema.module")[0]["conv.weight"], averaged["conv.weight"])
@@ -181,9 +211,9 @@ def test_a_state_dict_of_a_file_on_the_web_is_chosen_with_and_without_a_checksum
 
 @pytest.mark.parametrize("content, said", [
     (b"", "cannot be read as a weight file: it is empty: get the file again"),
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "it is a Git LFS pointer.*`git lfs pull`"),
-    (b"\n <!DOCTYPE HTML><html><body>Sign in</body></html>", "it is a web page .*get the file that it leads to"),
-    (b"<Html lang='en'>", "it is a web page"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "cannot be read as a weight file: it is a Git LFS pointer.*`git lfs pull`"),
+    (b"\n <!DOCTYPE HTML><html><body>Sign in</body></html>", "cannot be read as a weight file: it is a web page .*get the file that it leads to"),
+    (b"<Html lang='en'>", "cannot be read as a weight file: it is a web page"),
 ])
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.caffemodel"])
 def test_a_pointer_a_web_page_and_an_empty_file_are_named_as_that(tmp_path, content, said, name):
@@ -206,7 +236,7 @@ class Own(nn.Module):
 @pytest.mark.filterwarnings("ignore")                                      # PyTorch's, of older formats
 def test_a_foreign_class_is_named_with_the_line_that_saves_a_state_dict(tmp_path, content, named, as_archive):
     torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=as_archive)
-    with pytest.raises(ValueError, match=rf'it holds a {named}, and .*save a state dict: torch.save\(model.state_dict\(\), "weights.pth"\)$'):
+    with pytest.raises(ValueError, match=rf'it holds an object of the class {named}, and .*save a state dict: torch.save\(model.state_dict\(\), "weights.pth"\)$'):
         read_weights(tmp_path / "a.pth")
 
 

@@ -12,11 +12,12 @@ import numpy as np
 import scipy.io
 import scipy.sparse
 
+from utils import mistaken_for
 from videos.images import check_size, decode, open_image, read_image
 
 COLOURED = 16                  # levels between channels: JPEG adds none to a grey picture, the palest heat map has 32
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")               # Pillow's, that have an alpha channel
-LOSSY = ("JPEG", "MPO", "WEBP")                                # Pillow's names of formats that change levels
+LOSSY = ("JPEG", "MPO", "WEBP")                                # Pillow's names of formats that change levels; WebP may not
 HALF = 128                     # of 255: fixations in lossy formats are at it or above, objects of masks above it
 INSTANCES = 32                 # a mask of levels up to here numbers its objects; DAVIS 2017 has ten of them at most
 CROWDED, FULL = 0.1, 0.5       # shares of fixated pixels: doubtful (DHF1K's are 0.001), and no fixation map
@@ -46,9 +47,9 @@ class Annotation(NamedTuple):
 
 
 class Levels(NamedTuple):
-    """A picture's grey levels, (H, W) uint8, whether its format changes them, and the remarks on how they were read."""
+    """A picture's grey levels, (H, W) uint8, Pillow's name of its format, and the remarks on how they were read."""
     values: np.ndarray
-    lossy: bool
+    format: str
     remarks: list[Remark]
 
 
@@ -100,13 +101,16 @@ def examine_mask(path: Path) -> Annotation:
     Raises:
         ValueError: it cannot be read, or is in colour, or transparent where it is not black.
     """
-    mask, lossy, remarks = grey_levels(path, "mask", means_alpha=True, means_indices=True)
-    highest = int(mask.max())
-    if highest == 1 or (1 < highest <= INSTANCES and not lossy):
+    mask, picture_format, remarks = grey_levels(path, "mask", means_alpha=True, means_indices=True)
+    is_lossy, highest = picture_format in LOSSY, int(mask.max())
+    if highest == 1 or (1 < highest <= INSTANCES and not is_lossy):
         if highest > 1:
-            remarks.append(Remark("interpreted", f"a mask of no level above {INSTANCES}, which are taken for numbers "
-                                                 "of objects: all above 0 is object"))
+            remarks.append(Remark("interpreted", f"a mask whose levels are all {INSTANCES} or below: taken as object "
+                                                 "numbers, all above 0 is object"))
         mask = np.where(mask > 0, 255, 0).astype(np.uint8)
+    elif not is_lossy and 2 < len(levels := np.unique(mask)) <= INSTANCES and 0 < levels[1] <= HALF < highest:
+        remarks.append(Remark("mask", f"a mask of several levels: objects are those above {HALF}; are the others "
+                                      "objects too?"))
     lowest, highest = int(mask.min()), int(mask.max())
     if lowest == highest:
         covered = "nothing" if highest <= HALF else "all"
@@ -134,12 +138,14 @@ def examine_fixations(path: Path, like: Path | None = None) -> Annotation:
     """
     if path.suffix.lower() == ".mat":
         values, remarks = read_mat(path, like)
-        lossy = False
+        picture_format = ""
     else:
-        values, lossy, remarks = grey_levels(path, "fixation map", means_alpha=True)
+        values, picture_format, remarks = grey_levels(path, "fixation map", means_alpha=True)
+    is_lossy = picture_format in LOSSY
     of_two_levels = bool(((values == 0) | (values == values.max())).all())
+    exact = of_two_levels and (picture_format == "WEBP" or values.max() in (0, 255))  # as a lossy format may have kept it
     fixated = values > 0
-    if lossy and not of_two_levels:
+    if is_lossy and not exact:
         fixated = values >= HALF
         nowhere = "" if fixated.any() else ", which is nowhere"
         remarks.append(Remark("fixations", "a fixation map in a format that changes levels (JPEG or WebP): fixated is "
@@ -147,10 +153,12 @@ def examine_fixations(path: Path, like: Path | None = None) -> Annotation:
     elif not of_two_levels:
         remarks.append(Remark("fixations", "more than two values in a fixation map: all above zero count as fixated"))
     share = fixated.mean()
-    is_grey = not of_two_levels and not lossy
+    is_grey = not of_two_levels and not is_lossy
     if share > FULL or (share > CROWDED and is_grey):
+        question = ("are these coordinates?" if path.suffix.lower() == ".mat" and values.shape[1] in (2, 3) else
+                    "is it a density map?" if is_grey else "is it inverted?")
         raise ValueError(f"{path} is no fixation map: {share:.1%} of its pixels are fixated, where recordings have "
-                         f"less than one in a hundred; {'is it a density map?' if is_grey else 'is it inverted?'} "
+                         f"less than one in a hundred; {question} "
                          "Save what was looked at as 255 and all else as 0")
     if share > CROWDED:
         doubt = "of a fixation map are fixated: are they discs around fixations, or is it another picture?"
@@ -174,24 +182,33 @@ def grey_levels(path: Path, name: str, means_alpha: bool = False, means_indices:
     """
     with open_image(path) as image:
         has_alpha = image.mode in ALPHA_MODES or "transparency" in image.info
-        grey, lossy = decode(image, "L"), image.format in LOSSY
+        grey, picture_format = decode(image, "L"), image.format or ""
         if image.mode in ("1", "L") and not has_alpha:
-            return Levels(grey, lossy, [])
-        channels = decode(image, "RGBA")                                   # (H, W, 4)
-        is_palette = image.mode == "P"
-        indices, background = (decode(image, "P"), image.getpalette()[:3]) if is_palette else (None, None)
-    colours, alpha = channels[..., :3].astype(np.int16), channels[..., 3]
-    in_colour = np.abs(colours - colours[..., 1:2]).max() > COLOURED
-    is_dark = 0 < grey.max() <= HALF                                       # as object 7 of DAVIS 2017, grey, is alone
-    if means_indices and background == [0, 0, 0] and (in_colour or is_dark) and grey[indices > 0].all():  # 0 alone is black
-        objects = np.where(indices > 0, 255, 0).astype(np.uint8)
-        return Levels(objects, lossy, [Remark("interpreted", f"a {name} in a palette: every index above 0 is taken "
-                                                             "for an object")])
+            return Levels(grey, picture_format, [])
+        colours = decode(image, "RGB")                                     # (H, W, 3)
+        alpha = decode(image, "RGBA")[..., 3] if has_alpha else np.full_like(grey, 255)
+        indices = decode(image, "P") if image.mode == "P" else None
+        palette = image.getpalette() if image.mode == "P" else []
+    red, green, blue = (colours[..., channel] for channel in range(3))
+    differences = (np.maximum(x, green) - np.minimum(x, green) for x in (red, blue))
+    in_colour = max(int(difference.max()) for difference in differences) > COLOURED
+    in_colour |= picture_format not in LOSSY and bool((colours.any(-1) & (grey == 0)).any())  # too dark to become grey
+    remarks = []
+    if means_indices and indices is not None:
+        used = np.unique(indices)
+        is_ramp = all(palette[3 * index:3 * index + 3] == [index] * 3 for index in used.tolist())  # grey levels as they are
+        if palette[:3] == [0, 0, 0] and (in_colour or (not is_ramp and len(used) <= INSTANCES)) and grey[indices > 0].all():
+            objects = np.where(indices > 0, 255, 0).astype(np.uint8)       # 0 alone is black
+            return Levels(objects, picture_format, [Remark("interpreted", f"a {name} in a palette: every index above 0 is "
+                                                                          "taken for an object")])
+        if palette[:3] != [0, 0, 0]:
+            remarks.append(Remark("mask", f"a {name} in a palette whose first colour is not black: what is bright is taken "
+                                          "for an object, whatever its index"))
     if (alpha < 255).any():
         is_constant = (colours == colours[0, 0]).all()
         if is_constant and means_alpha:
-            return Levels(alpha, lossy, [Remark("interpreted", f"a {name} whose colours are constant: its alpha "
-                                                               "channel is taken for it")])
+            return Levels(alpha, picture_format, [Remark("interpreted", f"a {name} whose colours are constant: its "
+                                                                        "alpha channel is taken for it")])
         if is_constant or colours[alpha < 255].any():                      # else it is black there, whatever alpha says
             raise ValueError(f"{path} has an alpha channel that is not opaque: expected a grey {name}, and whether it "
                              "is in the colours or in alpha cannot be told. Save it as a grey picture of 8 bits, "
@@ -199,7 +216,7 @@ def grey_levels(path: Path, name: str, means_alpha: bool = False, means_indices:
     if in_colour:
         raise ValueError(f"{path} is in colour: expected a grey {name}. What colours stand for, of a heat map or of "
                          f"objects, cannot be told from them; save the {name} itself, as a grey picture of 8 bits")
-    return Levels(grey, lossy, [])
+    return Levels(grey, picture_format, remarks)
 
 
 # MATLAB's files
@@ -237,6 +254,8 @@ def read_mat(path: Path, like: Path | None) -> tuple[np.ndarray, list[Remark]]:
         raise ValueError(f"cannot read fixation map {path}: it is of MATLAB's version 7.3 (HDF5), which needs h5py: "
                          "pip install h5py, or save it again in MATLAB with save(.., '-v7')") from error
     except Exception as error:  # scipy and h5py raise many kinds on a damaged file; all mean the same here
+        if mistaken := mistaken_for(path):
+            raise ValueError(f"cannot read fixation map {path}: it {mistaken}") from error
         raise ValueError(f"cannot read fixation map {path}: {error}; restore the file, or save it again in MATLAB with "
                          "save(.., '-v7')") from error
     if name is None:
@@ -246,8 +265,8 @@ def read_mat(path: Path, like: Path | None) -> tuple[np.ndarray, list[Remark]]:
                          ".mat files of DHF1K and DIEM, nor one other matrix alone of its frame's size. It holds "
                          f"{held or 'nothing'}; save the fixation map as I")
     if not isinstance(values, np.ndarray) or values.ndim != 2 or not values.size or values.dtype.kind not in "buif":
-        raise ValueError(f"variable {name} of {path} must be a fixation map (H, W), "
-                         f"got {getattr(values, 'dtype', type(values))} of shape {np.shape(values)}")
+        got = f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else f"a {variables[name].kind}"
+        raise ValueError(f"variable {name} of {path} must be a fixation map (H, W), got {got}")
     if not (values >= 0).all():                                            # NaN is not
         raise ValueError(f"variable {name} of {path} must be a fixation map, 0 where nobody looked and more elsewhere: "
                          "it holds values below 0, or NaN")

@@ -185,6 +185,9 @@ def is_video(path: Path) -> bool:
     try:
         with open_container(path) as container:
             name, brand = container.format.name, container.metadata.get("major_brand")
+            if name == "mjpeg":                                            # which FFmpeg finds in archives, PDF and Thumbs.db
+                with path.open("rb") as file:
+                    return file.read(2) == b"\xff\xd8"
             return not (name.endswith("_pipe") or name in NO_FOOTAGE or brand in STILL_BRANDS)
     except (OSError, ValueError, ModuleNotFoundError):
         return False

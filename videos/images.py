@@ -58,7 +58,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             numbers = picture_numbers(image)
             if len(numbers) > 1:
                 raise ValueError(f"it holds {len(numbers)} pictures, as a video does, where one is expected: "
-                                 "give it to predict.py as a video, by its own name, or save its pictures one by one")
+                                 "save them one by one")
             image.seek(numbers[0])
             yield image
     except FileNotFoundError as error:
