@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 
 from benchmarks.timing import markdown_table
+from predict import positive
 
 ROOT = Path(__file__).resolve().parent.parent
 # Stage -> the seconds it is given, 8 minutes in all, of which those after it get what it leaves; and its heading.
@@ -89,14 +90,6 @@ def report(stages: list[dict], heading: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def minutes(text: str) -> float:
-    """An argparse type: above 0."""
-    value = float(text)
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"must be above 0, got {text}: no stage would be started")
-    return value
-
-
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR",
@@ -106,7 +99,7 @@ def arguments() -> argparse.ArgumentParser:
                         help="tiny sizes: whether every stage runs; the figures mean nothing (default: off)")
     parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), metavar="STAGE",
                         help=f"of {', '.join(STAGES)}, which are run in this order (default: all)")
-    parser.add_argument("--minutes", type=minutes, default=8.0,
+    parser.add_argument("--minutes", type=positive, default=8.0,
                         help="for all stages together; the last ones are stopped earlier, or left out (default: 8)")
     return parser
 
