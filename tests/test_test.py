@@ -849,7 +849,7 @@ def test_masks_themselves_as_maps_have_the_best_scores_also_at_another_size(vsod
 
 def test_masks_in_a_palette_and_of_numbers_are_scored_as_masks_and_that_is_said(no_figures, vsod_set, tmp_path):
     pytest.importorskip("py_sod_metrics", reason="pip install \".[vsod]\"")
-    palette, numbers = "a mask in a palette: every index above 0 is taken for an object", "which are taken for numbers of objects"
+    palette, numbers = "a mask in a palette: every index above 0 is taken for an object", "taken as object numbers, all above 0 is object"
     for video in (vsod_set / "TestSet" / "sample").iterdir():
         shutil.copytree(video / "ground-truth", tmp_path / "maps" / video.name)
         shutil.copytree(video / "Frame", tmp_path / "set" / "TestSet" / "sample" / video.name / "Frame")

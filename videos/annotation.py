@@ -17,7 +17,7 @@ from videos.images import check_size, decode, open_image, read_image
 
 COLOURED = 16                  # levels between channels: JPEG adds none to a grey picture, the palest heat map has 32
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")               # Pillow's, that have an alpha channel
-LOSSY = ("JPEG", "MPO", "WEBP")                                # Pillow's names of formats that change levels; WebP may not
+LOSSY = ("JPEG", "MPO", "WEBP")                                # Pillow's names of formats that change levels (WebP may)
 HALF = 128                     # of 255: fixations in lossy formats are at it or above, objects of masks above it
 INSTANCES = 32                 # a mask of levels up to here numbers its objects; DAVIS 2017 has ten of them at most
 CROWDED, FULL = 0.1, 0.5       # shares of fixated pixels: doubtful (DHF1K's are 0.001), and no fixation map
@@ -96,7 +96,8 @@ def examine_mask(path: Path) -> Annotation:
     """The mask of salient objects, (H, W) uint8, objects above 128.
 
     Grey levels stay as they are. Small ones are numbers of objects: 0 and 1, or 0, 1, 2 .., become 0 and 255. So do the
-    indices of a coloured palette whose first colour alone is black (DAVIS 2017). Where colours are constant, alpha is it.
+    indices of a palette of objects whose first colour alone is black (DAVIS 2017). Where colours are constant, alpha
+    is the mask.
 
     Raises:
         ValueError: it cannot be read, or is in colour, or transparent where it is not black.
@@ -108,9 +109,11 @@ def examine_mask(path: Path) -> Annotation:
             remarks.append(Remark("interpreted", f"a mask whose levels are all {INSTANCES} or below: taken as object "
                                                  "numbers, all above 0 is object"))
         mask = np.where(mask > 0, 255, 0).astype(np.uint8)
-    elif not is_lossy and 2 < len(levels := np.unique(mask)) <= INSTANCES and 0 < levels[1] <= HALF < highest:
-        remarks.append(Remark("mask", f"a mask of several levels: objects are those above {HALF}; are the others "
-                                      "objects too?"))
+    elif not is_lossy and len(np.unique(mask)) <= INSTANCES:
+        bright = (mask > HALF).sum()
+        if 0 < bright < (mask > 0).sum() - bright:                         # borders of objects are grey too, but small
+            remarks.append(Remark("mask", f"a mask of several levels, most of it not above {HALF}, where objects are: "
+                                          "are the others objects too?"))
     lowest, highest = int(mask.min()), int(mask.max())
     if lowest == highest:
         covered = "nothing" if highest <= HALF else "all"
@@ -143,7 +146,7 @@ def examine_fixations(path: Path, like: Path | None = None) -> Annotation:
         values, picture_format, remarks = grey_levels(path, "fixation map", means_alpha=True)
     is_lossy = picture_format in LOSSY
     of_two_levels = bool(((values == 0) | (values == values.max())).all())
-    exact = of_two_levels and (picture_format == "WEBP" or values.max() in (0, 255))  # as a lossy format may have kept it
+    exact = of_two_levels and (picture_format == "WEBP" or values.max() in (0, 255))  # as a lossy format may keep it
     fixated = values > 0
     if is_lossy and not exact:
         fixated = values >= HALF
@@ -196,14 +199,15 @@ def grey_levels(path: Path, name: str, means_alpha: bool = False, means_indices:
     remarks = []
     if means_indices and indices is not None:
         used = np.unique(indices)
-        is_ramp = all(palette[3 * index:3 * index + 3] == [index] * 3 for index in used.tolist())  # grey levels as they are
-        if palette[:3] == [0, 0, 0] and (in_colour or (not is_ramp and len(used) <= INSTANCES)) and grey[indices > 0].all():
-            objects = np.where(indices > 0, 255, 0).astype(np.uint8)       # 0 alone is black
-            return Levels(objects, picture_format, [Remark("interpreted", f"a {name} in a palette: every index above 0 is "
-                                                                          "taken for an object")])
+        is_grey_scale = all(palette[3 * index:3 * index + 3] == [index] * 3 for index in used.tolist())
+        numbers_objects = in_colour or (not is_grey_scale and len(used) <= INSTANCES)
+        if palette[:3] == [0, 0, 0] and numbers_objects and grey[indices > 0].all():  # 0 alone is black
+            objects = np.where(indices > 0, 255, 0).astype(np.uint8)
+            reason = f"a {name} in a palette: every index above 0 is taken for an object"
+            return Levels(objects, picture_format, [Remark("interpreted", reason)])
         if palette[:3] != [0, 0, 0]:
-            remarks.append(Remark("mask", f"a {name} in a palette whose first colour is not black: what is bright is taken "
-                                          "for an object, whatever its index"))
+            remarks.append(Remark("mask", f"a {name} in a palette whose first colour is not black: what is bright is "
+                                          "taken for an object, whatever its index"))
     if (alpha < 255).any():
         is_constant = (colours == colours[0, 0]).all()
         if is_constant and means_alpha:
@@ -265,7 +269,8 @@ def read_mat(path: Path, like: Path | None) -> tuple[np.ndarray, list[Remark]]:
                          ".mat files of DHF1K and DIEM, nor one other matrix alone of its frame's size. It holds "
                          f"{held or 'nothing'}; save the fixation map as I")
     if not isinstance(values, np.ndarray) or values.ndim != 2 or not values.size or values.dtype.kind not in "buif":
-        got = f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else f"a {variables[name].kind}"
+        is_array = isinstance(values, np.ndarray)
+        got = f"{values.dtype} of shape {values.shape}" if is_array else f"a {variables[name].kind}"
         raise ValueError(f"variable {name} of {path} must be a fixation map (H, W), got {got}")
     if not (values >= 0).all():                                            # NaN is not
         raise ValueError(f"variable {name} of {path} must be a fixation map, 0 where nobody looked and more elsewhere: "
