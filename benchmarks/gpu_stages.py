@@ -174,7 +174,7 @@ def compiler(tiny: bool) -> str:
 
 def forward(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
     """RecSal-Net's forward pass beside the plain formulation: both precisions, several batches, eager and compiled."""
-    size, batches, repeats = (TINY_SIZE, (1, 2), 1) if tiny else (SIZE, (1, 4, 8, 16), 7)
+    size, batches, repeats = (TINY_SIZE, (2,), 1) if tiny else (SIZE, (1, 4, 8, 16), 7)
     comparison = Comparison("forward", network.plain_forward, device, size, repeats, keep)
     for precision in precisions(device):
         prepare = functools.partial(network.our_forward, size, device, precision=precision, **TINY if tiny else {})
@@ -185,7 +185,7 @@ def forward(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
 
 def step(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
     """RecSal-Net's training step beside the plain formulation's, and which batches fit cards of several sizes."""
-    size, batches, repeats = (TINY_SIZE, (1, 2), 1) if tiny else (SIZE, (1, 4, 8), 5)
+    size, batches, repeats = (TINY_SIZE, (2,), 1) if tiny else (SIZE, (1, 4, 8), 5)
     comparison, precision = Comparison("step", network.plain_step, device, size, repeats, keep), precisions(device)[-1]
     our_step = functools.partial(network.our_step, size, device, precision=precision, **TINY if tiny else {})
     rows, prepare = {}, {"eager": our_step, "checkpointing": functools.partial(our_step, checkpointing=True)}

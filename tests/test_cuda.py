@@ -233,7 +233,7 @@ def test_memory_stays_flat_over_a_long_video(device, tiny, tmp_path, record_prop
     model = RecSalNet(**TINY) if tiny else RecSalNet()
     torch.save(model.state_dict(), tmp_path / "a.pth")
     (tmp_path / "a.json").write_text(json.dumps({"configuration": model.config}))
-    model, frames = load_model(tmp_path / "a.pth", device, default_precision(device)), 60 if tiny else 300
+    model, frames = load_model(tmp_path / "a.pth", device, default_precision(device)), 30 if tiny else 300
     shown = noise_frames(10, (36, 64) if tiny else (360, 640))
     held = {}
     for number, saliency in enumerate(saliency_maps(model, (shown[n % 10] for n in range(frames)), batch_size=4)):
