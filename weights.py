@@ -44,7 +44,8 @@ def read_weights(source: str | Path, own: Collection[str] = ()) -> tuple[dict[st
     content = read_checkpoint(path)
     configuration = read_configuration(path.with_suffix(".json")) or stored_configuration(path, content)
     found = state_dicts(content)
-    fitting = {name: entries for name, entries in found.items() if not set(own).isdisjoint(without_prefixes(entries, own))}
+    bare = {name: without_prefixes(entries, own) for name, entries in found.items()}
+    fitting = {name: entries for name, entries in found.items() if not set(own).isdisjoint(bare[name])}
     found = fitting if fitting and not key else found                      # beside the network there may be others' entries
     listed = ", ".join(f"{name} ({len(entries)} entries)" for name, entries in found.items())
     if key and key not in found:
@@ -55,7 +56,7 @@ def read_weights(source: str | Path, own: Collection[str] = ()) -> tuple[dict[st
     if len(found) > 1 and not key:
         raise ValueError(f"{path} holds {len(found)} state dicts, {listed}: choose one with FILE#KEY, such as "
                          f"{path}#{max(found, key=lambda name: len(found[name]))}")
-    return without_prefixes(found[key] if key else next(iter(found.values())), own), configuration
+    return bare[key or next(iter(found))], configuration
 
 
 def state_dicts(content, name: str = "", depth: int = 4) -> dict[str, dict[str, Tensor]]:

@@ -26,7 +26,7 @@ from benchmarks import clips, evaluation, network
 from benchmarks.timing import matrix_rate, median_seconds, synchronise
 from dataloader import ClipDataset, FrameCache, clip_loader
 from model import prepare_frame
-from predict import PRECISIONS, Source, default_precision, float32_is_float32, predict_source, select_device
+from predict import Source, default_precision, float32_is_float32, predict_source, select_device
 from videos.decoding import av
 
 Keep = Callable[[dict], None]
@@ -128,7 +128,7 @@ class Comparison:
                  keep: Keep) -> None:
         self.what, self.device, self.repeats, self.keep = what, device, repeats, keep
         width = None if device.type == "cuda" else 256
-        self.rates = {name: matrix_rate(getattr(torch, name), device, width) for name in precisions(device)}
+        self.rates = {name: matrix_rate(getattr(torch, name), device, width) for name in network.precisions(device)}
         call = plain_call(size, device)
         with FlopCounterMode(display=False) as counter:
             call()
@@ -149,10 +149,6 @@ class Comparison:
                 "clips/s": seconds and 1 / seconds, "times plain": seconds and self.plain_seconds / seconds,
                 "TFLOP/s": rate and rate / 1e12, "of the matrix rate": rate and rate / self.rates[precision],
                 "peak GB in all": peak}
-
-
-def precisions(device: torch.device) -> tuple[str, ...]:
-    return PRECISIONS if utils.computes_bfloat16(device) else ("float32",)
 
 
 def best_batch(rows: list[dict], usual: int = 1) -> int:
@@ -176,7 +172,7 @@ def forward(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
     """RecSal-Net's forward pass beside the plain formulation: both precisions, several batches, eager and compiled."""
     size, batches, repeats = (TINY_SIZE, (2,), 1) if tiny else (SIZE, (1, 4, 8, 16), 7)
     comparison = Comparison("forward", network.plain_forward, device, size, repeats, keep)
-    for precision in precisions(device):
+    for precision in network.precisions(device):
         prepare = functools.partial(network.our_forward, size, device, precision=precision, **TINY if tiny else {})
         rows = [comparison.add("eager", precision, batch, functools.partial(prepare, batch)) for batch in batches]
     best = best_batch(rows)                                                # of bfloat16, where there is one
@@ -186,7 +182,8 @@ def forward(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
 def step(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
     """RecSal-Net's training step beside the plain formulation's, and which batches fit cards of several sizes."""
     size, batches, repeats = (TINY_SIZE, (2,), 1) if tiny else (SIZE, (1, 4, 8), 5)
-    comparison, precision = Comparison("step", network.plain_step, device, size, repeats, keep), precisions(device)[-1]
+    comparison = Comparison("step", network.plain_step, device, size, repeats, keep)
+    precision = network.precisions(device)[-1]
     our_step = functools.partial(network.our_step, size, device, precision=precision, **TINY if tiny else {})
     rows, prepare = {}, {"eager": our_step, "checkpointing": functools.partial(our_step, checkpointing=True)}
     for variant, of_batch in prepare.items():
@@ -318,7 +315,7 @@ KINDS = {                                                                  # by 
 
 def profiled(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
     """How much of a forward pass and of a step is attention, linear layers, copies, gaps; and the costliest kernels."""
-    size, precision, on_gpu = TINY_SIZE if tiny else SIZE, precisions(device)[-1], device.type == "cuda"
+    size, precision, on_gpu = TINY_SIZE if tiny else SIZE, network.precisions(device)[-1], device.type == "cuda"
     time_of = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     for call_name, prepare, usual in (("forward", network.our_forward, 8), ("step", network.our_step, 4)):
         batch = 1 if tiny else best_batch(stored_rows(out, call_name), usual)

@@ -37,6 +37,11 @@ def make_model(device: torch.device, size: tuple[int, int], **config) -> RecSalN
         return RecSalNet(frame_size=size, drop_path=0.0, **config).eval()
 
 
+def precisions(device: torch.device) -> tuple[str, ...]:
+    """Those that are measured on a device: without bfloat16 on a CPU that has no instructions for it."""
+    return PRECISIONS if utils.computes_bfloat16(device) else ("float32",)
+
+
 # What is timed: each takes what it needs and returns a call.
 
 def plain_forward(size: tuple[int, int], device: torch.device, batch_size: int = 1) -> Callable[[], Tensor]:
@@ -145,15 +150,15 @@ def arguments() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     device, size = select_device(args.device), tuple(args.size)
     float32_is_float32()
-    precisions = PRECISIONS if utils.computes_bfloat16(device) else ("float32",)
-    if precisions != PRECISIONS:
+    measured = precisions(device)
+    if measured != PRECISIONS:
         print(utils.NO_BFLOAT16)
-    forwards = {precision: functools.partial(our_forward, precision=precision) for precision in precisions}
-    steps = {precision: functools.partial(our_step, precision=precision) for precision in precisions}
-    steps[f"{precisions[-1]}, checkpointing"] = functools.partial(our_step, precision=precisions[-1], checkpointing=True)
+    forwards = {precision: functools.partial(our_forward, precision=precision) for precision in measured}
+    steps = {precision: functools.partial(our_step, precision=precision) for precision in measured}
+    steps[f"{measured[-1]}, checkpointing"] = functools.partial(our_step, precision=measured[-1], checkpointing=True)
     tasks = [task for task in (("forward", plain_forward, forwards), ("step", plain_step, steps)) if task[0] in args.what]
     peaks = measure_memory(tasks, size, args.batch_sizes, device) if args.memory else {}
-    rates = {name: timing.matrix_rate(getattr(torch, name), device) for name in precisions}
+    rates = {name: timing.matrix_rate(getattr(torch, name), device) for name in measured}
     plain_rows = [measure_plain(what, plain_call, size, args.repeats, device, rates["float32"]) for what, plain_call, _ in tasks]
     keep_freed_memory()                                                    # as our programs do
     rows = []

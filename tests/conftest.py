@@ -15,7 +15,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 import utils
-from baselines import stsnet
+from baselines import salema, stsnet
 from model import RecSalNet
 
 TESTS = Path(__file__).parent
@@ -41,6 +41,12 @@ def few_channels(patch):
     """Two-stream networks of the same layers, but few channels: files of them are small, and steps quick."""
     patch.setattr(stsnet, "STREAM", {"conv1": (3, 8, 7), "conv2": (8, 8, 5), "conv3": (8, 8, 3), "conv4": (8, 8, 5), "conv5": (8, 8, 5)})
     patch.setattr(stsnet, "TAIL", {"conv6": (8, 8, 7), "conv7": (8, 8, 3), "conv8": (8, 8, 3), "conv9": (8, 1, 3)})
+
+
+def make_small(patch):
+    """Networks of few channels, where no argument makes them so."""
+    patch.setattr(salema, "STAGES", ((4, 4), (4, 4), (4, 4, 4), (4, 4, 4), (4, 4, 4)))
+    few_channels(patch)
 
 
 @pytest.fixture(scope="session")

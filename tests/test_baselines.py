@@ -6,22 +6,16 @@ import types
 import numpy as np
 import pytest
 import torch
-from conftest import TESTS, TINY_FLAGS, few_channels
+from conftest import TESTS, TINY_FLAGS, make_small
 
 import predict
 import test as evaluation
 import train
-from baselines import MODELS, salema
+from baselines import MODELS
 from model import SaliencyModel
 
 SMALL = {"recsalnet": {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}, "tased_net": {"frame_size": (32, 32)},
          "smcf": {"frame_size": (32, 64), "trunk_width": 8, "trunk_blocks": (1, 1, 1, 1)}}
-
-
-def make_small(patch):
-    """Networks of few channels, where no argument makes them so."""
-    patch.setattr(salema, "STAGES", ((4, 4), (4, 4), (4, 4, 4), (4, 4, 4), (4, 4, 4)))
-    few_channels(patch)
 
 
 @pytest.fixture(scope="module", params=list(MODELS))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TESTS, TINY, TINY_FLAGS, few_channels
+from conftest import TESTS, TINY, TINY_FLAGS, few_channels, make_small
 from parity import fill
 from PIL import Image
 from torchvision.models.optical_flow import raft_small
@@ -20,7 +20,7 @@ import loss
 import predict
 import train
 import utils
-from baselines import MODELS, optical_flow, salema
+from baselines import MODELS, optical_flow
 from benchmarks import measures as measures_benchmark
 from model import RecSalNet
 from predict import compile_network, default_precision, float32_is_float32, load_model, precision_context, saliency_maps
@@ -54,8 +54,7 @@ def tiny(request):
 def few_layers(tiny, monkeypatch):
     """With --tiny, few channels in the networks that no argument makes small."""
     if tiny:
-        monkeypatch.setattr(salema, "STAGES", ((4, 4), (4, 4), (4, 4, 4), (4, 4, 4), (4, 4, 4)))
-        few_channels(monkeypatch)
+        make_small(monkeypatch)
 
 
 def noise_frames(count, size=(45, 80)):
