@@ -53,7 +53,7 @@ TREE = "expected tree: ROOT/SPLIT/VIDEO/{images,maps,fixation}/NAME.png, or anot
 # Datasets and their trees
 
 @dataclass(frozen=True)
-class Known:
+class DatasetInfo:
     """What a published dataset calls its parts.
 
     Attributes:
@@ -71,14 +71,14 @@ class Known:
 
 
 DATASETS = {
-    "dhf1k": Known(Path("data/DHF1K"), "train", "val", "val", {"train": range(1, 601), "val": range(601, 701), "test": range(701, 1001)}),
+    "dhf1k": DatasetInfo(Path("data/DHF1K"), "train", "val", "val", {"train": range(1, 601), "val": range(601, 701), "test": range(701, 1001)}),
     # These four have no validation set: papers choose weights by the test set, as we do unless some of the training set is held out.
-    "hollywood2": Known(Path("data/Hollywood-2"), "training", "testing", "testing"),
-    "ucf-sports": Known(Path("data/UCF-Sports"), "training", "testing", "testing"),
-    "diem": Known(Path("data/DIEM"), "train", "test", "test"),
-    "vsod": Known(Path("data/VSOD"), "TrainSet_Video", "TestSet/DAVIS", "TestSet/DAVIS",  # salient objects: masks, no fixations
+    "hollywood2": DatasetInfo(Path("data/Hollywood-2"), "training", "testing", "testing"),
+    "ucf-sports": DatasetInfo(Path("data/UCF-Sports"), "training", "testing", "testing"),
+    "diem": DatasetInfo(Path("data/DIEM"), "train", "test", "test"),
+    "vsod": DatasetInfo(Path("data/VSOD"), "TrainSet_Video", "TestSet/DAVIS", "TestSet/DAVIS",  # salient objects: masks, no fixations
                   stages={"pretrain-rgb": "TrainSet_RGB"}),
-    "folder": Known(None, "train", "val", "val"),                          # anybody's, in any of the trees
+    "folder": DatasetInfo(None, "train", "val", "val"),                          # anybody's, in any of the trees
 }
 DATASET_FOLDERS = ", ".join(f"{name} {known.folder}" for name, known in DATASETS.items() if known.folder)  # for --help
 SAME_SPLIT = ({"train", "training"}, {"val", "valid", "validation"}, {"test", "testing"})
@@ -110,10 +110,10 @@ class Tree:
         """All of them, frames first."""
         return self.frames, *([self.maps] if self.maps else []), *self.fixations, *self.masks
 
-    def place(self, name: str, folders: dict[str, Path], files: dict[Path, list[Path]] | None = None) -> "Place":
-        """The place of a video; folders: which one each pattern stands for; files: of `Place`."""
+    def place(self, name: str, folders: dict[str, Path], files: dict[Path, list[Path]] | None = None) -> "VideoFolders":
+        """The place of a video; folders: which one each pattern stands for; files: of `VideoFolders`."""
         fixations, masks = (tuple(folders[pattern] for pattern in patterns) for patterns in (self.fixations, self.masks))
-        return Place(name, folders[self.frames], folders.get(self.maps), fixations, self, masks, files)
+        return VideoFolders(name, folders[self.frames], folders.get(self.maps), fixations, self, masks, files)
 
 
 BESIDE = ("annotation/{video}/maps", ("annotation/{video}/fixation", "annotation/{video}/fixations"))
@@ -141,7 +141,7 @@ def dataset_folder(dataset: str, data: Path | None) -> Path:
 
 
 @dataclass(frozen=True)
-class Place:
+class VideoFolders:
     """The folders of a video's frames, density maps, fixation maps and masks, which need not exist, and the tree that has them there.
 
     Attributes:
@@ -170,7 +170,7 @@ class Place:
         return images_in(folder) if self.files is None else self.files.get(folder, [])
 
 
-def find_places(root: Path, split: str, numbers: dict[str, range] | None = None) -> list[Place]:
+def find_places(root: Path, split: str, numbers: dict[str, range] | None = None) -> list[VideoFolders]:
     """Where the videos of a split are, in natural order of their names, whatever the tree.
 
     Args:
@@ -178,7 +178,7 @@ def find_places(root: Path, split: str, numbers: dict[str, range] | None = None)
         split: a folder below it, such as train or TestSet/DAVIS (train and training, val and validation, test and testing are the
             same); or a list of names, SPLIT.txt below it or any path that ends in .txt; or numbers of videos, such as "601-700";
             or one of the sets that a tree holds, such as Coutrot_db1 of STAViS; or a key of `numbers`; or "all".
-        numbers: of `Known`.
+        numbers: of `DatasetInfo`.
 
     Returns:
         At least one.
@@ -250,7 +250,7 @@ def split_numbers(split: str, numbers: dict[str, range]) -> range:
     return range(int(written[1]), int(written[2] or written[1]) + 1) if written else numbers.get(split, range(0))
 
 
-def named(places: list[Place], file: Path) -> list[Place]:
+def named(places: list[VideoFolders], file: Path) -> list[VideoFolders]:
     """The videos that a list names, one a line: the whole line, or its first word where other columns follow."""
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
@@ -277,7 +277,7 @@ def refuse_doubles(names: Iterable[str]) -> None:
         raise ValueError(f"{len(twice)} videos share their name with another, such as {twice[0]}: choose a split, or rename one")
 
 
-def nothing_in(root: Path, split: str, places: list[Place]) -> str:
+def nothing_in(root: Path, split: str, places: list[VideoFolders]) -> str:
     """Why no video of a split was found, and what could be asked for instead."""
     present = ", ".join(natural(p.name for p in root.iterdir() if not p.name.startswith("."))[:10]) or "nothing"
     if files_in(root / "video", {".avi"}):
@@ -294,12 +294,12 @@ def nothing_in(root: Path, split: str, places: list[Place]) -> str:
             f"{numbered}{above}")
 
 
-def all_places(root: Path) -> list[Place]:
+def all_places(root: Path) -> list[VideoFolders]:
     """The videos of all splits of a dataset."""
     return [place for base in bases(root) for place in places_in(base)]
 
 
-def sets_of(places: list[Place]) -> list[str]:
+def sets_of(places: list[VideoFolders]) -> list[str]:
     """The sets that videos belong to, of a tree that holds several beside each other."""
     return natural({place.set for place in places if place.set})
 
@@ -342,7 +342,7 @@ def recognise(base: Path) -> Tree | None:
     return max(having_frames, key=lambda tree: sum(map(folders, found[tree])), default=None)
 
 
-def places_in(base: Path) -> list[Place]:
+def places_in(base: Path) -> list[VideoFolders]:
     """The videos below a folder that a tree begins in; if none does, its folders."""
     places = places_of(base, recognise(base) or TREES[0])
     if not places:
@@ -350,7 +350,7 @@ def places_in(base: Path) -> list[Place]:
     return places
 
 
-def places_of(base: Path, tree: Tree) -> list[Place]:
+def places_of(base: Path, tree: Tree) -> list[VideoFolders]:
     """The videos of a folder in a given tree: one for each name that frames or any annotation has."""
     if "{video}" not in tree.frames:
         return shared_places(base, tree)
@@ -359,7 +359,7 @@ def places_of(base: Path, tree: Tree) -> list[Place]:
     return [place for name in sets for place in places_of_set(base, tree, name)]
 
 
-def places_of_set(base: Path, tree: Tree, name_of_set: str) -> list[Place]:
+def places_of_set(base: Path, tree: Tree, name_of_set: str) -> list[VideoFolders]:
     """The same of one of the sets that a tree holds beside each other, of another tree all."""
     below_base = {pattern: pattern.replace("{set}", name_of_set) for pattern in tree.patterns()}
     parents = {pattern: base / path.partition("{video}")[0] for pattern, path in below_base.items()}
@@ -376,7 +376,7 @@ def places_of_set(base: Path, tree: Tree, name_of_set: str) -> list[Place]:
     return sorted(places, key=lambda place: natural_key(place.name))
 
 
-def shared_places(base: Path, tree: Tree) -> list[Place]:
+def shared_places(base: Path, tree: Tree) -> list[VideoFolders]:
     """The videos of folders that hold the images of several: one for each `sequence_name`, numbers alone are one called like `base`."""
     folders, files = {pattern: base / pattern for pattern in tree.patterns()}, collections.defaultdict(lambda: collections.defaultdict(list))
     for folder in folders.values():
@@ -538,7 +538,7 @@ def open_video(folder: Path, need_annotation: bool = True) -> Video:
     return open_place(TREES[0].place(folder.name, folders), need_annotation)
 
 
-def open_place(place: Place, need_annotation: bool = True, annotation: str = "density",
+def open_place(place: VideoFolders, need_annotation: bool = True, annotation: str = "density",
                need_fixations: bool = True) -> Video:
     """The video at a place; raises the first problem that would stop training."""
     video, problems = list_video(place)
@@ -552,7 +552,7 @@ def open_place(place: Place, need_annotation: bool = True, annotation: str = "de
     return video
 
 
-def density_only(video: Video, place: Place) -> str:
+def density_only(video: Video, place: VideoFolders) -> str:
     """What can be done with a video that has density maps and no fixation map."""
     return (f"no fixation maps for video {video.name}: {len(video.maps)} of its {len(video.frames)} frames have a "
             f"density map in {place.maps}, and none has a fixation map in {' or '.join(map(str, place.fixations))}. "
@@ -560,7 +560,7 @@ def density_only(video: Video, place: Place) -> str:
             "SIM and KL")
 
 
-def no_annotation(video: Video, place: Place, annotation: str) -> str:
+def no_annotation(video: Video, place: VideoFolders, annotation: str) -> str:
     """Why a video has none of the annotation that is needed, and what to do."""
     if annotation != place.tree.annotation:
         return other_annotation(video, place, annotation)
@@ -573,7 +573,7 @@ def no_annotation(video: Video, place: Place, annotation: str) -> str:
             f"({len(video.maps)} files) and a fixation map in {place.fixations[0]} ({len(video.fixations)} files). {remedy}; {TREE}")
 
 
-def other_annotation(video: Video, place: Place, annotation: str) -> str:
+def other_annotation(video: Video, place: VideoFolders, annotation: str) -> str:
     """What to do where a network learns from what a dataset of this kind does not have."""
     there, example = ANNOTATION_WORDS[place.tree.annotation], {"density": "dhf1k", "mask": "vsod"}[annotation]
     return (f"no {ANNOTATION_WORDS[annotation]} for video {video.name}: the network needs {ANNOTATION_WORDS[annotation]}, but {place.frames} is of a "
@@ -581,7 +581,7 @@ def other_annotation(video: Video, place: Place, annotation: str) -> str:
             f"{ANNOTATION_WORDS[annotation]}, such as --dataset {example}; their trees: data/README.md")
 
 
-def list_video(place: Place) -> tuple[Video, list[Problem]]:
+def list_video(place: VideoFolders) -> tuple[Video, list[Problem]]:
     """A video's frames, each with its annotation if it has any, and everything that is wrong with the names."""
     problems = []
     frames = pick(place, "frames", [place.images(place.frames)], problems)
@@ -598,14 +598,14 @@ def list_video(place: Place) -> tuple[Video, list[Problem]]:
     return video, [*problems, *numbering, *without_frame(video, extra), *without_annotation(video)]
 
 
-def fixation_files(place: Place) -> list[list[Path]]:
+def fixation_files(place: VideoFolders) -> list[list[Path]]:
     """The fixation maps of a video in groups, of which a later one counts more."""
     folders = list(reversed(place.fixations))
     matlab = [files_in(folder / below, {".mat"}) for below in ("maps", ".") for folder in folders]
     return matlab + [images_in(folder) for folder in folders]
 
 
-def pick(place: Place, kind: str, groups: list[list[Path]], problems: list[Problem], key: Callable[[str], str] = frame_key) -> dict[str, Path]:
+def pick(place: VideoFolders, kind: str, groups: list[list[Path]], problems: list[Problem], key: Callable[[str], str] = frame_key) -> dict[str, Path]:
     """A stem's key -> file; of two in one group that share their key, one is taken and the other is a problem."""
     picked = {}
     for files in groups:
@@ -619,7 +619,7 @@ def pick(place: Place, kind: str, groups: list[list[Path]], problems: list[Probl
     return picked
 
 
-def no_frames(place: Place) -> str:
+def no_frames(place: VideoFolders) -> str:
     """Why a video has no frames."""
     if place.files:
         masks = [path for files in place.files.values() for path in files]
@@ -694,7 +694,7 @@ def list_frames(folder: Path) -> list[Path]:
 def images_by(folder: Path, kind: str, key: Callable[[str], str]) -> dict[str, Path]:
     """A stem's key -> image, for a folder that need not exist; a ValueError where two share theirs."""
     problems = []
-    images = pick(Place(folder.name, folder, folder, ()), kind, [images_in(folder)], problems, key)
+    images = pick(VideoFolders(folder.name, folder, folder, ()), kind, [images_in(folder)], problems, key)
     if problems:
         raise problems[0].error()
     return images
@@ -927,7 +927,7 @@ class ClipDataset(Dataset):
 
     def batches(self, batch_size: int, shuffle: bool) -> "EpochBatches":
         """The sampler of this process's share."""
-        return EpochBatches(len(self), batch_size, shuffle, self.seed, utils.process_number(), utils.num_processes())
+        return EpochBatches(len(self), batch_size, shuffle, self.seed, utils.rank(), utils.world_size())
 
     def collate(self, samples: list[dict]) -> dict:
         """Stack samples to a batch; "skipped" lists why others were left out, and a batch may hold nothing else."""
@@ -989,7 +989,7 @@ class VideoClips(ClipDataset):
                              "at 1, and make steps of several clips with --accumulate")
         starts = [index for index, (_, first) in enumerate(self.items) if first == 0]
         clips = [list(range(start, end)) for start, end in itertools.pairwise([*starts, len(self.items)])]
-        return VideoBatches(clips, shuffle, self.seed, utils.process_number(), utils.num_processes())
+        return VideoBatches(clips, shuffle, self.seed, utils.rank(), utils.world_size())
 
     def collate(self, samples: list[dict]) -> dict:
         """A batch of one clip, (1, 3, T, h, w), its maps as they are; or of none, and "skipped" lists why."""
@@ -1280,7 +1280,7 @@ def check_dataset(root: Path, split: str | None = None, numbers: dict[str, range
     Args:
         root: the dataset's folder.
         split: of `find_places`; None for every split that there is.
-        numbers: of `Known`.
+        numbers: of `DatasetInfo`.
         needed: splits without which training would fail; looked for where no `split` is given.
 
     Returns:
@@ -1342,7 +1342,7 @@ def splits_of(root: Path, numbers: dict[str, range]) -> list[str]:
     return usual or (parts if divided else ["all"])
 
 
-def check_split(places: list[Place], need_annotation: bool) -> tuple[dict, list[Problem]]:
+def check_split(places: list[VideoFolders], need_annotation: bool) -> tuple[dict, list[Problem]]:
     """Counts, and everything that is wrong, of some videos; a test set needs no annotation, unless some of its videos have it."""
     counts = collections.Counter(dict.fromkeys(("videos", "frames", "annotated", "without_fixation", "masked", "shorter_than_32"), 0))
     listed, problems = [list_video(place) for place in places], strays(places)
@@ -1365,7 +1365,7 @@ def check_split(places: list[Place], need_annotation: bool) -> tuple[dict, list[
     return dict(counts), problems
 
 
-def strays(places: list[Place]) -> list[Problem]:
+def strays(places: list[VideoFolders]) -> list[Problem]:
     """Files that are neither images nor .mat among those of videos."""
     owners, problems = {folder: "" if place.files else place.name for place in places for folder in place.folders()}, []
     for folder, video in owners.items():

@@ -55,7 +55,7 @@ class SaliencyModel(nn.Module):
     needs_flow = False
     flow_picture = "wheel"                                                 # how flow becomes a picture for it: `optical_flow.PICTURES`
     inputs = ("frame",)                                                    # what `forward` takes of "frame" and "flow", for groups
-    learns = "density"                                                     # what maps are compared with in training, or "mask"
+    target = "density"                                                     # what maps are compared with in training, or "mask"
     dataset = "dhf1k"                                                      # what it is trained on and scored on unless told otherwise
     stages: dict[str, tuple[str, ...]] = {}                                # of training, in order: what `forward` takes in each
     nominal_size = (224, 384)                                              # where `frame_size` is None, but one is needed
@@ -110,7 +110,7 @@ class SaliencyModel(nn.Module):
         mean, std = (torch.tensor(x).to(clip.device, non_blocking=True).view(shape) for x in (IMAGENET_MEAN, IMAGENET_STD))
         return (clip.float() / 255 - mean) / std
 
-    def compared(self, output):
+    def for_objective(self, output):
         """Raw output as its objective compares it with a density map: here (B, h, w) float32, as it is."""
         return output.float()
 

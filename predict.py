@@ -313,7 +313,7 @@ def in_background(items: Iterable, ahead: int) -> Iterator:
         thread.shutdown(cancel_futures=True)
 
 
-class Later:
+class BoundedExecutor:
     """Calls functions in threads, in order if there is one thread; as a context, it ends when all calls have.
 
     At most `ahead` calls wait. An error is raised at a later call, or at the end; calls that wait are made all the same.
@@ -327,7 +327,7 @@ class Later:
         while len(self.waiting) > self.ahead:
             self.waiting.popleft().result()
 
-    def __enter__(self) -> "Later":
+    def __enter__(self) -> "BoundedExecutor":
         return self
 
     def __exit__(self, kind: type | None, *unused) -> None:
@@ -490,7 +490,7 @@ def load_model(weights: str | Path, device: torch.device, precision: str = "floa
     return model
 
 
-def introduce(model: nn.Module, weights: str | Path) -> None:
+def print_configuration(model: nn.Module, weights: str | Path) -> None:
     """Print what a weight file turned out to hold: the configuration as far as it is not the paper's."""
     if not model.is_described:
         print(f"no configuration in or beside {weights}: what its entries do not tell, such as the frame size, is assumed to be the paper's")
@@ -1019,7 +1019,7 @@ def predict_source(model: nn.Module, source: Source, out: Path, kinds: Iterable[
     total = total and -(-total // options.get("every", 1))
     with contextlib.ExitStack() as stack:
         writes = [stack.enter_context(open_output(kind, output_path(out, source.name, kind), source)) for kind in kinds]
-        lanes = [stack.enter_context(Later(4 if kind in PER_FRAME else 1)) for kind in kinds]
+        lanes = [stack.enter_context(BoundedExecutor(4 if kind in PER_FRAME else 1)) for kind in kinds]
         maps = predictions(model, source, done, times, **options)
         for prediction in tqdm(maps, desc=source.name, unit="frame", initial=done, total=total, disable=None):
             for lane, write in zip(lanes, writes):
@@ -1330,7 +1330,7 @@ def main(args: argparse.Namespace) -> None:
     sources = usable(sources, args.skip_bad)                               # a wrong input is said before anything is computed
     if args.export:
         model = load_model(weights, torch.device("cpu"), frame_size=args.frame_size, name=args.model)
-        introduce(model, weights)
+        print_configuration(model, weights)
         print(f"{args.export}: {export(model, args.export)}")
     if not sources:
         return
@@ -1338,7 +1338,7 @@ def main(args: argparse.Namespace) -> None:
     precision = choose_precision(args.precision, device, args.force_bfloat16)
     keep_freed_memory()
     model = load_model(weights, device, precision, args.compile, args.frame_size, args.model)
-    introduce(model, weights)
+    print_configuration(model, weights)
     first_frames = (args.first_frames or model.first_frames) if model.temporal == "window" else None
     if args.first_frames and not first_frames:
         raise ValueError(f"--first-frames is for networks of windows: {type(model).__name__}'s first map needs no frame before")

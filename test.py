@@ -48,7 +48,7 @@ from dataloader import (
 from loss import LABELS, MEASURES, is_constant, measures, to_device
 from model import stretch
 from predict import (
-    Later,
+    BoundedExecutor,
     at_least,
     choose_precision,
     default_batch_size,
@@ -56,11 +56,11 @@ from predict import (
     device_arguments,
     engine_arguments,
     flow_for,
-    introduce,
     keep_freed_memory,
     load_model,
     mirrored_length,
     model_argument,
+    print_configuration,
     saliency_maps,
     select_device,
     write_map,
@@ -274,7 +274,7 @@ class Scorer:
 
     def gather(self, videos: list[Video]) -> None:
         """Make what this process has drawn and counted what all processes have, in the order of the dataset."""
-        parts = utils.gathered({"drawn": self.drawn, "unreadable": self.others.unreadable, "resized": self.resized,
+        parts = utils.all_gather({"drawn": self.drawn, "unreadable": self.others.unreadable, "resized": self.resized,
                                 "constant": self.constant, "remarks": self.remarks})
         self.drawn = {video.name: drawn for video in videos for part in parts if (drawn := part["drawn"].get(video.name)) is not None}
         self.others.unreadable = set().union(*(part["unreadable"] for part in parts))
@@ -354,7 +354,7 @@ class ObjectScorer:
 
     def gather(self, videos: list[Video]) -> None:
         """Make what this process has counted what all processes have."""
-        parts = utils.gathered((self.resized, self.constant, self.remarks))
+        parts = utils.all_gather((self.resized, self.constant, self.remarks))
         self.resized, self.constant, self.remarks = map(joined, zip(*parts))
 
 
@@ -458,7 +458,7 @@ class Network:
         """The maps of these frames, as the network gives them ("float") or as the files hold them (other protocols)."""
         frames, wanted = in_threads(read_frame, video.frames), set(indices)
         maps = self.timed(saliency_maps(self.model, frames, flows=self.flows(video), **self.options))
-        with Later() as later:
+        with BoundedExecutor() as later:
             bar = tqdm(maps, desc=video.name, total=len(video.frames), unit="frame", leave=False, disable=utils.hide_bar())
             for index, saliency in enumerate(bar):
                 later(write_map, folder / video.name / f"{video.frames[index].stem}.png", saliency, self.model.quantise)
@@ -472,14 +472,14 @@ class Network:
 
     def speed(self) -> dict[str, float]:
         """{"frames_per_second"}: of all processes together, since this was asked last; {"flow_used"}."""
-        frames, = utils.added_up([self.frames])
-        seconds = max(utils.gathered(self.seconds))
+        frames, = utils.all_reduce_sum([self.frames])
+        seconds = max(utils.all_gather(self.seconds))
         self.frames, self.seconds = 0, 0.0
         return {"frames_per_second": frames / seconds if seconds else math.nan, "flow_used": self.flow_used()}
 
     def flow_used(self) -> list[str] | None:
         """What its pictures of flow came from, in all processes: methods, or names of folders; None where it needs none."""
-        return sorted(set().union(*utils.gathered(self.flow.used))) if self.flow else None
+        return sorted(set().union(*utils.all_gather(self.flow.used))) if self.flow else None
 
     def timed(self, maps: Iterator[Tensor]) -> Iterator[Tensor]:
         """The same maps; how long each is waited for is added up, what is done with them in between is not."""
@@ -818,9 +818,9 @@ def score_videos(videos: list[Video], chosen: dict[str, list[int]], method: Meth
 
 def put_together(method: Method, videos: list[Video], skipped: list[str] | None) -> None:
     """Make what this process has scored, counted and skipped what all processes have, in the order of the dataset: the same as alone."""
-    utils.wait_for_all()                                                   # one may have had much longer videos
+    utils.barrier()                                                   # one may have had much longer videos
     method.scorer.gather(videos)
-    parts = utils.gathered({"rows": {video.name: rows for video, rows in method.finished}, "skipped": skipped or []})
+    parts = utils.all_gather({"rows": {video.name: rows for video, rows in method.finished}, "skipped": skipped or []})
     rows = joined(part["rows"] for part in parts)
     if skipped is not None:                                                # those of the listing are the same in all
         skipped[:] = dict.fromkeys(reason for part in parts for reason in part["skipped"])
@@ -918,7 +918,7 @@ def find_maps(args: argparse.Namespace, device: torch.device) -> list[Network | 
         model = load_model(weights, device, precision, args.compile, args.frame_size, name)
         flow = flow_for(model, args.flow, args.keep_flow, args.raft_weights, device)
         networks.append(Network(model, weights, flow, **options))
-        introduce(model, weights)
+        print_configuration(model, weights)
     if (args.flow != AUTO or args.raft_weights) and not any(network.flow for network in networks):
         raise ValueError(f"--flow and --raft-weights are for networks of optical flow, but {', '.join(models)} take none")
     return networks
@@ -976,18 +976,18 @@ def main(args: argparse.Namespace) -> None:
         folders = args.predictions or [folder / name for name in names]
         if folder in (run.folder for run in runs):
             raise ValueError(f"two of the splits {', '.join(splits)} would be written to {folder}: score them one by one, each with a --run-name")
-        if not args.overwrite and utils.is_first():
+        if not args.overwrite and utils.is_main():
             own_maps = [] if args.predictions else folders
             utils.refuse_to_replace([folder / "scores.json", *own_maps], "--overwrite allows it, --run-name NAME keeps both")
         runs.append(SplitRun(data, split, videos, judged[split], protocol, chosen, folder, dict(zip(names, folders))))
 
-    utils.wait_for_all()                                                   # nobody writes before the first process has looked
+    utils.barrier()                                                   # nobody writes before the first process has looked
     about = {"dataset": dataset, "seed": args.seed, "sample_frames": args.sample_frames, "device": device.type, "hardware": utils.hardware(device),
              "precision": None if args.predictions else args.precision or "float32"}
     for run in runs:
         methods = run.methods(sources, device, args.seed, args.skip_bad, args.centre_baseline)
         costs = score_split(run, methods, skipped[run.split])
-        if utils.is_first():
+        if utils.is_main():
             keep_common(methods)
             left_out = skipped[run.split] or []
             notes = notes_on(methods, costs, run.videos, run.judged, left_out, args.interpolate, args.frame_size)
@@ -1026,7 +1026,7 @@ class SplitRun:
 
 def score_split(run: SplitRun, methods: list[Method], skipped: list[str] | None) -> dict[str, dict]:
     """Make and score all methods' maps of a split, shared out between processes; returns what each is and costs."""
-    share = run.videos[utils.process_number()::utils.num_processes()]
+    share = run.videos[utils.rank()::utils.world_size()]
     for method in methods:
         method.finished = list(score_videos(share, run.chosen, method, skipped))
         put_together(method, run.videos, skipped)

@@ -63,11 +63,11 @@ from predict import (
     compile_network,
     default_folder,
     device_arguments,
-    introduce,
     keep_freed_memory,
     model_argument,
     positive,
     precision_context,
+    print_configuration,
     select_device,
 )
 from weights import describe, load_entries, read_checkpoint, read_weights, torchvision_weights
@@ -90,7 +90,7 @@ class Steps:
     """How the steps of the optimiser are made.
 
     Attributes:
-        compute_terms: what the network's `compared` returned, density, fixations -> terms with "loss".
+        compute_terms: what the network's `for_objective` returned, density, fixations -> terms with "loss".
         precision: "float32" or "bfloat16" (autocast), of the forward pass.
         accumulate: batches of a step.
         gradients: "averaged" over all maps of a step, or "summed" over its batches.
@@ -145,7 +145,7 @@ def train_one_epoch(model: nn.Module, loader: DataLoader, steps: Steps, optimize
     bar = tqdm(total=progress["length"] - progress["batches"], desc=f"epoch {epoch}", unit="batch", leave=False, disable=utils.hide_bar())
     for group in groups(batches, steps.accumulate, progress):
         used = [batch for batch in group if "clip" in batch]
-        count, maps = utils.added_up([len(used), sum(len(batch["density"]) for batch in used)])
+        count, maps = utils.all_reduce_sum([len(used), sum(len(batch["density"]) for batch in used)])
         optimizer.zero_grad(set_to_none=True)
         if count:
             backward(model, used, maps, steps, progress)
@@ -156,12 +156,12 @@ def train_one_epoch(model: nn.Module, loader: DataLoader, steps: Steps, optimize
         note_skipped(progress, group)
         progress["batches"] += len(group)
         bar.update(len(group))
-        if any(utils.added_up([stop.requested])):                          # asked of one process, met by all after the same step
+        if any(utils.all_reduce_sum([stop.requested])):                          # asked of one process, met by all after the same step
             stop.requested = True
             break
     bar.close()
     progress["seconds"] += time.perf_counter() - started
-    finished, (trained, skipped) = progress["batches"] >= progress["length"], utils.added_up([progress["clips"], progress["skipped"]])
+    finished, (trained, skipped) = progress["batches"] >= progress["length"], utils.all_reduce_sum([progress["clips"], progress["skipped"]])
     if finished:
         progress["carried"] = nothing_carried()
     if finished and not trained:
@@ -192,7 +192,7 @@ def backward(model: nn.Module, batches: list[dict], maps: float, steps: Steps, p
         steps, progress: as in `train_one_epoch`.
     """
     for batch in batches[:-1]:
-        with model.no_sync() if utils.num_processes() > 1 else contextlib.nullcontext():  # gradients travel once a step
+        with model.no_sync() if utils.world_size() > 1 else contextlib.nullcontext():  # gradients travel once a step
             loss_share(model, batch, maps, steps, progress).backward()
     last = loss_share(model, batches[-1], maps, steps, progress) if batches else nothing_of(model, steps.precision)
     last.backward()
@@ -205,12 +205,12 @@ def loss_share(model: nn.Module, batch: dict, maps: float, steps: Steps, progres
         add_terms(progress["sums"], terms, count)
     progress["clips"] += count
     share = count / max(1, maps) if steps.gradients == "averaged" else 1
-    return terms["loss"] * (share * utils.num_processes())                 # processes' gradients are averaged, not added
+    return terms["loss"] * (share * utils.world_size())                 # processes' gradients are averaged, not added
 
 
 def nothing_of(model: nn.Module, precision: str) -> Tensor:
     """A loss without a gradient, for a process that has no clip of a step: the others wait for it."""
-    network, device = plain(model), next(model.parameters()).device
+    network, device = unwrap(model), next(model.parameters()).device
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training]
     for norm in norms:                                                     # whose averages this is nothing for
         norm.eval()
@@ -247,10 +247,10 @@ def for_training(network: nn.Module, idle_parameters: bool = False) -> nn.Module
         idle_parameters: whether some get no gradient at times, for which several processes must look.
     """
     model = AllMaps(network) if network.temporal == "state" else network
-    return DistributedDataParallel(model, find_unused_parameters=idle_parameters) if utils.num_processes() > 1 else model
+    return DistributedDataParallel(model, find_unused_parameters=idle_parameters) if utils.world_size() > 1 else model
 
 
-def plain(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """The network without what `for_training` wraps around it."""
     model = model.module if isinstance(model, DistributedDataParallel) else model
     return model.network if isinstance(model, AllMaps) else model
@@ -269,7 +269,7 @@ def carried_maps(model: nn.Module, clip: Tensor, batch: dict, carried: dict) -> 
     if (batch["number"], batch["first"]) != (carried["video"], carried["next"]):
         carried.update(nothing_carried())
     carried.update(video=batch["number"], next=batch["first"] + clip.shape[2])
-    maps, state = model(plain(model).normalise(clip), of_each_tensor(lambda t: t.to(clip.device), carried["state"]))
+    maps, state = model(unwrap(model).normalise(clip), of_each_tensor(lambda t: t.to(clip.device), carried["state"]))
     carried["state"] = of_each_tensor(Tensor.detach, state)                # the gradient ends where the clip begins
     return maps[0, batch["annotated"]]
 
@@ -294,7 +294,7 @@ def groups(batches: Iterator[dict], size: int, progress: dict) -> Iterator[list[
 
 def forward_terms(model: nn.Module, batch: dict, compute_terms: Callable[..., dict], precision: str, carried: dict) -> dict:
     """One forward pass: the terms of a batch, with a finite "loss"; of a clip without annotation, a loss of nothing."""
-    network, device = plain(model), next(model.parameters()).device
+    network, device = unwrap(model), next(model.parameters()).device
     density = at_scale(batch["density"].to(device, non_blocking=True), batch.get("scale", 1))
     with precision_context(precision, device):
         if "number" in batch:
@@ -303,7 +303,7 @@ def forward_terms(model: nn.Module, batch: dict, compute_terms: Callable[..., di
             outputs = model(*(at_scale(x, batch.get("scale", 1)) for x in network_inputs(network, batch, device)))
     if not len(density):
         return {"loss": outputs.sum()}
-    terms = compute_terms(network.compared(outputs), density, batch.get("fixations"))  # fixations are listed on the CPU
+    terms = compute_terms(network.for_objective(outputs), density, batch.get("fixations"))  # fixations are listed on the CPU
     if not torch.isfinite(terms["loss"]):
         values = {name: float(torch.as_tensor(value).detach()) for name, value in terms.items()}
         where = list(zip(batch["video"], batch["frame"]))
@@ -344,7 +344,7 @@ def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, 
     """
     model.eval()
     device = next(model.parameters()).device
-    measured = VALIDATION[model.learns]
+    measured = VALIDATION[model.target]
     values, progress = {name: [] for name in measured}, new_progress(len(loader))
     for batch in tqdm(readable(loader), desc="validation", total=len(loader), unit="clip", leave=False, disable=utils.hide_bar()):
         note_skipped(progress, [batch])
@@ -364,8 +364,8 @@ def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, 
 def mean_values(values: dict[str, list[float]], skipped: int) -> dict[str, float]:
     """`validate`'s result from this process's values: sums and counts of all processes make the means."""
     defined = {name: [value for value in column if not math.isnan(value)] for name, column in values.items()}
-    counts = utils.added_up([len(values["cc"]), skipped, *map(len, defined.values())])
-    sums = utils.added_up([math.fsum(column) for column in defined.values()])
+    counts = utils.all_reduce_sum([len(values["cc"]), skipped, *map(len, defined.values())])
+    sums = utils.all_reduce_sum([math.fsum(column) for column in defined.values()])
     if not counts[0]:
         raise ValueError(f"all {counts[1]:.0f} validation clips were skipped: no measure to choose weights by")
     means = {name: total / count if count else math.nan for name, total, count in zip(defined, sums, counts[2:])}
@@ -392,7 +392,7 @@ def mean_terms(sums: dict[str, float]) -> dict[str, float]:
 
 def combined(progress: dict) -> dict:
     """The progress of all processes together: clips and sums added up, time as the first one's."""
-    parts = utils.gathered({**progress, "carried": nothing_carried()})     # each process keeps its own
+    parts = utils.all_gather({**progress, "carried": nothing_carried()})     # each process keeps its own
     sums = {name: sum(part["sums"].get(name, 0) for part in parts) for name in {name: None for part in parts for name in part["sums"]}}
     return {**parts[0], "sums": sums, **{name: sum(part[name] for part in parts) for name in ("clips", "skipped")}}
 
@@ -400,7 +400,7 @@ def combined(progress: dict) -> dict:
 def note_skipped(progress: dict, batches: list[dict]) -> None:
     """Count and show the clips that --skip-bad left out."""
     for message in (message for batch in batches for message in batch["skipped"]):
-        tqdm.write(f"skipped: {message}", file=sys.stdout if utils.is_first() else sys.stderr)  # the others' stdout is shut
+        tqdm.write(f"skipped: {message}", file=sys.stdout if utils.is_main() else sys.stderr)  # the others' stdout is shut
         progress["skipped"] += 1
 
 
@@ -634,7 +634,7 @@ def make_sets(model: nn.Module, train_videos: list[Video], val_videos: list[Vide
     alone, so that a group's frames are unrelated ones.
     """
     common = {"prepare": model.prepare, "clip_len": model.clip_len, "seed": seed, "skip_bad": skip_bad, "cache": cache}
-    common |= {"flow": flow, "masks": model.learns == "mask"} if model.temporal == "group" else {}
+    common |= {"flow": flow, "masks": model.target == "mask"} if model.temporal == "group" else {}
     own = {"size": tuple(model.config["frame_size"]), "flip": flip}
     stride = {"frame_stride": model.frame_stride}
     val_set = ClipDataset(val_videos, every=model.validated_every, **common, **stride)
@@ -667,10 +667,10 @@ class Run:
 
     def save(self) -> None:
         """Write everything that continuing needs to last.pt; all processes call this, and the first one writes."""
-        progress, random = self.progress and combined(self.progress), utils.gathered(utils.random_state())
+        progress, random = self.progress and combined(self.progress), utils.all_gather(utils.random_state())
         carried = self.progress["carried"] if self.progress else nothing_carried()
-        carried = utils.gathered({**carried, "state": of_each_tensor(Tensor.cpu, carried["state"])})  # another machine may lack this one's GPU
-        if utils.is_first():
+        carried = utils.all_gather({**carried, "state": of_each_tensor(Tensor.cpu, carried["state"])})  # another machine may lack this one's GPU
+        if utils.is_main():
             utils.save_checkpoint({
                 "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(), "random": random, "recipe": self.recipe,
                 "configuration": self.model.config, "epoch": self.epoch, "best_cc": self.best_cc, "progress": progress,
@@ -683,19 +683,19 @@ class Run:
         self.recipe = stored["recipe"]
         load_entries(self.model, stored["model"], str(self.last))
         load_optimizer(self.optimizer, stored["optimizer"], self.last)
-        utils.set_random_state(stored["random"][utils.process_number()])
+        utils.set_random_state(stored["random"][utils.rank()])
         self.epoch, self.best_cc, self.progress, self.steps = stored["epoch"], stored["best_cc"], stored["progress"], stored["steps"]
-        if utils.is_first():
+        if utils.is_main():
             trim_log(self.folder / "log.jsonl", self.epoch)
-        if self.progress and not utils.is_first():                         # sums are all in the first one's
+        if self.progress and not utils.is_main():                         # sums are all in the first one's
             self.progress = {**new_progress(self.progress["length"], self.progress["steps"]), "batches": self.progress["batches"]}
         if self.progress:
-            self.progress["carried"] = stored["carried"][utils.process_number()]
+            self.progress["carried"] = stored["carried"][utils.rank()]
             check_carried(self.progress["carried"]["state"], self.model, self.last)
 
     def keep_weights(self, scores: dict | None) -> None:
         """Write the present weights as the run's result, and beside them what they are; of several processes, the first one does."""
-        if not utils.is_first():
+        if not utils.is_main():
             return
         samples, apart = "frames" if self.model.clip_len == 1 else "clips", self.model.validated_every
         utils.save_checkpoint(dict(self.model.state_dict()), self.weights)
@@ -885,7 +885,7 @@ def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, steps
     batches = train_loader.batch_sampler
     model = for_training(run.model, thaw or run.model.has_idle_parameters)
     with contextlib.suppress(Stopped), stop, naming_deaths(train_loader, *filter(None, [val_loader])):
-        while run.epoch < epochs and not any(utils.added_up([stop.requested])):  # all stop after the same epoch
+        while run.epoch < epochs and not any(utils.all_reduce_sum([stop.requested])):  # all stop after the same epoch
             started = time.time()
             batches.epoch, batches.start = run.epoch, 0
             run.progress = run.progress or new_progress(len(batches) * len(steps.scales), run.steps)
@@ -904,7 +904,7 @@ def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, steps
 def validate_for(run: Run, loader: DataLoader, precision: str, stop: StopRequest) -> dict:
     """`validate`, which takes long, and is interrupted by a request to stop: the trained epoch is in last.pt before."""
     run.save()
-    stop.requested = any(utils.added_up([stop.requested]))
+    stop.requested = any(utils.all_reduce_sum([stop.requested]))
     with stop.at_once():
         return validate(run.model, loader, precision)
 
@@ -917,7 +917,7 @@ def finish_epoch(run: Run, scores: dict | None, validated: bool, seconds: float,
         run.consider(scores)
     elif not validated:
         run.keep_weights(None)
-    if utils.is_first():
+    if utils.is_main():
         log_epoch(run, progress, scores, seconds, writer)
     run.save()
 
@@ -946,7 +946,7 @@ def epoch_line(run: Run, terms: dict, left_out: dict, skipped: int, scores: dict
     parts += [f"({samples} left out as undefined: {undefined})"] if undefined else []
     parts += [f"{skipped} clips skipped"] if skipped else []
     if scores is not None:
-        measured = " ".join(f"{LABELS[name]} {scores[name]:.4f}" for name in VALIDATION[run.model.learns])
+        measured = " ".join(f"{LABELS[name]} {scores[name]:.4f}" for name in VALIDATION[run.model.target])
         skipped_too = f" ({scores['skipped']} skipped)" if scores["skipped"] else ""
         parts.append(f"| validation on {scores['clips']} clips{skipped_too}: {measured} (best CC {shown_cc(run.best_cc)})")
     return "  ".join([*parts, f"| {seconds:.1f} s, {speed['clips_per_second']:.3g} {samples}/s, {speed['data_wait']:.0%} waiting for clips"])
@@ -959,7 +959,7 @@ def shown_cc(value: float) -> str:
 
 def open_tensorboard(folder: Path, wanted: bool):
     """A TensorBoard writer, or None where it is not wanted or not installed."""
-    if not wanted or not utils.is_first():
+    if not wanted or not utils.is_main():
         return None
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -1144,7 +1144,7 @@ def launcher() -> str | None:
 
 def launchers() -> list[str]:
     """What started the processes of this run: one for each machine, as far as it can be told."""
-    return sorted({name for name in utils.gathered(launcher()) if name})
+    return sorted({name for name in utils.all_gather(launcher()) if name})
 
 
 def read_launches(record: Path) -> list[dict]:
@@ -1163,9 +1163,9 @@ def is_restart_of(record: Path) -> bool:
     It has where one of the launchers is the same: another machine may have the first process now.
     """
     present = launchers() if "TORCHELASTIC_RESTART_COUNT" in os.environ else []
-    launches = read_launches(record) if utils.is_first() and present else []
+    launches = read_launches(record) if utils.is_main() and present else []
     before = launches[-1].get("launchers") if launches else None
-    return utils.gathered(isinstance(before, list) and not set(present).isdisjoint(map(str, before)))[0]
+    return utils.all_gather(isinstance(before, list) and not set(present).isdisjoint(map(str, before)))[0]
 
 
 def record_launch(run: Run, device: torch.device) -> None:
@@ -1174,7 +1174,7 @@ def record_launch(run: Run, device: torch.device) -> None:
     What a killed launch left half written is removed.
     """
     started_by = launchers()
-    if not utils.is_first():
+    if not utils.is_main():
         return
     utils.remove_leftovers(run.folder, ["last.pt", f"{type(run.model).__name__}.*", "*.json*"])
     path = run.folder / "run.json"
@@ -1188,16 +1188,16 @@ def record_launch(run: Run, device: torch.device) -> None:
 def prepare_frames(cache: FrameCache, videos: list[Video], workers: int, skip_bad: bool) -> None:
     """Fill the cache: the first process of each machine writes, the others then find it there."""
     for turn in (True, False):
-        if utils.is_first_here() == turn:
+        if utils.is_local_main() == turn:
             cache.build(videos, max(1, workers), skip_bad)
-        utils.wait_for_all()
+        utils.barrier()
 
 
 def record_of(model: nn.Module, recipe: dict, given: dict, precision: str, train_videos: list[Video], val_videos: list[Video],
               stage: str | None, flow: FlowSource | None) -> dict:
     """What the course of a run depends on, in plain values; `given` are all arguments."""
     return {
-        "model": type(model).__name__, **model.config, "processes": utils.num_processes(), "objective": recipe["loss_weights"],
+        "model": type(model).__name__, **model.config, "processes": utils.world_size(), "objective": recipe["loss_weights"],
         "precision": precision, "train": fingerprint(train_videos), "val": fingerprint(val_videos),
         **{name: recipe[name] for name in RECIPE if name != "epochs"}, "scales": list(recipe["scales"]),
         **{name: given[name] for name in ("weights", "encoder_weights", "seed", "compile", "deterministic", "thaw", "keep_flow_stage", "warmup")},
@@ -1282,8 +1282,8 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError("--keep-flow-stage is for the last stage of a network that is trained in stages: --model smcf --train-type finetune")
     restarted = is_restart_of(run_dir / "run.json")
     last = run_files(run_dir, model_class)[1]
-    resume = args.resume or utils.gathered(restarted and last.is_file())[0]
-    if not resume and not args.overwrite and not restarted and utils.is_first():
+    resume = args.resume or utils.all_gather(restarted and last.is_file())[0]
+    if not resume and not args.overwrite and not restarted and utils.is_main():
         utils.refuse_to_replace(run_files(run_dir, model_class),
                                 "continue with --resume, start anew with --overwrite, or choose another --run-dir")
 
@@ -1294,7 +1294,7 @@ def main(args: argparse.Namespace) -> int:
     validated = recipe["val_every"] > 0 and not args.hold_out
     sources = choose_sources(datasets, args.data, args.train_split, args.val_split, validated, stage)
     need_fixations = recipe["loss"] == "maps" and recipe["loss_weights"].get("nss", 0) != 0
-    train_videos, val_videos = training_videos(sources, args.skip_bad, args.hold_out, args.seed, model.learns,
+    train_videos, val_videos = training_videos(sources, args.skip_bad, args.hold_out, args.seed, model.target,
                                                need_fixations)
     cache = FrameCache(args.cache, model.prepare) if args.cache else None
     train_set, val_set = make_sets(model, train_videos, val_videos, recipe["flip"], args.seed, args.skip_bad, cache, flow)
@@ -1303,8 +1303,8 @@ def main(args: argparse.Namespace) -> int:
 
     run_dir.mkdir(parents=True, exist_ok=True)                             # a folder that cannot be written is said now
     if args.weights and not stored:
-        introduce(model, args.weights)
-    elif not stored and utils.is_first():                                  # the others get the first one's weights
+        print_configuration(model, args.weights)
+    elif not stored and utils.is_main():                                  # the others get the first one's weights
         print(f"encoder weights: {initialise(model, args.encoder_weights, earlier, args.keep_flow_stage)}")
     if args.activation_checkpointing:
         model.activation_checkpointing = True
@@ -1316,7 +1316,7 @@ def main(args: argparse.Namespace) -> int:
     if stored:
         run.restore(stored)
         print(f"resuming after epoch {run.epoch}" + (f" and {run.progress['batches']} batches" if run.progress else ""))
-    elif utils.is_first():
+    elif utils.is_main():
         clear_run(run_dir)
     record_launch(run, device)
     if cache:                                                              # after everything that could have been refused

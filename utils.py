@@ -187,7 +187,7 @@ def hardware(device: torch.device) -> dict:
     """What computes: processor, cores, threads, the device's name, and how many processes there are."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {"device": name, "processor": processor(), "instructions": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-            "cores": os.cpu_count(), "threads": torch.get_num_threads(), "processes": num_processes()}
+            "cores": os.cpu_count(), "threads": torch.get_num_threads(), "processes": world_size()}
 
 
 def computes_bfloat16(device: torch.device) -> bool:
@@ -232,8 +232,8 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
         deterministic: whether PyTorch takes operations that give the same bits in every run, also where they are slower;
             it warns of those that have no such form.
     """
-    if process_number():                                                   # of no other seed's processes
-        seed = int(np.random.SeedSequence([seed, process_number()]).generate_state(1)[0])
+    if rank():                                                   # of no other seed's processes
+        seed = int(np.random.SeedSequence([seed, rank()]).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed % 2 ** 32)
     torch.manual_seed(seed)
@@ -275,7 +275,7 @@ def process_group(device: str) -> Iterator[None]:
     # Objects and counts go between the processors, gradients between the GPUs.
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", store=store, rank=number, world_size=count, timeout=MEETING)
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.nullcontext() if is_first() else contextlib.redirect_stdout(nowhere):
+        with open(os.devnull, "w") as nowhere, contextlib.nullcontext() if is_main() else contextlib.redirect_stdout(nowhere):
             yield
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not re.search("gloo|nccl", str(error), re.IGNORECASE):
@@ -309,40 +309,40 @@ def fresh_store(shared: dist.Store, number: int) -> dist.Store:
             time.sleep(0.1)
 
 
-def process_number() -> int:
+def rank() -> int:
     """From 0; 0 alone."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def num_processes() -> int:
+def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def is_first() -> bool:
+def is_main() -> bool:
     """Whether this process is the one that writes what all share."""
-    return process_number() == 0
+    return rank() == 0
 
 
-def is_first_here() -> bool:
+def is_local_main() -> bool:
     """Whether this process is the first one on its machine."""
     return not dist.is_initialized() or os.environ["LOCAL_RANK"] == "0"
 
 
 def hide_bar() -> bool | None:
     """tqdm's `disable`: only the first process shows a bar, on a terminal."""
-    return None if is_first() else True
+    return None if is_main() else True
 
 
-def gathered(value) -> list:
+def all_gather(value) -> list:
     """What each process gives, in order of their numbers; every process must call this."""
     if not dist.is_initialized():
         return [value]
-    values = [None] * num_processes()
+    values = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
-def added_up(values: list[float]) -> list[float]:
+def all_reduce_sum(values: list[float]) -> list[float]:
     """The sums of each process's numbers, in float64."""
     if not dist.is_initialized():
         return values
@@ -351,7 +351,7 @@ def added_up(values: list[float]) -> list[float]:
     return sums.tolist()
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Return when every process has come here, however long the last one takes."""
     if dist.is_initialized():
         patient = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))

@@ -46,7 +46,7 @@ class SMCF(SaliencyModel):
     needs_flow, inputs, flow_picture = True, ("frame", "flow"), "wheel"
     known_by = ("resnet.conv1_rgb.weight", "CSF1.conv_f1.0.conv_bn.0.weight")
     authors_file = "SMCF-19epoch.pth"
-    learns, dataset = "mask", "vsod"
+    target, dataset = "mask", "vsod"
     recipe = {**SaliencyModel.recipe,                                      # the paper's
         "optimizer": "sgd", "optimizer_options": {"momentum": 0.9, "weight_decay": 5e-4}, "lr": 2e-3,
         "batch_size": 10, "epochs": 20,                                    # frames are shuffled: a group in training is 5 unrelated ones
@@ -134,7 +134,7 @@ class SMCF(SaliencyModel):
             decoder.output[-1].float()
         return self
 
-    def compared(self, outputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def for_objective(self, outputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Both logits in float32, as the objective takes them."""
         return tuple(output.float() for output in outputs)
 

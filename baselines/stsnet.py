@@ -122,7 +122,7 @@ class Streams(SaliencyModel):
         mean = torch.tensor(MEAN, dtype=torch.float32).to(frame.device, non_blocking=True)
         return (frame.float() - mean.view(3, *[1] * (frame.ndim - 2))) * SCALE
 
-    def compared(self, output: Tensor) -> Tensor:
+    def for_objective(self, output: Tensor) -> Tensor:
         """Raw output in the range of a density map, as Caffe's loss compares it: what `finish` makes of it, neither cut nor resized nor blurred."""
         return (128 * output.float() + 127) / 255
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 try:
     from data.prepare_dhf1k import at_least_one, density_map, encode_png, run_all, write_atomically
-    from dataloader import Place, all_places, check_folder, check_same_size, find_places, open_place
+    from dataloader import VideoFolders, all_places, check_folder, check_same_size, find_places, open_place
     from videos.annotation import read_density, read_fixations
 except ModuleNotFoundError as error:
     sys.exit(f"make_maps.py: error: {error}. It uses the programs' own code: run it as `python -m data.make_maps`, in the root of this repository")
@@ -50,7 +50,7 @@ GAUSSIANS = {"dhf1k": density_map, "hollywood2": replicated_density_map, "ucf-sp
 ABOUT = "dhf1k: sigma 12.74 pixels (FWHM 30), nothing beyond the frame; hollywood2 and ucf-sports: sigma 20 in 150 pixels, borders replicated"
 
 
-def write_maps(place: Place, make: Callable[[np.ndarray], np.ndarray], overwrite: bool) -> int:
+def write_maps(place: VideoFolders, make: Callable[[np.ndarray], np.ndarray], overwrite: bool) -> int:
     """Write the density maps of one video; returns how many.
 
     Raises:
@@ -70,7 +70,7 @@ def write_maps(place: Place, make: Callable[[np.ndarray], np.ndarray], overwrite
     return len(wanted)
 
 
-def compare_maps(place: Place) -> dict[str, np.ndarray]:
+def compare_maps(place: VideoFolders) -> dict[str, np.ndarray]:
     """How far one video's maps are from each Gaussian's: its name -> (frames, 2), each frame's largest and mean difference of 255."""
     video = open_place(place, need_annotation=False)
     differences = {name: [] for name in GAUSSIANS}

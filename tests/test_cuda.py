@@ -88,7 +88,7 @@ def map_of(model, output, size):
     """The map in (0, 1), before some networks stretch it: random ones use a narrow range, so that would multiply rounding by 3 to 8."""
     if model.temporal == "state":
         return output
-    return torch.sigmoid(output) if model.learns == "mask" else model.finish(output, size)
+    return torch.sigmoid(output) if model.target == "mask" else model.finish(output, size)
 
 
 def recorded_outputs(recorded):
@@ -271,7 +271,7 @@ def test_every_network_takes_two_training_steps_by_its_own_recipe(name, device, 
     if tiny and name not in (*QUICK, "smcf"):
         pytest.skip("a quicker network stands for it (--tiny)")
     small = SMALL.get(name, ["--frame-size", "32", "48"]) if tiny else []
-    data = vsod_set if MODELS[name].learns == "mask" else tiny_set         # SMCF: its last stage, of frames and flow
+    data = vsod_set if MODELS[name].target == "mask" else tiny_set         # SMCF: its last stage, of frames and flow
     command = [*training_flags(data, tmp_path, device), "--model", name, "--epochs", "2", *small]
     assert train.main(train.arguments().parse_args(command)) in (0, train.TERMINATED)
     stored = torch.load(tmp_path / "last.pt", weights_only=True, map_location="cpu")

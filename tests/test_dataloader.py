@@ -723,7 +723,7 @@ def test_any_frames_lost_between_others_are_named(tmp_path_factory, start, count
     assume(1 in {b - a for a, b in itertools.pairwise(kept)})              # not thinned out
     root = tmp_path_factory.mktemp("gaps")
     empty_files(root / "v" / "images", (f"{number:04d}.png" for number in kept))
-    _, problems = dataloader.list_video(dataloader.Place("v", root / "v" / "images", root, ()))
+    _, problems = dataloader.list_video(dataloader.VideoFolders("v", root / "v" / "images", root, ()))
     named = [problem.message for problem in problems if problem.kind == "missing"]
     expected = [f"{after:04d}.png follows {before:04d}.png" for before, after in itertools.pairwise(kept) if after - before > 1]
     assert len(named) == len(expected) and all(text in message for text, message in zip(expected, named))

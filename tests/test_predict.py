@@ -30,7 +30,7 @@ from baselines import STSMaxNet
 from dataloader import list_frames
 from model import RecSalNet
 from predict import (
-    Later,
+    BoundedExecutor,
     Predictor,
     Source,
     choose_precision,
@@ -209,13 +209,13 @@ def test_threads_keep_the_order_and_pass_errors_on():
 
 def test_a_map_that_cannot_be_written_is_an_error_at_the_latest_in_the_end(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError), Later() as later:
+    with pytest.raises(OSError), BoundedExecutor() as later:
         later(write_map, tmp_path / "file" / "0001.png", torch.rand(4, 4))
 
 
 def test_an_error_elsewhere_does_not_stop_what_waits_to_be_written():
     written = []
-    with pytest.raises(KeyError), Later(1) as later:
+    with pytest.raises(KeyError), BoundedExecutor(1) as later:
         for number in range(5):
             later(lambda n: (time.sleep(0.02), written.append(n)), number)
         raise KeyError
@@ -523,10 +523,10 @@ def test_a_single_image_is_refused(tmp_path, weights_file):
 
 
 def test_weights_without_their_description_are_said_to_be_taken_for_the_papers(weights_file, capsys):
-    predict.introduce(predict.load_model(weights_file, torch.device("cpu")), weights_file)
+    predict.print_configuration(predict.load_model(weights_file, torch.device("cpu")), weights_file)
     assert "no configuration" not in capsys.readouterr().out
     weights_file.with_suffix(".json").unlink()
-    predict.introduce(predict.load_model(weights_file, torch.device("cpu")), weights_file)
+    predict.print_configuration(predict.load_model(weights_file, torch.device("cpu")), weights_file)
     assert "no configuration in or beside" in capsys.readouterr().out
 
 

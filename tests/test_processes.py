@@ -49,7 +49,7 @@ def make_batch(samples):
 def gradients(model, batches, clips):
     model.zero_grad()
     train.backward(model, [make_batch(samples) for samples in batches], clips, train.Steps(functools.partial(objective, weights=WEIGHTS)), train.new_progress(1))
-    return {name: p.grad for name, p in train.plain(model).named_parameters() if p.grad is not None}
+    return {name: p.grad for name, p in train.unwrap(model).named_parameters() if p.grad is not None}
 
 
 def make_recurrent():
@@ -71,20 +71,20 @@ def recurrent_gradients(model, clips):
     """Of a step on 5 frames: in one process both videos, or one in each of two."""
     model.zero_grad()
     train.backward(model, clips, 5, train.Steps(functools.partial(objective, weights={"bce": 1.0})), train.new_progress(1))
-    return {name: p.grad.clone() for name, p in train.plain(model).named_parameters()}
+    return {name: p.grad.clone() for name, p in train.unwrap(model).named_parameters()}
 
 
 def work(folder):
     with utils.process_group("cpu"):
-        number = utils.process_number()
+        number = utils.rank()
         model = DistributedDataParallel(make_network(seed=number))         # all get the first one's weights
         found = {}
         for name, shares in CASES.items():
-            clips, = utils.added_up([sum(map(len, shares[number]))])
+            clips, = utils.all_reduce_sum([sum(map(len, shares[number]))])
             found[name] = {key: grad.clone() for key, grad in gradients(model, shares[number], clips).items()}
         means = train.mean_values({name: shares[number] for name, shares in VALUES.items()}, skipped=number)
         progress = train.combined({**train.new_progress(2), "clips": number + 1, "sums": {"loss": 0.5} if number else {}})
-        order = utils.gathered(number)
+        order = utils.all_gather(number)
         print("only the first one prints")
         recurrent = train.for_training(make_recurrent())
         carried = recurrent_gradients(recurrent, [make_clip(7, 3)] if number == 0 else [make_clip(8, 2)])
@@ -168,7 +168,7 @@ def test_what_the_loss_of_another_process_means_is_said(error, said, monkeypatch
 
 def test_alone_there_is_nobody_to_wait_for():
     with utils.process_group("cpu"):
-        assert (utils.process_number(), utils.num_processes(), utils.gathered("a"), utils.added_up([1.5])) == (0, 1, ["a"], [1.5])
+        assert (utils.rank(), utils.world_size(), utils.all_gather("a"), utils.all_reduce_sum([1.5])) == (0, 1, ["a"], [1.5])
 
 
 def torchrun(*arguments):

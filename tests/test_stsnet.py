@@ -217,7 +217,7 @@ def test_signal_goes_through_all_layers_of_a_new_network_and_its_map_is_dark(fus
     with torch.no_grad():
         before = [fused(*pictures) for pictures in ((frame, flow), (frame.flip(3), flow), (frame, flow.flip(3)))]
     inner = before[0][..., 8:-8, 8:-8]                                     # at the border, zeros come in
-    assert 0 < fused.compared(inner).mean() < 0.06 and fused.compared(inner).std() < 0.05
+    assert 0 < fused.for_objective(inner).mean() < 0.06 and fused.for_objective(inner).std() < 0.05
     assert all((other - before[0]).abs().mean() > 1e-3 for other in before[1:])
     for name, layer in fused.named_children():
         if name != "deconv1":                                              # Caffe's "xavier": a variance of 1 / inputs, no bias

@@ -535,8 +535,8 @@ def test_names_that_leave_their_folder_are_refused(flag, capsys):
 def test_a_process_waits_for_the_others_however_long_before_it_hands_over_its_scores(monkeypatch):
     calls, scorer = [], evaluation.Scorer(evaluation.OtherFixations([], 0), "float", torch.device("cpu"))
     method = evaluation.Method("M", None, scorer, None)
-    monkeypatch.setattr(utils, "wait_for_all", lambda: calls.append("wait"))
-    monkeypatch.setattr(utils, "gathered", lambda value: (calls.append("gather"), [value])[1])
+    monkeypatch.setattr(utils, "barrier", lambda: calls.append("wait"))
+    monkeypatch.setattr(utils, "all_gather", lambda value: (calls.append("gather"), [value])[1])
     evaluation.put_together(method, [], None)
     assert method.finished == [] and calls == ["wait", "gather", "gather"]  # rows, and counts
 

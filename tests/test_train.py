@@ -762,7 +762,7 @@ def test_every_network_has_a_recipe_of_the_same_names():
         assert model.recipe["optimizer"] in train.OPTIMIZERS and model.recipe["gradients"] in train.GRADIENTS and model.recipe["kl_over"] in train.KL_OVER
 
 
-@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if name != "recsalnet" and model.learns == "density"])
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if name != "recsalnet" and model.target == "density"])
 def test_every_network_trains_and_its_weights_load(name, tiny_set, tmp_path, small_networks):
     flow = ["--no-keep-flow"] if MODELS[name].needs_flow else []           # the set is others' too
     assert train_model(name, tiny_set, tmp_path, "--val-every", "0", *flow) == 0

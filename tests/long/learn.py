@@ -59,8 +59,8 @@ def learn(name: str, data: Path, run_dir: Path) -> dict:
 
 def centre_cc(data: Path, model: SaliencyModel) -> float:
     """The centre Gaussian's mean CC on the frames that a network is validated on."""
-    videos = find_videos(data, SAMPLES[model.learns][2], annotation=model.learns)
-    frames = ClipDataset(videos, lambda frame: torch.zeros(3, 1, 1, dtype=torch.uint8), model.clip_len, every=model.validated_every, masks=model.learns == "mask")
+    videos = find_videos(data, SAMPLES[model.target][2], annotation=model.target)
+    frames = ClipDataset(videos, lambda frame: torch.zeros(3, 1, 1, dtype=torch.uint8), model.clip_len, every=model.validated_every, masks=model.target == "mask")
     values = torch.cat([cc(centre_gaussian(tuple(batch["density"].shape[1:]))[None], batch["density"]) for batch in clip_loader(frames, 1, 0, shuffle=False)])
     return values[~values.isnan()].mean().item()
 
@@ -78,10 +78,10 @@ def main(args: argparse.Namespace) -> None:
     shrink()
     with tempfile.TemporaryDirectory() as folder:
         data = {learns: Path(folder) / kind for learns, (kind, *_) in SAMPLES.items()}
-        for learns in {MODELS[name].learns for name in args.models}:
+        for learns in {MODELS[name].target for name in args.models}:
             kind, size, _ = SAMPLES[learns]
             make_sample.main(make_sample.arguments().parse_args(["--kind", kind, "--out", str(data[learns]), *size.split()]))
-        rows = [learn(name, data[MODELS[name].learns], Path(folder) / name) for name in args.models]
+        rows = [learn(name, data[MODELS[name].target], Path(folder) / name) for name in args.models]
     print(markdown_table(rows))
     sys.exit(0 if all(row["CC"] > row["centre Gaussian's CC"] for row in rows) else 1)
 
