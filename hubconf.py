@@ -31,7 +31,7 @@ def load_privately(names: tuple[str, ...]) -> dict:
     return modules
 
 
-RecSalNet = load_privately(("utils", "weights", "swin_transformer", "model"))["model"].RecSalNet
+RecSalNet = load_privately(("utils", "weights", "loss", "saliency_model", "swin_transformer", "model"))["model"].RecSalNet
 
 
 def recsalnet(weights: str, frame_size: tuple[int, int] | None = None) -> RecSalNet:

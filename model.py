@@ -3,25 +3,27 @@
 Source: Woo, Lee, Park, Kim, "RecSal-Net: Recursive Saliency Network for Video Saliency Prediction",
 Neurocomputing 650 (2025) 130822.
 """
-import contextlib
-import functools
 import itertools
 import math
 import re
-from collections.abc import Callable, Collection
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from saliency_model import (
+    Recipe,
+    WindowModel,
+    check_frame_size,
+    gaussian_blur,
+    prepare_frame,
+    weighted,
+    without_autocast,
+)
 from swin_transformer import SwinTransformer3D, load_encoder
-from weights import check_entries, load_entries, read_weights
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SHARPNESS = 8                                                              # of a random start: side maps of 0, 0.5, 1 become 0.0003, 0.018, 0.5
 
 # The readable names used here -> the authors' names in state dicts and weight files.
@@ -37,185 +39,7 @@ for i in range(4):
 OUR_NAMES = {theirs: ours for ours, theirs in AUTHORS_NAMES.items()}
 
 
-class SaliencyModel(nn.Module):
-    """What train.py, predict.py and test.py need of every network, and most networks need not write again.
-
-    A network adds `forward`, and whatever it does otherwise. The scripts contain no network's name: it states what it needs.
-
-    Args:
-        frame_size: (H, W) that frames are resized to; None: each stays as it is.
-        prepare: how, a function of the module: (frame, size) -> (3, h, w) uint8.
-        others: further arguments of the network, for its `config`, from which it can be built again.
-    """
-
-    temporal = "window"                                                    # how it moves through time: see `predict.saliency_maps`
-    clip_len = 32                                                          # frames of a window, of a group, or of a clip to train on
-    frame_stride = 1                                                       # frames of the video from one frame of a clip to the next
-    first_frames = "repeat"                                                # what fills the window before a video's first frame: that frame
-    needs_flow = False
-    flow_picture = "wheel"                                                 # how flow becomes a picture for it: `optical_flow.PICTURES`
-    inputs = ("frame",)                                                    # what `forward` takes of "frame" and "flow", for groups
-    target = "density"                                                     # what maps are compared with in training, or "mask"
-    dataset = "dhf1k"                                                      # what it is trained on and scored on unless told otherwise
-    stages: dict[str, tuple[str, ...]] = {}                                # of training, in order: what `forward` takes in each
-    nominal_size = (224, 384)                                              # where `frame_size` is None, but one is needed
-    known_by: tuple[str, ...] = ()                                         # entries that its weight files have,
-    unlike: tuple[str, ...] = ()                                           # and those that another network's have
-    recipe = {                                                             # train.py's defaults
-        "optimizer": "adam", "optimizer_options": {}, "lr": 1e-4, "milestones": (), "gamma": 1.0,  # a constant rate
-        "decay_epochs": None,                                              # the rate times gamma after every so many epochs, too
-        "batch_size": 1, "accumulate": 1, "gradients": "averaged", "epochs": 10, "val_every": 1, "flip": False,
-        "scales": (1.0,),                                                  # of the frame size, a step at each, for every batch
-        "loss": "maps", "kl_over": "sample",                               # a key of `loss.OBJECTIVES`; of "maps", the weights of its terms:
-        "loss_weights": {"kl": 1.0, "cc": 0.0, "nss": 0.0, "sim": 0.0, "l1": 0.0, "bce": 0.0},
-    }
-    authors_file: str | None = None                                        # what its authors call their weights
-    onnx_differs = False                                                   # whether its ONNX export is known to give other maps
-    has_idle_parameters = False                                            # whether some that could learn get no gradient
-    start_file: Path | None = None                                         # pretrained weights that training starts from, where they are there;
-    start_download: str | None = None                                      # else torchvision's of this name
-
-    def __init__(self, frame_size: tuple[int, int] | None, prepare: Callable[..., Tensor], **others) -> None:
-        super().__init__()
-        self.config = {"frame_size": frame_size and list(frame_size), **others}
-        self.is_described = True                                           # False: weights came without a configuration
-        self.prepare = functools.partial(prepare, size=frame_size and tuple(frame_size))  # light: travels to loader processes
-
-    def forward(self, clip: Tensor) -> Tensor:
-        """Raw output, (B, h, w), for the last frame of a normalised clip, (B, 3, T, h, w); here of a network that carries a state."""
-        return self.maps(clip)[0][:, -1]
-
-    def maps(self, clip: Tensor, state=None) -> tuple[Tensor, object]:
-        """Raw outputs of all frames, for networks that carry a state.
-
-        Args:
-            clip: (B, 3, T, h, w), normalised; T = 1 or more.
-            state: what the call before returned, None at a video's first frame; train.py cuts its gradient off.
-
-        Returns:
-            (B, T, h, w), and the new state: a tensor, or a tuple of tensors.
-        """
-        raise NotImplementedError(f"{type(self).__name__} needs forward(clip), or maps(clip, state) if it carries a state")
-
-    def normalise(self, clip: Tensor) -> Tensor:
-        """Bring prepared frames to the network's range.
-
-        Args:
-            clip: (B, 3, T, h, w) or (B, 3, h, w) uint8, RGB, on any device.
-
-        Returns:
-            The same as float32, ImageNet-normalised.
-        """
-        shape = (3, *[1] * (clip.ndim - 2))
-        mean, std = (torch.tensor(x).to(clip.device, non_blocking=True).view(shape) for x in (IMAGENET_MEAN, IMAGENET_STD))
-        return (clip.float() / 255 - mean) / std
-
-    def for_objective(self, output):
-        """Raw output as its objective compares it with a density map: here (B, h, w) float32, as it is."""
-        return output.float()
-
-    @property
-    def validated_every(self) -> int:
-        """Frames of a video from one that training validates on to the next."""
-        return self.clip_len * self.frame_stride
-
-    def blank(self) -> tuple[Tensor, ...]:
-        """What `forward` takes, of zeros: a clip (of a recurrent network one frame), or a group of frames; what matters is its shape."""
-        like, size = next(self.parameters()), self.config["frame_size"] or self.nominal_size
-        shape = (self.clip_len, 3) if self.temporal == "group" else (1, 3, self.clip_len if self.temporal == "window" else 1)
-        return tuple(torch.zeros(*shape, *size, dtype=like.dtype, device=like.device) for _ in self.inputs)
-
-    def finish(self, output: Tensor, size: tuple[int, int]) -> Tensor:
-        """Bring raw output, (B, h, w), to the frame's own size: (B, H, W) float32 in [0, 1], resized bilinearly."""
-        return F.interpolate(output[:, None].float(), size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
-
-    def quantise(self, saliency: Tensor) -> Tensor:
-        """A finished map, (H, W), as files hold it: uint8, min-max normalised; a constant one becomes 0."""
-        return stretch(saliency)
-
-    def parameter_groups(self, lr: float) -> list[dict]:
-        """What the optimiser gets: one group, everything that receives a gradient."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
-
-    def load_start(self, entries: dict[str, Tensor], source: str) -> list[str]:
-        """Fill what comes pretrained from a file's entries; returns the names that have no place here."""
-        raise ValueError(f"{type(self).__name__} starts from nothing pretrained, and not from {source}: give --encoder-weights none")
-
-    def init_from_scratch(self) -> None:
-        """Prepare newly drawn weights for training without pretrained ones; here they stay as they are."""
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, frame_size: tuple[int, int] | None = None, **changes) -> "SaliencyModel":
-        """Build the network that a weight file belongs to, and load it.
-
-        What the entries cannot tell, such as the frame size, comes from the `.json` beside the file, or from within a `last.pt`; else
-        it is the paper's.
-
-        Args:
-            path: the authors' file, or one written by train.py; or its https URL. `FILE#KEY` takes one of its state dicts.
-            frame_size: (H, W) to resize frames to, instead of what the network was trained at.
-            changes: other arguments of the network to replace; the file's entries must still fit.
-
-        Returns:
-            The network in eval mode, on the CPU.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no weight file or another network's, its configuration does not fit, or an entry is missing, left
-                over or of another shape; the message names it.
-        """
-        entries, configuration = cls.read_file(path)
-        if any(name not in entries for name in cls.known_by) or any(name in entries for name in cls.unlike):
-            unlike = f", without {' and '.join(cls.unlike)}" * bool(cls.unlike)
-            raise ValueError(f"{path} does not hold {cls.__name__}: expected entries such as {' and '.join(cls.known_by)}{unlike}, "
-                             f"got {len(entries)} entries, the first {sorted(entries)[:3]}")
-        changes = {**({"frame_size": frame_size} if frame_size else {}), **changes}
-        model = cls.built_for(cls.completed(configuration, changes, entries, str(path)), entries, str(path))
-        load_entries(model, entries, str(path))
-        model.is_described = bool(configuration)
-        return model.eval()
-
-    @classmethod
-    def read_file(cls, path: str | Path) -> tuple[dict[str, Tensor], dict]:
-        """The entries of a weight file, without what wrappers add to its names, and the configuration that came with it."""
-        return read_weights(path, cls.own_names())
-
-    @classmethod
-    def own_names(cls) -> Collection[str]:
-        """Names of entries by which a file without wrappers is known: `known_by`, or, where that is empty, all that the defaults have."""
-        if cls.known_by:
-            return cls.known_by
-        with torch.device("meta"):
-            return cls().state_dict().keys()
-
-    @classmethod
-    def completed(cls, configuration: dict, changes: dict, entries: dict[str, Tensor], source: str) -> dict:
-        """The configuration that came with a file, changed, and with what the file's entries tell."""
-        return {**configuration, **changes}
-
-    @classmethod
-    def built_for(cls, config: dict, entries: dict[str, Tensor], source: str) -> "SaliencyModel":
-        """Build the network of a configuration that came with a file; before it takes memory, its shapes are compared with the file's.
-
-        Raises:
-            ValueError: this is no configuration of the network, or the file's entries do not fit it.
-        """
-        cls.outlined_for(config, entries, source)
-        return cls(**config)
-
-    @classmethod
-    def outlined_for(cls, config: dict, entries: dict[str, Tensor], source: str) -> "SaliencyModel":
-        """The network of a configuration on the meta device, which has shapes only; raises as `built_for` does."""
-        try:
-            with torch.device("meta"):
-                model = cls(**config)
-            check_entries(model, entries, source)
-        except (TypeError, AttributeError, ZeroDivisionError, OverflowError) as error:
-            raise ValueError(f"the configuration that belongs to {source} does not fit {cls.__name__}: {error}; it is {config}") from error
-        return model
-
-
-class RecSalNet(SaliencyModel):
+class RecSalNet(WindowModel):
     """A clip of 32 frames in, the saliency map of its last frame out.
 
     The defaults are the published network: 55.2 M parameters, 944 GFLOP per map at 224 x 384. State dicts carry the
@@ -231,10 +55,8 @@ class RecSalNet(SaliencyModel):
 
     clip_len = 32                                                          # fixed by the network: 16 tokens -> 8 -> 1
     known_by, authors_file = ("conv1.weight", "backbone.patch_embed.proj.weight"), "RecSalNet.pth"
-    recipe = {**SaliencyModel.recipe,                                      # the paper's
-        "lr": 1e-5, "epochs": 500, "val_every": 3,
-        "loss_weights": {"kl": 1.0, "cc": 1.0, "nss": 0.1, "sim": 0.0, "l1": 0.0, "bce": 0.0},
-    }
+    recipe = Recipe(lr=1e-5, epochs=500, val_every=3, loss_weights=weighted(kl=1.0, cc=1.0, nss=0.1))  # the paper's
+    abilities = (*WindowModel.abilities, "activation_checkpointing")
     start_file = Path("saved_models/swin_small_patch244_window877_kinetics400_1k.pth")  # what training starts from, where it is there;
     start_download = "Swin3D_S_Weights.KINETICS400_V1"                     # else torchvision's weights of this name
 
@@ -329,7 +151,9 @@ class RecSalNet(SaliencyModel):
         if min(size) < 6:
             raise ValueError(f"frames must be at least 6 pixels high and wide for the 11 x 11 blur, got {size[0]} x {size[1]} (H x W)")
         with without_autocast(output.device):                              # or the blur would round to bfloat16
-            return blur(super().finish(output, size)[:, None])[:, 0]
+            maps = super().finish(output, size)
+            weights = torch.exp(-torch.arange(-5, 6, device=maps.device, dtype=maps.dtype) ** 2 / 8)
+            return gaussian_blur(maps, weights / weights.sum())
 
     def load_start(self, entries: dict[str, Tensor], source: str) -> list[str]:
         """Fill what comes pretrained, the encoder, as `load_encoder` does; returns the names that have no place here."""
@@ -463,47 +287,6 @@ def decoder(width: int, factor: int) -> nn.Sequential:
     if factor > 8:
         layers.append(Upsample(factor // 8))
     return nn.Sequential(*layers, nn.Sigmoid())
-
-
-def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """Where autocast has no effect; nothing where it had none anyway: exported graphs stay simple, and PyTorch 2.4 has none for MPS."""
-    enabled = device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if enabled else contextlib.nullcontext()
-
-
-def blur(maps: Tensor) -> Tensor:
-    """Blur (B, 1, H, W) with OpenCV's default Gaussian of 11 x 11 pixels, sigma 2, mirrored at the borders; axis by axis."""
-    weights = torch.exp(-torch.arange(-5, 6, device=maps.device, dtype=maps.dtype) ** 2 / 8)
-    weights = weights / weights.sum()
-    maps = F.pad(maps, (5, 5, 5, 5), mode="reflect")
-    return F.conv2d(F.conv2d(maps, weights.view(1, 1, 1, 11)), weights.view(1, 1, 11, 1))
-
-
-def prepare_frame(frame: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """Bring a frame to the network's size.
-
-    Args:
-        frame: (H, W, 3) uint8, RGB.
-        size: (h, w) to resize to, with PIL's antialiased bilinear filter.
-
-    Returns:
-        (3, h, w) uint8: a quarter of what a normalised frame takes on its way to the device.
-    """
-    resized = Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
-
-
-def stretch(saliency: Tensor) -> Tensor:
-    """Min-max normalise a map, (H, W), to uint8; a constant one becomes 0."""
-    low, high = saliency.min(), saliency.max()
-    spread = torch.where(high > low, high - low, torch.ones_like(low))
-    return ((saliency - low) / spread * 255).round().to(torch.uint8)
-
-
-def check_frame_size(frame_size: tuple[int, int], multiple: int) -> None:
-    """Refuse sizes that a network cannot halve as often as it must; the message names the value."""
-    if len(frame_size) != 2 or any(not multiple <= n <= 8192 or n % multiple or n != int(n) for n in frame_size):
-        raise ValueError(f"frame_size must be (H, W), up to 8192 and both multiples of {multiple}, got {tuple(frame_size)}")
 
 
 def check_frame_stride(frame_stride: int) -> None:

@@ -19,7 +19,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -36,8 +36,7 @@ import utils
 from baselines import MODELS, optical_flow
 from baselines.optical_flow import AUTO, Flow, FlowSource, flow_arguments
 from dataloader import folders_in, images_in, list_frames, natural, natural_key
-from loss import to_device
-from model import SaliencyModel, stretch
+from saliency_model import FIRST_FRAMES, EngineOptions, PreparedFrame, SaliencyModel, Step, stretch
 from utils import in_threads
 from videos.decoding import (
     FFMPEG_ERRORS,
@@ -56,58 +55,43 @@ from videos.images import IMAGE_SUFFIXES, READING, is_animation, read_frame, tim
 from weights import save_safetensors, sha256_of
 
 DONE = object()
-NO_MAP = (None, None)                                                      # in the place of a frame to predict: those before are only seen
-TEMPORAL = ("window", "state", "group")
-FIRST_FRAMES = ("repeat", "mirror")
 PRECISIONS = ("float32", "bfloat16")
 
 
-def saliency_maps(model: nn.Module, frames: Iterable[np.ndarray], flows: Iterable[np.ndarray] | Flow | None = None, *, batch_size: int = 1,
-                  interpolate: int = 1, every: int = 1, skip: int = 0, first_frames: str | None = None, scene_cuts: bool = False,
-                  resize: bool = True) -> Iterator[Tensor]:
+def saliency_maps(model: SaliencyModel, frames: Iterable[np.ndarray],
+                  flows: Iterable[np.ndarray] | Flow | None = None,
+                  options: EngineOptions | None = None) -> Iterator[Tensor]:
     """One saliency map per frame, in order; memory holds a window and a batch of frames, however long the video.
 
-    A window ends at the frame its map belongs to; a recurrent network's state is carried through the video; groups follow each other, and
-    the last frame fills the last one. Every frame is decoded, resized and moved to the device once, as uint8, while the network computes.
+    A window ends at the frame its map belongs to; a recurrent network's state is carried through the video; groups
+    follow each other, and the last frame fills the last one. Every frame is decoded, resized and moved to the device
+    once, as uint8, while the network computes.
 
     Args:
-        model: in eval mode, on the device and in the precision to compute in; `model.prepare`, `normalise`, `finish`, `temporal`,
-            and `clip_len`, `frame_stride`, `first_frames` where that is "window", `maps` where it is "state", `clip_len` and `inputs` where
-            it is "group" (of `clip_len` frames; 1: each for itself).
+        model: in eval mode, on the device and in the precision to compute in.
         frames: (H, W, 3) uint8, RGB, one after the other; consumed in a thread.
-        flows: for models with `needs_flow`: each frame's flow as a picture, (H, W, 3) uint8; or what makes the flow from a frame to the next
-            one (`optical_flow.METHODS`), which becomes a picture as `model.flow_picture` says. Default: made by DIS.
-        batch_size: clips or groups computed at once, or frames of a recurrent network. A video's last batch of clips is filled up, so that all
-            have one shape.
-        interpolate: an approximation: only every n-th frame, and the last one, goes through the network; maps between
-            are interpolated linearly.
-        every: maps of every n-th frame only, the first one included; the network still sees all frames.
-        skip: the first `skip` frames only fill the window, or the state; they get no map, and `every` counts from the one after.
-        first_frames: what fills the window before the first frame: "repeat", that frame (RecSal-Net's authors), or
-            "mirror": the window is turned around in time, and begins at the frame its map belongs to (TASED-Net's), unless it would
-            not fit into the video: then that frame, too. Default: the model's own. Recurrent networks need none.
-        scene_cuts: begin anew, as at a video's first frame, where `is_cut` sees another scene.
-        resize: False leaves maps at the network's size, as TASED-Net's and SalEMA's authors keep theirs.
+        flows: for models with `needs_flow`: each frame's flow as a picture, (H, W, 3) uint8; or what makes the flow from
+            a frame to the next one (`optical_flow.METHODS`), which becomes a picture as `model.flow_picture` says.
+            Default: made by DIS.
+        options: how to go through the video; default: exactly, one clip at a time.
 
     Yields:
         (H, W) float32 in [0, 1] at the frame's own size, on the model's device.
 
     Raises:
-        ValueError: the model needs another engine than the sliding window, options exclude each other, or a frame is too small.
+        ValueError: the model takes no flow and some was given, or a frame is too small.
     """
-    if model.temporal not in TEMPORAL:
-        raise ValueError(f"{type(model).__name__}.temporal says how it moves through time: expected one of {TEMPORAL}, got {model.temporal!r}")
+    options = options or EngineOptions()
     if flows is not None and not model.needs_flow:
         raise ValueError(f"{type(model).__name__} takes no optical flow")
-    first_frames = first_frames or getattr(model, "first_frames", "repeat")
-    check_options(batch_size, interpolate, every, skip, first_frames)
     errors = []                                                            # raised when the frames before have their maps
-    prepared = until_error(((prepare_all(model, frame, flow), frame.shape[:2]) for frame, flow in with_flows(model, frames, flows)), errors)
-    prepared = in_background(prepared, ahead=max(2 * batch_size, min(64, 2 * batch_size * interpolate * every)))
-    outputs = scene_outputs(model, prepared, batch_size, interpolate, every, skip, first_frames, scene_cuts)
-    for group, size in of_one_size(outputs, batch_size):
+    prepared = (PreparedFrame(prepare_all(model, frame, flow), frame.shape[:2])
+                for frame, flow in with_flows(model, frames, flows))
+    ahead = 2 * options.batch_size * options.interpolate * options.every
+    prepared = in_background(until_error(prepared, errors), ahead=max(2 * options.batch_size, min(64, ahead)))
+    for group, size in of_one_size(scene_outputs(model, prepared, options), options.batch_size):
         with torch.no_grad():                                              # left before a map is handed over, or the caller would have no gradients
-            finished = model.finish(torch.stack(group), size if resize else tuple(group[0].shape[-2:]))
+            finished = model.finish(torch.stack(group), size if options.resize else tuple(group[0].shape[-2:]))
         yield from finished
     if errors:
         raise errors[0]
@@ -132,16 +116,6 @@ def prepare_all(model: nn.Module, frame: np.ndarray, flow: np.ndarray | None) ->
     return torch.cat(pictures) if len(pictures) > 1 else pictures[0]
 
 
-def check_options(batch_size: int, interpolate: int, every: int, skip: int, first_frames: str) -> None:
-    """Raise a ValueError for options that mean nothing."""
-    wrong = {name: value for name, value in {"batch_size": batch_size, "interpolate": interpolate, "every": every}.items() if value < 1}
-    if wrong or skip < 0 or first_frames not in FIRST_FRAMES:
-        raise ValueError(f"batch_size, interpolate and every must be 1 or more, skip 0 or more, first_frames one of {FIRST_FRAMES}; got batch_size="
-                         f"{batch_size}, interpolate={interpolate}, every={every}, skip={skip}, first_frames={first_frames!r}")
-    if interpolate > 1 and (every > 1 or skip):
-        raise ValueError(f"interpolate={interpolate} draws the maps that every={every} and skip={skip} would leave out: choose one")
-
-
 def checked(frame: np.ndarray) -> np.ndarray:
     """The frame, if it is one."""
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
@@ -158,33 +132,26 @@ def until_error(items: Iterable, errors: list[Exception]) -> Iterator:
         errors.append(error)
 
 
-def scene_outputs(model: nn.Module, prepared: Iterable[tuple], batch_size: int, interpolate: int, every: int, skip: int, first_frames: str,
-                  scene_cuts: bool) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+def scene_outputs(model: SaliencyModel, prepared: Iterable[PreparedFrame],
+                  options: EngineOptions) -> Iterator[tuple[Tensor, tuple[int, int]]]:
     """The network's output, (h, w), for each frame that gets a map, and the frame's size; scene by scene."""
-    for start, scene in itertools.groupby(by_scene(prepared, scene_cuts), key=lambda item: item[0]):
-        first = skip - start if start < skip else (skip - start) % every   # of the scene's frames that gets a map
-        frames = (item for _, item in scene)
-        if model.temporal in ("state", "group"):
-            run = {"state": recurrent_outputs, "group": grouped_outputs}[model.temporal]
-            outputs = run(model, steps_of(frames, 1, interpolate, window=1, whole=False), batch_size)
-            outputs = itertools.islice(outputs, first, None, every)
-        else:
-            window = (model.clip_len - 1) * model.frame_stride + 1 if first_frames == "repeat" else None  # mirrored ones look far ahead
-            steps = steps_of(frames, first + 1, interpolate * every, window, whole=every > 1)
-            outputs = window_outputs(model, steps, batch_size, first_frames)
-        yield from interpolated(outputs) if interpolate > 1 else ((output, step[-1][1]) for step, output in outputs)
+    for start, scene in itertools.groupby(by_scene(prepared, options.scene_cuts), key=lambda item: item[0]):
+        # Index of the scene's first frame that gets a map.
+        first = options.skip - start if start < options.skip else (options.skip - start) % options.every
+        outputs = model.raw_maps((frame for _, frame in scene), first, options)
+        yield from interpolated(outputs) if options.interpolate > 1 else ((output, step[-1].size) for step, output in outputs)
 
 
-def by_scene(prepared: Iterable[tuple], scene_cuts: bool) -> Iterator[tuple[int, tuple]]:
+def by_scene(prepared: Iterable[PreparedFrame], scene_cuts: bool) -> Iterator[tuple[int, PreparedFrame]]:
     """Each frame with the number of its scene's first frame."""
     start, before, change_before = 0, None, 0.0
-    for number, (frame, size) in enumerate(prepared):
+    for number, frame in enumerate(prepared):
         if scene_cuts:
-            small = F.avg_pool2d(frame[:3].float(), min(8, *frame.shape[1:]))
+            small = F.avg_pool2d(frame.pixels[:3].float(), min(8, *frame.pixels.shape[1:]))
             change = 0.0 if before is None else (small - before).abs().mean().item()
             start = number if is_cut(change, change_before) else start
             before, change_before = small, change
-        yield start, (frame, size)
+        yield start, frame
 
 
 def is_cut(change: float, change_before: float) -> bool:
@@ -196,98 +163,12 @@ def is_cut(change: float, change_before: float) -> bool:
     return change > 25 and change > 2 * change_before
 
 
-def steps_of(frames: Iterator[tuple], first: int, length: int, window: int | None, whole: bool) -> Iterator[list[tuple]]:
-    """`first` frames, then the others in steps of `length`: the last frame of each step is the network's to predict.
-
-    Of a step's frames only the last `window` are kept, the others are None. Frames that remain in the end are a step of
-    their own; where steps must be `whole`, one that ends with `NO_MAP`.
-    """
-    lead = next_step(frames, first, window)
-    if len(lead) == first:
-        yield lead
-    while step := next_step(frames, length, window):
-        yield step if len(step) == length or not whole else [*step, NO_MAP]
-
-
-def next_step(frames: Iterator[tuple], length: int, window: int | None) -> list[tuple]:
-    """The next `length` frames with their sizes, or as many as there are; None for those that no window reaches."""
-    step = []
-    for item in itertools.islice(frames, length):
-        step.append(item)
-        if window is not None and len(step) > window:
-            step[-window - 1] = (None, step[-window - 1][1])
-    return step
-
-
-def recurrent_outputs(model: nn.Module, steps: Iterator[list[tuple]], batch_size: int) -> Iterator[tuple[list[tuple], Tensor]]:
-    """Each step with the recurrent network's output for its last frame, (h, w), which alone is seen; the state is carried on."""
-    like, state = next(model.parameters()), None
-    while group := list(itertools.islice(steps, batch_size)):
-        clip = torch.stack([step[-1][0] for step in group], dim=1)         # (3, frames, h, w)
-        with torch.no_grad():
-            outputs, state = model.maps(model.normalise(to_device(clip, like.device)[None]).to(like.dtype), state)
-        yield from zip(group, outputs[0])
-
-
-def grouped_outputs(model: nn.Module, steps: Iterator[list[tuple]], batch_size: int) -> Iterator[tuple[list[tuple], Tensor]]:
-    """Each step with the network's output for its last frame, which alone is seen, group by group; the last frame fills the last group."""
-    like = next(model.parameters())
-    for _, of_one_shape in itertools.groupby(steps, key=lambda step: step[-1][0].shape):
-        while group := list(itertools.islice(of_one_shape, batch_size * model.clip_len)):
-            pictures = [step[-1][0] for step in group]
-            pictures += pictures[-1:] * (-len(pictures) % model.clip_len)
-            parts = dict(zip(("frame", "flow"), to_device(torch.stack(pictures), like.device).split(3, dim=1)))
-            with torch.no_grad():
-                outputs = model(*(model.normalise(parts[name]).to(like.dtype) for name in model.inputs))
-            yield from zip(group, outputs[0] if isinstance(outputs, tuple) else outputs)
-
-
-def window_outputs(model: nn.Module, steps: Iterator[list[tuple]], batch_size: int, first_frames: str) -> Iterator[tuple[list[tuple], Tensor]]:
-    """Each step with the network's output for its last frame, (h, w), batch by batch."""
-    like, history = next(model.parameters()), None
-    offsets = torch.arange(-(model.clip_len - 1), 1) * model.frame_stride  # of a clip's frames from its last one
-    past = -int(offsets[0])                                                # frames to keep from one batch to the next
-    ahead = 2 * past if first_frames == "mirror" else 0                    # that must be there before the first map
-    while group := take(steps, batch_size, ahead if history is None else 0):
-        kept = [[frame for frame, _ in step if frame is not None] for step in group]
-        new = torch.stack([frame for frames in kept for frame in frames], dim=1)
-        new = model.normalise(to_device(new, like.device)[None])[0].to(like.dtype)  # (3, frames, h, w)
-        starting = history is None
-        history = torch.cat([new[:, :1].expand(-1, past, -1, -1) if starting else history[:, history.shape[1] - past:], new], dim=1)
-        ends = past - 1 + torch.tensor([len(frames) for frames in kept]).cumsum(0)
-        ends = ends[[step[-1] is not NO_MAP for step in group]]
-        group = [step for step in group if step[-1] is not NO_MAP]
-        places = ends[:, None] + offsets                                   # (steps, T), of each window's frames in `history`
-        if starting and ahead:                                             # turned around where they fit into the video
-            places = torch.where(ends[:, None] < min(2 * past, new.shape[1]), ends[:, None] - offsets, places)
-        for clips in batches_of(history, to_device(places, like.device), batch_size):
-            with torch.no_grad():
-                outputs = model(clips)
-            yield from zip(itertools.islice(group, len(outputs)), outputs)
-            group = group[len(outputs):]
-
-
-def take(steps: Iterator[list[tuple]], count: int, frames: int) -> list[list[tuple]]:
-    """The next `count` steps, and as many more as make `frames` frames."""
-    group = list(itertools.islice(steps, count))
-    while sum(map(len, group)) < frames and (more := list(itertools.islice(steps, count))):
-        group += more
-    return group
-
-
-def batches_of(history: Tensor, places: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """The clips, (B, 3, T, h, w), that frames (3, n, h, w) make at (clips, T) places; the last batch is filled up."""
-    for some in places.split(batch_size) if len(places) else ():
-        some = torch.cat([some, some[-1:].expand(batch_size - len(some), -1)])
-        yield history[:, some].transpose(0, 1)
-
-
-def interpolated(outputs: Iterator[tuple[list[tuple], Tensor]]) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+def interpolated(outputs: Iterator[tuple[Step, Tensor]]) -> Iterator[tuple[Tensor, tuple[int, int]]]:
     """Each frame's output, (h, w), and the frame's size; within a step, between the outputs before and after."""
     before = None
     for step, output in outputs:
-        for number, (_, size) in enumerate(step, start=1):
-            yield output if number == len(step) else torch.lerp(before, output, number / len(step)), size
+        for number, frame in enumerate(step, start=1):
+            yield output if number == len(step) else torch.lerp(before, output, number / len(step)), frame.size
         before = output
 
 
@@ -455,11 +336,11 @@ def default_batch_size(device: torch.device) -> int:
 
 def compile_network(model: nn.Module, backend: str = "inductor") -> None:
     """Let PyTorch compile the network, for clips of one shape, at its first clip; one eager pass before builds the masks."""
-    if model.temporal != "window":
+    if "compile" not in model.abilities:
         raise ValueError(f"--compile is for networks of windows: {type(model).__name__} goes through a video in pieces of any length")
-    like, training = next(model.parameters()), model.training
+    training = model.training
     with torch.no_grad():
-        model.eval()(torch.zeros(1, 3, model.clip_len, *model.config["frame_size"], device=like.device, dtype=like.dtype))
+        model.eval()(*model.blank())
     model.train(training).compile(dynamic=False, backend=backend)
 
 
@@ -534,11 +415,7 @@ class Predictor:
         self.device = select_device(device)
         precision = choose_precision(precision, self.device, force_bfloat16)
         self.model = load_model(weights or default_weights(model), self.device, precision, compiled, frame_size, model)
-        self.options = {"batch_size": default_batch_size(self.device), **options}
-        asked = inspect.signature(saliency_maps).bind(self.model, (), **self.options)  # what is wrong is said now, not at the first map
-        asked.apply_defaults()
-        asked.arguments["first_frames"] = asked.arguments["first_frames"] or FIRST_FRAMES[0]
-        check_options(*(asked.arguments[name] for name in inspect.signature(check_options).parameters))
+        self.options = EngineOptions(**{"batch_size": default_batch_size(self.device), **options})
 
     def predict_video(self, path: str | Path, start: float = 0.0, end: float = math.inf, fps: float = 25.0,
                       flow: FlowSource | None = None) -> Iterator[tuple[float, np.ndarray]]:
@@ -548,12 +425,12 @@ class Predictor:
         """
         source = Source(Path(path), fps, start, end)
         source.check()
-        for prediction in predictions(self.model, source, flow=flow, **self.options):
+        for prediction in predictions(self.model, source, self.options, flow=flow):
             yield prediction.seconds, prediction.saliency.cpu().numpy()
 
     def predict_frames(self, frames: Iterable[np.ndarray], flows: Iterable[np.ndarray] | Flow | None = None) -> Iterator[np.ndarray]:
         """A map, (H, W) float32 in [0, 1], for each frame, (H, W, 3) uint8, RGB; `flows` as of `saliency_maps`."""
-        return (saliency.cpu().numpy() for saliency in saliency_maps(self.model, frames, flows=flows, **self.options))
+        return (saliency.cpu().numpy() for saliency in saliency_maps(self.model, frames, flows, self.options))
 
 
 class Prediction(NamedTuple):
@@ -569,22 +446,22 @@ class Prediction(NamedTuple):
         return to_8_bit(self.saliency, self.quantise)
 
 
-def predictions(model: nn.Module, source: "Source", done: int = 0, times: dict[str, float] | None = None, every: int = 1,
-                flow: FlowSource | None = None, **options) -> Iterator[Prediction]:
+def predictions(model: SaliencyModel, source: "Source", options: EngineOptions, done: int = 0,
+                times: dict[str, float] | None = None, flow: FlowSource | None = None) -> Iterator[Prediction]:
     """Every map of a video together with the frame it belongs to.
 
     Args:
         model: as for `saliency_maps`.
         source: the video.
+        options: how to go through it; `skip` follows from `done`.
         done: maps that are there already; those after them are computed.
         times: gets the name and time of every frame that has a map, those already there included.
-        every: maps of every n-th frame only.
         flow: where the flow comes from, for models that need it; of a folder's frames or of a video file's. Default: DIS, not kept.
-        options: of `saliency_maps`.
     """
-    wanted = done * every                                                  # number of the first frame to compute a map of
-    past = (model.clip_len - 1) * model.frame_stride if model.temporal == "window" else wanted  # a state holds all frames before
-    first = max(0, wanted - past - 2)                                      # that its window, and a cut at its end, depend on
+    every = options.every
+    wanted = done * every                                                  # index of the first frame to compute a map of
+    # That map depends on the frames before, and a cut at the beginning of those on two more.
+    first = max(0, wanted - model.frames_before(wanted) - 2)
     kept, times = collections.deque(), {} if times is None else times
 
     def frames() -> Iterator[np.ndarray]:
@@ -597,7 +474,7 @@ def predictions(model: nn.Module, source: "Source", done: int = 0, times: dict[s
                 yield frame
 
     flows = source.flows(flow or FlowSource("dis", model.flow_picture, keep=False), first) if model.needs_flow else None
-    for saliency in saliency_maps(model, frames(), flows=flows, every=every, skip=wanted - first, **options):
+    for saliency in saliency_maps(model, frames(), flows, replace(options, skip=wanted - first)):
         yield Prediction(*kept.popleft(), saliency, model.quantise)
 
 
@@ -661,7 +538,7 @@ class Source:
             return
         elif self.path.suffix.lower() in IMAGE_SUFFIXES and self.path.is_file():
             read_frame(self.path)                                          # or it is none, which is said
-            networks = ", ".join(name for name, model in MODELS.items() if takes_stills(model))
+            networks = ", ".join(name for name, model in MODELS.items() if model.takes_stills)
             raise ValueError(f"{self.path} is a single image: give the folder of frames it belongs to, or a video file "
                              f"(of single images, {networks} make maps)")
         else:
@@ -708,11 +585,6 @@ class Source:
             estimate = container.duration and container.duration / av.time_base
             lasts, rate = promised_seconds(container) or estimate, picture_stream(container).average_rate
             return max(1, round((min(lasts, self.end) - self.start) * rate)) if lasts and rate else None
-
-
-def takes_stills(model: type[nn.Module]) -> bool:
-    """Whether a network makes the map of a frame from nothing else than that frame, and its flow."""
-    return model.temporal == "group" and model.clip_len == 1
 
 
 def find_sources(inputs: list[str], **options) -> list[Source]:
@@ -1001,7 +873,9 @@ def shifted_packets(container: "av.container.InputContainer", track: "av.AudioSt
 
 # A run over many videos
 
-def predict_source(model: nn.Module, source: Source, out: Path, kinds: Iterable[str] = ("png",), done: int = 0, **options) -> dict[str, float]:
+def predict_source(model: SaliencyModel, source: Source, out: Path, kinds: Iterable[str] = ("png",),
+                   options: EngineOptions | None = None, done: int = 0,
+                   flow: FlowSource | None = None) -> dict[str, float]:
     """Write the outputs of one video.
 
     Args:
@@ -1009,18 +883,20 @@ def predict_source(model: nn.Module, source: Source, out: Path, kinds: Iterable[
         source: the video.
         out: folder; the names in it are those of `OUTPUTS`.
         kinds: keys of `OUTPUTS`.
+        options: how to go through the video; default: exactly.
         done: maps that are there already.
-        options: of `predictions`.
+        flow: of `predictions`.
 
     Returns:
         The time in seconds of each frame that has a map, by its name.
     """
+    options = options or EngineOptions()
     times, total = {}, source.expected_frames()
-    total = total and -(-total // options.get("every", 1))
+    total = total and -(-total // options.every)
     with contextlib.ExitStack() as stack:
         writes = [stack.enter_context(open_output(kind, output_path(out, source.name, kind), source)) for kind in kinds]
         lanes = [stack.enter_context(BoundedExecutor(4 if kind in PER_FRAME else 1)) for kind in kinds]
-        maps = predictions(model, source, done, times, **options)
+        maps = predictions(model, source, options, done, times, flow)
         for prediction in tqdm(maps, desc=source.name, unit="frame", initial=done, total=total, disable=None):
             for lane, write in zip(lanes, writes):
                 lane(write, prediction)
@@ -1184,7 +1060,7 @@ def export(model: nn.Module, path: Path) -> str:
         return "weights and configuration"
     if path.suffix not in (".pt2", ".onnx"):
         raise ValueError(f"--export {path}: the name must end in .pt2, .onnx or .safetensors")
-    if model.temporal != "window":
+    if "export" not in model.abilities:
         raise ValueError(f"--export to {path.suffix} is for networks of windows: {type(model).__name__} takes one frame after the other, or groups. "
                          "Its weights can be written as .safetensors")
     if path.suffix == ".onnx" and model.onnx_differs:
@@ -1320,7 +1196,7 @@ def main(args: argparse.Namespace) -> None:
     kinds = list(dict.fromkeys(args.save))
     check_arguments(args.inputs, args.out, args.export, args.submission, kinds, args.every, args.interpolate, args.start, args.end, args.resize)
     weights = args.weights or default_weights(args.model)
-    sources = find_sources(args.inputs, fps=args.fps, start=args.start, end=args.end, stills=takes_stills(MODELS[args.model]))
+    sources = find_sources(args.inputs, fps=args.fps, start=args.start, end=args.end, stills=MODELS[args.model].takes_stills)
     check_names(sources)
     check_outputs(sources, args.out)
     if args.submission:
@@ -1339,18 +1215,18 @@ def main(args: argparse.Namespace) -> None:
     keep_freed_memory()
     model = load_model(weights, device, precision, args.compile, args.frame_size, args.model)
     print_configuration(model, weights)
-    first_frames = (args.first_frames or model.first_frames) if model.temporal == "window" else None
-    if args.first_frames and not first_frames:
+    if args.first_frames and not model.first_frames:
         raise ValueError(f"--first-frames is for networks of windows: {type(model).__name__}'s first map needs no frame before")
     flow = chosen_flow(model, args.flow, args.keep_flow, args.raft_weights, device)
-    exact = {"every": args.every, "interpolate": args.interpolate, "first_frames": first_frames, "scene_cuts": args.scene_cuts, "resize": args.resize}
+    exact = {"every": args.every, "interpolate": args.interpolate, "first_frames": args.first_frames or model.first_frames,
+             "scene_cuts": args.scene_cuts, "resize": args.resize}
     settings = {"model": type(model).__name__, "configuration": model.config, "weights_sha256": sha256_of(weights),
                 "frame_size": model.config["frame_size"], "flow": flow and flow.describe(),
                 "precision": precision, "reading": READING,
                 "start": args.start, "end": args.end if args.end < math.inf else None, **exact}
     about = {"model": type(model).__name__, "weights": str(weights), "configuration": model.config, "device": device.type,
              "revision": utils.revision(), "versions": utils.versions(), "date": utils.now()}
-    options = {"batch_size": args.batch_size or default_batch_size(device), "flow": flow, **exact}
+    options = EngineOptions(batch_size=args.batch_size or default_batch_size(device), **exact)
     described = [(source, {**about, "source": str(source.path), "settings": {**settings, "input": source.identity()}})
                  for source in sources]
     plans = [plan(source, args.out, kinds, about["settings"], args.every, args.overwrite, args.skip_existing)
@@ -1362,23 +1238,18 @@ def main(args: argparse.Namespace) -> None:
         if args.overwrite:
             clear(args.out, source.name)
         try:
-            times = predict_described(model, source, args.out, kinds, done, about, options)
+            times = predict_described(model, source, args.out, kinds, done, about, options, flow)
         except ValueError as error:
             if not args.skip_bad:
                 raise
             print(f"skipped: {error}")
         else:
             print(closing_line(source, len(times), done, args.out, kinds, f"{device.type}, {precision}", args.interpolate, args.frame_size))
-            if first_frames == "mirror" and len(times) * args.every < mirrored_length(model):
-                print(f"{source.path}: fewer frames than {mirrored_length(model)}: the first one fills the windows that do not fit turned around")
+            if len(times) * args.every < (needed := model.lookahead(args.first_frames)):
+                print(f"{source.path}: fewer frames than {needed}: the first one fills the windows that do not fit time-reversed")
     if args.submission:
         count = pack_submission(args.out, [source.name for source in sources], args.submission, args.method or type(model).__name__)
         print(f"{args.submission}: {count} maps of {len(sources)} videos")
-
-
-def mirrored_length(model: nn.Module) -> int:
-    """Frames that a video needs so that every window before the first frame fits into it, turned around."""
-    return 2 * (model.clip_len - 1) * model.frame_stride
 
 
 def chosen_flow(model: SaliencyModel, source: str, keep: bool, raft_weights: str | None, device: torch.device) -> FlowSource | None:
@@ -1407,13 +1278,14 @@ def usable(sources: list[Source], skip_bad: bool) -> list[Source]:
     return good
 
 
-def predict_described(model: nn.Module, source: Source, out: Path, kinds: list[str], done: int, about: dict, options: dict) -> dict[str, float]:
+def predict_described(model: SaliencyModel, source: Source, out: Path, kinds: list[str], done: int, about: dict,
+                      options: EngineOptions, flow: FlowSource | None) -> dict[str, float]:
     """`predict_source`, with a description of what is made, so that an interrupted run can be continued; returns the frames' times."""
     earlier = read_description(out, source.name)
     about = {**about, "kinds": sorted({*kinds, *(earlier["kinds"] if earlier else [])})}
     utils.write_json(description(out, source.name), {**about, "frames": None})
     try:
-        times = predict_source(model, source, out, kinds, done, **options)
+        times = predict_source(model, source, out, kinds, options, done, flow)
     except BaseException:
         if not any(files_of(out, source.name, kind) for kind in about["kinds"]):
             description(out, source.name).unlink()                         # there is nothing that it could describe

@@ -46,7 +46,6 @@ from dataloader import (
     resize_density,
 )
 from loss import LABELS, MEASURES, is_constant, measures, to_device
-from model import stretch
 from predict import (
     BoundedExecutor,
     at_least,
@@ -58,13 +57,13 @@ from predict import (
     flow_for,
     keep_freed_memory,
     load_model,
-    mirrored_length,
     model_argument,
     print_configuration,
     saliency_maps,
     select_device,
     write_map,
 )
+from saliency_model import EngineOptions, stretch
 from scoring.published import PUBLISHED
 from utils import in_threads
 from videos.annotation import (
@@ -447,17 +446,19 @@ class Network:
         frames, seconds: maps made so far, and the time that took, reading the frames included.
     """
 
-    def __init__(self, model: nn.Module, weights: str | Path, flow: FlowSource | None = None, **options: int) -> None:
-        self.model, self.flow, self.options, self.frames, self.seconds = model, flow, options, 0, 0.0
+    def __init__(self, model: nn.Module, weights: str | Path, flow: FlowSource | None = None,
+                 options: EngineOptions | None = None) -> None:
+        self.model, self.flow, self.options, self.frames, self.seconds = model, flow, options or EngineOptions(), 0, 0.0
         self.name, self.protocols = type(model).__name__, {**PROTOCOLS, **WITH_MASKS}
         self.details = {"model": self.name, "weights": str(weights), "weights_sha256": sha256_of(weights),
                         "configuration": model.config, "parameters": sum(p.numel() for p in model.parameters()), "gflop": gflop(model),
-                        "flow": flow and flow.describe(), **options}
+                        "flow": flow and flow.describe(), "batch_size": self.options.batch_size,
+                        "interpolate": self.options.interpolate}
 
     def maps(self, video: Video, indices: list[int], protocol: str, folder: Path) -> Iterator[Tensor]:
         """The maps of these frames, as the network gives them ("float") or as the files hold them (other protocols)."""
         frames, wanted = in_threads(read_frame, video.frames), set(indices)
-        maps = self.timed(saliency_maps(self.model, frames, flows=self.flows(video), **self.options))
+        maps = self.timed(saliency_maps(self.model, frames, self.flows(video), self.options))
         with BoundedExecutor() as later:
             bar = tqdm(maps, desc=video.name, total=len(video.frames), unit="frame", leave=False, disable=utils.hide_bar())
             for index, saliency in enumerate(bar):
@@ -500,7 +501,7 @@ def gflop(model: nn.Module) -> float:
     shadow = copy.deepcopy(model).to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         shadow(*shadow.blank())
-    return counter.get_total_flops() / 1e9 / (model.clip_len if model.temporal == "group" else 1)
+    return counter.get_total_flops() / 1e9 / model.maps_per_forward
 
 
 class StoredMaps:
@@ -876,14 +877,14 @@ def own_notes(method: Method, cost: dict, judged: Judged, scored: int, named: bo
     """Sentences on one method's maps, with its name where there are several."""
     resized, constant = (sum(counts[video.name] for video, _ in method.finished) for counts in (method.scorer.resized, method.scorer.constant))
     short, made_by = 0, flow_in_words(cost)
-    if isinstance(method.source, Network) and getattr(method.source.model, "first_frames", None) == "mirror":
-        short = sum(len(video.frames) < mirrored_length(method.source.model) for video, _ in method.finished)
+    if isinstance(method.source, Network):
+        short = sum(len(video.frames) < method.source.model.lookahead() for video, _ in method.finished)
     notes = [
         (resized, f"Maps resized to their annotation's size: {resized} of {scored}."),
         (constant, f"**Constant maps: {constant} of {scored}.**" + " CC, SIM, s-AUC and NSS are undefined there and left out, "
                    "which flatters the method." * (judged is BY_FIXATIONS)),
         (made_by, f"Optical flow: {made_by}."),
-        (short, f"Videos too short for all windows before the first frame to be turned around, so that this frame fills the others: {short}."),
+        (short, f"Videos too short for all windows before the first frame to be time-reversed, so that this frame fills the others: {short}."),
     ]
     return [f"{method.name}: {note}" if named else note for holds, note in notes if holds]
 
@@ -912,12 +913,12 @@ def find_maps(args: argparse.Namespace, device: torch.device) -> list[Network | 
     models = models * len(args.weights) if args.weights and len(models) == 1 else models
     if args.weights and len(args.weights) != len(models):
         raise ValueError(f"--model names {len(models)} networks and --weights {len(args.weights)} files: give one file for each, in the same order")
-    options = {"batch_size": args.batch_size or default_batch_size(device), "interpolate": args.interpolate}
+    options = EngineOptions(batch_size=args.batch_size or default_batch_size(device), interpolate=args.interpolate)
     precision, networks = choose_precision(args.precision or "float32", device, args.force_bfloat16), []
     for name, weights in zip(models, args.weights or map(default_weights, models)):
         model = load_model(weights, device, precision, args.compile, args.frame_size, name)
         flow = flow_for(model, args.flow, args.keep_flow, args.raft_weights, device)
-        networks.append(Network(model, weights, flow, **options))
+        networks.append(Network(model, weights, flow, options))
         print_configuration(model, weights)
     if (args.flow != AUTO or args.raft_weights) and not any(network.flow for network in networks):
         raise ValueError(f"--flow and --raft-weights are for networks of optical flow, but {', '.join(models)} take none")

@@ -23,7 +23,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,6 @@ from dataloader import (
     readable,
 )
 from loss import KL_OVER, LABELS, OBJECTIVES, SIGNS, TERMS, cc, kldiv, l1, nss, objective, similarity
-from model import SaliencyModel
 from predict import (
     at_least,
     choose_precision,
@@ -70,6 +69,7 @@ from predict import (
     print_configuration,
     select_device,
 )
+from saliency_model import AllMaps, Carried, SaliencyModel, map_state
 from weights import describe, load_entries, read_checkpoint, read_weights, torchvision_weights
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
@@ -163,7 +163,7 @@ def train_one_epoch(model: nn.Module, loader: DataLoader, steps: Steps, optimize
     progress["seconds"] += time.perf_counter() - started
     finished, (trained, skipped) = progress["batches"] >= progress["length"], utils.all_reduce_sum([progress["clips"], progress["skipped"]])
     if finished:
-        progress["carried"] = nothing_carried()
+        progress["carried"] = Carried()
     if finished and not trained:
         raise ValueError(f"all {skipped:.0f} clips of epoch {epoch} were skipped: nothing to train on")
     return finished
@@ -218,25 +218,7 @@ def nothing_of(model: nn.Module, precision: str) -> Tensor:
         outputs = model(*network.blank())
     for norm in norms:
         norm.train()
-    return sum(output.sum() for output in used_outputs(network, outputs)) * 0
-
-
-def used_outputs(network: SaliencyModel, outputs) -> tuple[Tensor, ...]:
-    """What the loss depends on of the outputs: all, but for the state that a network carries."""
-    if network.temporal == "state":
-        return outputs[:1]
-    return outputs if isinstance(outputs, tuple) else (outputs,)
-
-
-class AllMaps(nn.Module):
-    """A network that carries a state, as it is trained: a clip and the state in, all maps and the new state out."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, clip: Tensor, state=None) -> tuple[Tensor, object]:
-        return self.network.maps(clip, state)
+    return sum(output.sum() for output in network.loss_outputs(outputs)) * 0
 
 
 def for_training(network: nn.Module, idle_parameters: bool = False) -> nn.Module:
@@ -246,7 +228,7 @@ def for_training(network: nn.Module, idle_parameters: bool = False) -> nn.Module
         network: on its device.
         idle_parameters: whether some get no gradient at times, for which several processes must look.
     """
-    model = AllMaps(network) if network.temporal == "state" else network
+    model = network.training_module()
     return DistributedDataParallel(model, find_unused_parameters=idle_parameters) if utils.world_size() > 1 else model
 
 
@@ -254,31 +236,6 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The network without what `for_training` wraps around it."""
     model = model.module if isinstance(model, DistributedDataParallel) else model
     return model.network if isinstance(model, AllMaps) else model
-
-
-def nothing_carried() -> dict:
-    """What a network carries from clip to clip before the first: the number of the video, the frame that must follow, and the state."""
-    return {"video": -1, "next": 0, "state": None}
-
-
-def carried_maps(model: nn.Module, clip: Tensor, batch: dict, carried: dict) -> Tensor:
-    """The maps of a clip's annotated frames, (A, h, w), by a network that carries a state.
-
-    The state starts anew with each video, and after a clip that was left out.
-    """
-    if (batch["number"], batch["first"]) != (carried["video"], carried["next"]):
-        carried.update(nothing_carried())
-    carried.update(video=batch["number"], next=batch["first"] + clip.shape[2])
-    maps, state = model(unwrap(model).normalise(clip), of_each_tensor(lambda t: t.to(clip.device), carried["state"]))
-    carried["state"] = of_each_tensor(Tensor.detach, state)                # the gradient ends where the clip begins
-    return maps[0, batch["annotated"]]
-
-
-def of_each_tensor(function: Callable[[Tensor], Tensor], state):
-    """A state with a function of each of its tensors: None, a tensor, or several."""
-    if state is None or isinstance(state, Tensor):
-        return state if state is None else function(state)
-    return tuple(of_each_tensor(function, part) for part in state)
 
 
 def groups(batches: Iterator[dict], size: int, progress: dict) -> Iterator[list[dict]]:
@@ -292,15 +249,14 @@ def groups(batches: Iterator[dict], size: int, progress: dict) -> Iterator[list[
         yield group
 
 
-def forward_terms(model: nn.Module, batch: dict, compute_terms: Callable[..., dict], precision: str, carried: dict) -> dict:
+def forward_terms(model: nn.Module, batch: dict, compute_terms: Callable[..., dict], precision: str,
+                  carried: Carried) -> dict:
     """One forward pass: the terms of a batch, with a finite "loss"; of a clip without annotation, a loss of nothing."""
     network, device = unwrap(model), next(model.parameters()).device
     density = at_scale(batch["density"].to(device, non_blocking=True), batch.get("scale", 1))
     with precision_context(precision, device):
-        if "number" in batch:
-            outputs = carried_maps(model, batch["clip"].to(device, non_blocking=True), batch, carried)
-        else:
-            outputs = model(*(at_scale(x, batch.get("scale", 1)) for x in network_inputs(network, batch, device)))
+        inputs = [at_scale(x, batch.get("scale", 1)) for x in network.batch_inputs(batch, device)]
+        outputs = network.training_outputs(model, inputs, batch, carried)
     if not len(density):
         return {"loss": outputs.sum()}
     terms = compute_terms(network.for_objective(outputs), density, batch.get("fixations"))  # fixations are listed on the CPU
@@ -309,16 +265,6 @@ def forward_terms(model: nn.Module, batch: dict, compute_terms: Callable[..., di
         where = list(zip(batch["video"], batch["frame"]))
         raise FloatingPointError(f"loss is {values['loss']} on (video, frame) {where}: {values}. Lower --lr, or try --precision float32")
     return terms
-
-
-def network_inputs(network: SaliencyModel, batch: dict, device: torch.device) -> list[Tensor]:
-    """What a network's `forward` takes of a batch, normalised: a clip (B, 3, T, h, w), or for groups the frames of all clips, their flow, or both,
-    (B T, 3, h, w) each."""
-    if network.temporal != "group":
-        return [network.normalise(batch["clip"].to(device, non_blocking=True))]
-    pictures = {name: batch[key] for name, key in (("frame", "clip"), ("flow", "flow")) if name in network.inputs}
-    ready = {name: network.normalise(x.to(device, non_blocking=True).transpose(1, 2).flatten(0, 1)) for name, x in pictures.items()}
-    return [ready[name] for name in network.inputs]
 
 
 def at_scale(x: Tensor, scale: float) -> Tensor:
@@ -352,8 +298,8 @@ def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, 
             continue
         density = batch["density"].to(device)
         with precision_context(precision, device):
-            outputs = model.forward(*network_inputs(model, batch, device))     # not compiled, even with --compile
-        output = outputs[0] if isinstance(outputs, tuple) else outputs
+            outputs = model.forward(*model.batch_inputs(batch, device))    # not compiled, even with --compile
+        output = model.main_output(outputs)
         saliency = model.finish(output[-1:], density.shape[1:])                # of a group, its last frame's
         for name, measure in measured.items():
             values[name].append(measure(saliency, batch["fixations"] if measure is nss else density))
@@ -392,7 +338,7 @@ def mean_terms(sums: dict[str, float]) -> dict[str, float]:
 
 def combined(progress: dict) -> dict:
     """The progress of all processes together: clips and sums added up, time as the first one's."""
-    parts = utils.all_gather({**progress, "carried": nothing_carried()})     # each process keeps its own
+    parts = utils.all_gather({**progress, "carried": None})                 # each process keeps its own
     sums = {name: sum(part["sums"].get(name, 0) for part in parts) for name in {name: None for part in parts for name in part["sums"]}}
     return {**parts[0], "sums": sums, **{name: sum(part[name] for part in parts) for name in ("clips", "skipped")}}
 
@@ -408,7 +354,7 @@ def new_progress(length: int, steps: int = 0) -> dict:
     """Where an epoch stands: batches used of `length`, maps compared, clips skipped, sums of terms, seconds in all and waiting for clips;
     the optimiser's steps since the run began; what a network carries."""
     return {"batches": 0, "length": length, "clips": 0, "skipped": 0, "sums": {}, "seconds": 0.0, "waited": 0.0, "steps": steps,
-            "carried": nothing_carried()}
+            "carried": Carried()}
 
 
 class Stopped(Exception):
@@ -533,7 +479,7 @@ def make_optimizer(model: nn.Module, lr: float) -> Optimizer:
     """The recipe's optimiser over the model's groups of parameters; each remembers its first learning rate."""
     groups = [{**group, "initial_lr": group["lr"]} for group in model.parameter_groups(lr)]
     fused = next(model.parameters()).device.type != "mps"
-    return OPTIMIZERS[model.recipe["optimizer"]](groups, lr=lr, fused=fused, **model.recipe["optimizer_options"])
+    return OPTIMIZERS[model.recipe.optimizer](groups, lr=lr, fused=fused, **model.recipe.optimizer_options)
 
 
 @dataclass(frozen=True)
@@ -633,16 +579,16 @@ def make_sets(model: nn.Module, train_videos: list[Video], val_videos: list[Vide
     Training takes one clip of each video; where a state is carried, all its clips; where frames go through in groups, every annotated frame
     alone, so that a group's frames are unrelated ones.
     """
-    common = {"prepare": model.prepare, "clip_len": model.clip_len, "seed": seed, "skip_bad": skip_bad, "cache": cache}
-    common |= {"flow": flow, "masks": model.target == "mask"} if model.temporal == "group" else {}
+    common = {"prepare": model.prepare, "seed": seed, "skip_bad": skip_bad, "cache": cache, "flow": flow,
+              "masks": model.target == "mask"}
     own = {"size": tuple(model.config["frame_size"]), "flip": flip}
-    stride = {"frame_stride": model.frame_stride}
-    val_set = ClipDataset(val_videos, every=model.validated_every, **common, **stride)
-    if model.temporal == "state":
-        return VideoClips(train_videos, **common, **own), val_set
-    if model.temporal == "group":
-        return ClipDataset(train_videos, **{**common, "clip_len": 1}, **own, every=1, group=model.clip_len), val_set
-    return ClipDataset(train_videos, **common, **own, **stride), val_set
+    if model.carries_state:
+        train_set = VideoClips(train_videos, clip_len=model.clip_len, **common, **own)
+    else:
+        train_set = ClipDataset(train_videos, **model.sampling, **common, **own)
+    val_set = ClipDataset(val_videos, clip_len=model.clip_len, frame_stride=model.frame_stride, every=model.validated_every,
+                          **common)
+    return train_set, val_set
 
 
 # The run
@@ -668,8 +614,9 @@ class Run:
     def save(self) -> None:
         """Write everything that continuing needs to last.pt; all processes call this, and the first one writes."""
         progress, random = self.progress and combined(self.progress), utils.all_gather(utils.random_state())
-        carried = self.progress["carried"] if self.progress else nothing_carried()
-        carried = utils.all_gather({**carried, "state": of_each_tensor(Tensor.cpu, carried["state"])})  # another machine may lack this one's GPU
+        carried = self.progress["carried"] if self.progress else Carried()
+        # On the CPU, for another machine may lack this one's GPU.
+        carried = utils.all_gather(vars(replace(carried, state=map_state(Tensor.cpu, carried.state))))
         if utils.is_main():
             utils.save_checkpoint({
                 "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(), "random": random, "recipe": self.recipe,
@@ -690,8 +637,8 @@ class Run:
         if self.progress and not utils.is_main():                         # sums are all in the first one's
             self.progress = {**new_progress(self.progress["length"], self.progress["steps"]), "batches": self.progress["batches"]}
         if self.progress:
-            self.progress["carried"] = stored["carried"][utils.rank()]
-            check_carried(self.progress["carried"]["state"], self.model, self.last)
+            self.progress["carried"] = Carried(**stored["carried"][utils.rank()])
+            check_carried(self.progress["carried"].state, self.model, self.last)
 
     def keep_weights(self, scores: dict | None) -> None:
         """Write the present weights as the run's result, and beside them what they are; of several processes, the first one does."""
@@ -760,16 +707,14 @@ def check_kinds(stored, like, where: str) -> None:
         check_kinds(stored[name], like[name], f"{where}, {name}")
 
 
-@torch.no_grad()
-def check_carried(state, model: nn.Module, source: Path) -> None:
+def check_carried(state, model: SaliencyModel, source: Path) -> None:
     """Raise a ValueError where the state that a run carried from clip to clip has other shapes than its network's."""
     if state is None:
         return
-    frame = torch.zeros(1, 3, 1, *model.config["frame_size"], dtype=torch.uint8, device=next(model.parameters()).device)
-    like = model.eval().maps(model.normalise(frame))[1] if model.temporal == "state" else None
-    found, needed = (of_each_tensor(lambda t: tuple(t.shape), each) for each in (state, like))
+    found, needed = map_state(lambda t: tuple(t.shape), state), model.state_shapes()
     if found != needed:
-        raise ValueError(f"{source} is damaged: it carries a state of shapes {found} from clip to clip, {type(model).__name__} one of {needed}")
+        raise ValueError(f"{source} is damaged: it carries a state of shapes {found} from clip to clip, "
+                         f"{type(model).__name__} one of {needed}")
 
 
 def read_last(path: Path) -> dict:
@@ -788,14 +733,14 @@ def read_last(path: Path) -> dict:
     if wrong:
         raise ValueError(f"{path} is damaged: {', '.join(wrong)} is not what train.py writes")
     if stored["progress"] is not None:
-        check_kinds({**stored["progress"], "sums": {}}, new_progress(0), f"{path}, progress")
+        check_kinds({**stored["progress"], "sums": {}, "carried": None}, {**new_progress(0), "carried": None}, f"{path}, progress")
         check_kinds(stored["progress"].get("sums"), dict.fromkeys(stored["progress"]["sums"], 0.0), f"{path}, progress")
     numbers = {name: stored[name] or 0 for name in ("epoch", "best_cc", "steps")} | (stored["progress"] or {}) | {"sums": 0, "carried": 0}
     wrong = [name for name, value in numbers.items() if math.isnan(value) or (value < 0 and name != "best_cc")]
     if wrong:
         raise ValueError(f"{path} is damaged: {', '.join(wrong)} cannot be {numbers[wrong[0]]}")
     for carried in stored["carried"]:
-        check_kinds({**carried, "state": None} if isinstance(carried, dict) else carried, nothing_carried(), f"{path}, carried")
+        check_kinds({**carried, "state": None} if isinstance(carried, dict) else carried, vars(Carried()), f"{path}, carried")
         if not is_state(carried["state"]):
             raise ValueError(f"{path}, carried is damaged: its state is no tensors of numbers")
     for state in stored["random"]:
@@ -816,9 +761,9 @@ def is_state(content) -> bool:
 def up_to_date(stored: dict) -> dict:
     """The content of a last.pt with what earlier versions did not write."""
     stored = {"steps": 0, **stored, "random": stored["random"] if isinstance(stored["random"], list) else [stored["random"]]}
-    stored = {"carried": [nothing_carried()] * len(stored["random"]), **stored}
+    stored = {"carried": [vars(Carried())] * len(stored["random"]), **stored}
     if isinstance(stored["progress"], dict):
-        stored["progress"] = {"steps": stored["steps"], "carried": nothing_carried(), **stored["progress"]}
+        stored["progress"] = {"steps": stored["steps"], "carried": None, **stored["progress"]}
     if isinstance(stored["recipe"], dict):
         weights = stored["recipe"].get("objective")
         terms = {"objective": {"bce": 0.0, **weights}} if isinstance(weights, dict) else {}
@@ -941,7 +886,7 @@ def log_epoch(run: Run, progress: dict, scores: dict | None, seconds: float, wri
 def epoch_line(run: Run, terms: dict, left_out: dict, skipped: int, scores: dict | None, seconds: float, speed: dict) -> str:
     """The line of an epoch: mean terms, what was left out, validation, time, and how fast training was."""
     parts = [f"epoch {run.epoch}", *(f"{LABELS.get(name, name)} {value:.4f}" for name, value in terms.items())]
-    samples = "clips" if run.model.temporal == "window" else "frames"
+    samples = run.model.samples
     undefined = ", ".join(f"{LABELS[name.removesuffix('_left_out')]} {count}" for name, count in left_out.items() if count)
     parts += [f"({samples} left out as undefined: {undefined})"] if undefined else []
     parts += [f"{skipped} clips skipped"] if skipped else []
@@ -1007,7 +952,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def of_recipes(*keys: str) -> str:
     """The default of a flag in words: the first network's, and those that differ from it."""
-    values = {name: functools.reduce(lambda value, key: value[key], keys, model.recipe) for name, model in MODELS.items()}
+    values = {name: functools.reduce(lambda value, key: value[key], keys, vars(model.recipe)) for name, model in MODELS.items()}
     values = {name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in values.items()}
     usual = values[next(iter(MODELS))]
     others = {value: ", ".join(name for name in values if values[name] == value) for value in values.values() if value != usual}
@@ -1251,18 +1196,11 @@ def place_of_run(folder: Path, model_class: type[SaliencyModel], asked: str | No
     return last, folder, {stage: run_files(folder / stage, model_class)[0] for stage in before}
 
 
-def enter(model: SaliencyModel, stage: str | None) -> None:
-    """Let a network be shown what it is shown in a stage of training."""
-    if stage:
-        model.inputs = model.stages[stage]
-        model.needs_flow = "flow" in model.inputs
-
-
 def check_abilities(model_class: type[SaliencyModel], **wanted: bool) -> None:
     """Raise a ValueError where something is asked of a network that it cannot do."""
     for name, asked in wanted.items():
-        if asked and not hasattr(model_class, name):
-            able = [key for key, model in MODELS.items() if hasattr(model, name)]
+        if asked and name not in model_class.abilities:
+            able = [key for key, model in MODELS.items() if name in model.abilities]
             raise ValueError(f"--{name.replace('_', '-')} is for {', '.join(able)}: {model_class.__name__} cannot do it")
 
 
@@ -1273,7 +1211,7 @@ def main(args: argparse.Namespace) -> int:
     device = select_device(args.device)
     precision = choose_precision(args.precision, device, args.force_bfloat16)
     model_class, datasets = MODELS[args.model], args.dataset or [MODELS[args.model].dataset]
-    recipe = chosen_recipe(model_class.recipe, vars(args))
+    recipe = chosen_recipe(vars(model_class.recipe), vars(args))
     stage, run_dir, earlier = place_of_run(args.run_dir or default_run_dir(args.model, datasets), model_class, args.train_type)
     check_abilities(model_class, thaw=args.thaw, activation_checkpointing=args.activation_checkpointing)
     if args.hold_out and not recipe["val_every"]:
@@ -1289,7 +1227,8 @@ def main(args: argparse.Namespace) -> int:
 
     stored = read_last(last) if resume else None
     model = make_model(args.model, args.weights, stored, chosen_network(vars(args)))
-    enter(model, stage)
+    if stage:
+        model.set_stage(stage)
     flow = chosen_flow(model, args.flow, args.keep_flow, args.raft_weights, torch.device("cpu"))  # made by loader processes
     validated = recipe["val_every"] > 0 and not args.hold_out
     sources = choose_sources(datasets, args.data, args.train_split, args.val_split, validated, stage)

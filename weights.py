@@ -263,6 +263,34 @@ def load_entries(module: nn.Module, entries: dict[str, Tensor], source: str) -> 
     module.load_state_dict(entries)
 
 
+def load_pretrained_part(module: nn.Module, names: dict[str, str], entries: dict[str, Tensor], part: str,
+                         source: str) -> list[str]:
+    """Fill a part of a network from a file whose entries have other names.
+
+    Args:
+        module: what the part belongs to; what `names` does not list stays as it is.
+        names: ours -> the file's.
+        entries: of the file.
+        part: what it should hold, for the error message.
+        source: where it comes from, for the error message.
+
+    Returns:
+        The names of the entries that have no place here.
+
+    Raises:
+        ValueError: an entry is missing, or of another shape; the message names it. Nothing is changed then.
+    """
+    # Files of PyTorch before 0.4.1 have no counters, and with a constant momentum nothing depends on them.
+    wanted = list(dict.fromkeys(names.values()))                           # several of ours may share one of theirs
+    missing = [theirs for theirs in wanted if theirs not in entries and not theirs.endswith(".num_batches_tracked")]
+    if missing:
+        raise ValueError(f"{source} does not hold the whole {part}: {len(missing)} of {len(wanted)} entries are missing, "
+                         f"the first {missing[0]}; it is {describe(entries)}")
+    found = {ours: entries[theirs] for ours, theirs in names.items() if theirs in entries}
+    load_entries(module, {**module.state_dict(), **found}, source)
+    return [name for name in entries if name not in set(wanted)]
+
+
 def check_entries(module: nn.Module, entries: dict[str, Tensor], source: str) -> None:
     """Compare a state dict with what a module expects.
 

@@ -14,7 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model import SaliencyModel, check_frame_size, without_autocast
+from saliency_model import (
+    Recipe,
+    RecurrentModel,
+    check_frame_size,
+    rounded_to_8_bits,
+    weighted,
+    without_autocast,
+)
 from weights import load_entries
 
 State = Tensor | tuple[Tensor, ...] | None                                 # what is carried from frame to frame; None before the first
@@ -27,7 +34,7 @@ THAWED_FROM = {1: 62, 2: 44, 3: ENCODED, 4: 17, 5: 0}
 ALPHA_RATE = 0.1                                                           # learning rate of a learnt alpha: one number, with far to go
 
 
-class FrameByFrame(SaliencyModel):
+class FrameByFrame(RecurrentModel):
     """What the four networks share: frames and the state in, a saliency map for each frame and the new state out.
 
     A network adds `run`, `self.salgan` and, where it has any, layers of its own that do not come from SalGAN.
@@ -37,14 +44,14 @@ class FrameByFrame(SaliencyModel):
         others: further arguments of the network, for its `config`.
     """
 
-    temporal = "state"                                                     # each map needs its frame and what is carried
     clip_len = 10                                                          # in training: the state's past is cut off there
     known_by, unlike = ("salgan.0.weight",), ("Gates.weight", "final_convs.0.weight")
-    recipe = {**SaliencyModel.recipe,                                      # the paper's; a step for every clip
-        "optimizer_options": {"weight_decay": 1e-4}, "lr": 1e-7,
-        "epochs": 10,                                                      # ours: the paper has no number. Thawed in epoch 5, then as many again
-        "loss_weights": {"kl": 0.0, "cc": 0.0, "nss": 0.0, "sim": 0.0, "l1": 0.0, "bce": 1.0},
-    }
+    abilities = ("thaw",)
+    recipe = Recipe(                                                       # the paper's; a step for every clip
+        optimizer_options={"weight_decay": 1e-4}, lr=1e-7,
+        epochs=10,                                                         # ours. Thawed in epoch 5, then as many again
+        loss_weights=weighted(bce=1.0),
+    )
     start_file = Path("saved_models/SalGAN.pth")                           # the paper's was trained on SALICON
 
     def __init__(self, frame_size: tuple[int, int], **others) -> None:
@@ -128,9 +135,7 @@ class FrameByFrame(SaliencyModel):
         maps = (output - low) / spread                                     # (B, h, w)
         return maps if maps.shape[1:] == tuple(size) else super().finish(maps, size)
 
-    def quantise(self, saliency: Tensor) -> Tensor:
-        """What is saved of a finished map: (H, W) in [0, 1] -> (H, W) uint8, times 255 and rounded; no further stretching."""
-        return (saliency * 255).round().to(torch.uint8)
+    quantise = rounded_to_8_bits                                           # as the authors' files hold maps
 
     def parameter_groups(self, lr: float) -> list[dict]:
         """What Adam gets: all parameters with weight decay; a learnt alpha apart, with a learning rate of its own and no decay.
@@ -142,7 +147,7 @@ class FrameByFrame(SaliencyModel):
         """
         named = dict(self.named_parameters())
         alpha = named.pop("alpha", None)
-        groups = [{"params": list(named.values()), "lr": lr, "weight_decay": self.recipe["optimizer_options"]["weight_decay"]}]
+        groups = [{"params": list(named.values()), "lr": lr, "weight_decay": self.recipe.optimizer_options["weight_decay"]}]
         return groups if alpha is None else [*groups, {"params": [alpha], "lr": ALPHA_RATE, "weight_decay": 0.0}]
 
     def thaw(self, epoch: int) -> None:

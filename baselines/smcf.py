@@ -17,8 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
-from model import SaliencyModel, check_frame_size, prepare_frame, without_autocast
-from weights import describe, load_entries
+from saliency_model import (
+    GroupModel,
+    Recipe,
+    check_frame_size,
+    prepare_frame,
+    rounded_to_8_bits,
+    without_autocast,
+)
+from weights import load_entries, load_pretrained_part
 
 # Attributes of modules are the authors' names in state dicts, which also number what is alike.
 RGB, FLOW, MERGED = "_rgb", "_flow", ""                                    # suffixes of the trunks' parts
@@ -29,7 +36,7 @@ UNUSED = ("resnet.conv1", "resnet.bn1", "RGBF_conv3")                      # in 
 FLOW_ONLY = re.compile(r"resnet\.\w+_flow\.|atten_flow_|reduce_m")         # entries of parts that see nothing but the flow
 
 
-class SMCF(SaliencyModel):
+class SMCF(GroupModel):
     """Groups of 5 frames and their optical flow in, the salient object's map of each frame out.
 
     The published network has 206 M parameters, 19 M of them unused. State dicts carry the authors' names: their
@@ -41,20 +48,19 @@ class SMCF(SaliencyModel):
         trunk_blocks: of each of the trunks' four levels; the defaults are ResNet-50.
     """
 
-    temporal = "group"                                                     # maps are made for clip_len consecutive frames at once
-    clip_len = 5                                                           # attention spans these
+    clip_len = 5                                                           # consecutive frames that attention spans
     needs_flow, inputs, flow_picture = True, ("frame", "flow"), "wheel"
     known_by = ("resnet.conv1_rgb.weight", "CSF1.conv_f1.0.conv_bn.0.weight")
     authors_file = "SMCF-19epoch.pth"
     target, dataset = "mask", "vsod"
-    recipe = {**SaliencyModel.recipe,                                      # the paper's
-        "optimizer": "sgd", "optimizer_options": {"momentum": 0.9, "weight_decay": 5e-4}, "lr": 2e-3,
-        "batch_size": 10, "epochs": 20,                                    # frames are shuffled: a group in training is 5 unrelated ones
-        "decay_epochs": 20, "gamma": 0.1,                                  # the rate falls every so many epochs: with 20 in all, never
-        "scales": (0.75, 1.0, 1.25),                                       # of 352, rounded to multiples of 32: 256, 352, 448
-        "val_every": 0,                                                    # the last weights are kept: their datasets have none to choose by
-        "loss": "logits",                                                  # of the saliency and of the motion map
-    }
+    recipe = Recipe(                                                       # the paper's
+        optimizer="sgd", optimizer_options={"momentum": 0.9, "weight_decay": 5e-4}, lr=2e-3,
+        batch_size=10, epochs=20,                                          # frames are shuffled: a group is 5 unrelated ones
+        decay_epochs=20, gamma=0.1,                                        # of 20 epochs in all: it never falls
+        scales=(0.75, 1.0, 1.25),                                          # of 352, rounded to multiples of 32
+        val_every=0,                                                       # their datasets have none to choose weights by
+        loss="logits",                                                     # of the saliency and of the motion map
+    )
     # Each stage trains the whole network; the first two show it one picture twice. The last one starts from both.
     stages = {"pretrain-rgb": ("frame", "frame"), "pretrain-flow": ("flow", "flow"), "finetune": ("frame", "flow")}
     start_file, start_download = Path("saved_models/resnet50-0676ba61.pth"), "ResNet50_Weights.IMAGENET1K_V1"
@@ -134,6 +140,12 @@ class SMCF(SaliencyModel):
             decoder.output[-1].float()
         return self
 
+    def loss_outputs(self, outputs: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        return outputs
+
+    def main_output(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
+        return outputs[0]
+
     def for_objective(self, outputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Both logits in float32, as the objective takes them."""
         return tuple(output.float() for output in outputs)
@@ -160,9 +172,7 @@ class SMCF(SaliencyModel):
         low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
         return (maps - low) / torch.where(high > low, high - low, torch.ones_like(low))
 
-    def quantise(self, saliency: Tensor) -> Tensor:
-        """What is saved of a finished map: (H, W) in [0, 1] -> (H, W) uint8, times 255 and rounded; no further stretching."""
-        return (saliency * 255).round().to(torch.uint8)
+    quantise = rounded_to_8_bits                                           # as the authors' files hold maps
 
     def load_start(self, entries: dict[str, Tensor], source: str) -> list[str]:
         """Fill all three trunks with the same weights of ResNet-50; both pretraining stages start from there.
@@ -177,16 +187,8 @@ class SMCF(SaliencyModel):
         Raises:
             ValueError: an entry of the trunks is missing, or of another shape; the message names it. Nothing is changed then.
         """
-        # Files of PyTorch before 0.4.1 have no counters, and with a constant momentum nothing depends on them.
-        names = {ours: name_in_resnet(ours) for ours in self.resnet.state_dict()}
-        wanted = list(dict.fromkeys(names.values()))                       # three of ours share one of theirs
-        missing = [theirs for theirs in wanted if theirs not in entries and not theirs.endswith(".num_batches_tracked")]
-        if missing:
-            raise ValueError(f"{source} does not hold the whole ResNet-50: {len(missing)} of {len(wanted)} entries are missing, "
-                             f"the first {missing[0]}; it is {describe(entries)}")
-        found = {ours: entries[theirs] for ours, theirs in names.items() if theirs in entries}
-        load_entries(self.resnet, {**self.resnet.state_dict(), **found}, source)
-        return [name for name in entries if name not in set(wanted)]
+        names = {ours: name_in_resnet(ours) for ours in self.resnet.state_dict()}  # three of ours share one of theirs
+        return load_pretrained_part(self.resnet, names, entries, "ResNet-50", source)
 
     def load_stages(self, flow_entries: dict[str, Tensor], rgb_entries: dict[str, Tensor], source: str, keep_flow: bool = False) -> list[str]:
         """Start finetuning from what the two stages before it have learnt.

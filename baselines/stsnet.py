@@ -16,7 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import utils
-from model import SaliencyModel, check_frame_size, without_autocast
+from saliency_model import (
+    GroupModel,
+    Recipe,
+    check_frame_size,
+    gaussian_blur,
+    truncated_to_8_bits,
+    without_autocast,
+)
 from weights import local_file, read_configuration
 
 # Caffe's layers: channels in, channels out, side of the kernel. Their names are those of state dicts; a second stream's end in _b.
@@ -37,7 +44,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5                               # pro
 MOST_DIMS = 32                                                             # Caffe's own limit
 
 
-class Streams(SaliencyModel):
+class Streams(GroupModel):
     """What the four networks share: streams of the same layers, what fuses them, the tail; before and after the network.
 
     A network adds `forward` and, where it has two streams, `fuse`. What it starts from is our choice, for the release tells nothing of
@@ -49,14 +56,14 @@ class Streams(SaliencyModel):
         others: further arguments of the network, for its `config`.
     """
 
-    temporal, clip_len = "group", 1                                        # each map needs its frame, and its flow, alone
+    clip_len, takes_stills = 1, True                                       # each map needs its frame, and its flow, alone
     known_by, unlike = ("deconv1.weight",), ("conv5_b.weight", "conv_fuse.weight")
-    recipe = {**SaliencyModel.recipe,                                      # loss and optimiser are the paper's; numbers are ours, none are released
-        "optimizer": "sgd", "optimizer_options": {"momentum": 0.9, "weight_decay": 5e-4},
-        "lr": 4e-7,                                                        # for 240 x 320: the loss is a sum over pixels, fewer take more
-        "batch_size": 2, "loss": "euclidean",
-        "flip": False,                                                     # turned around, the picture of a flow is one of another flow
-    }
+    recipe = Recipe(                                                       # loss and optimiser are the paper's, numbers ours
+        optimizer="sgd", optimizer_options={"momentum": 0.9, "weight_decay": 5e-4},
+        lr=4e-7,                                                           # for 240 x 320: the loss is a sum over pixels
+        batch_size=2, loss="euclidean",
+        flip=False,                                                        # a mirrored picture of flow is one of another flow
+    )
     nominal_size = (240, 320)                                              # and that of training, where frames of a batch need one size
     validated_every = 32                                                   # frames, as the others' clips of 32
     suffixes = ("",)                                                       # of the layers of each stream
@@ -141,7 +148,8 @@ class Streams(SaliencyModel):
             maps = (128 * output.float() + 127).clamp(0, 255)[:, None]
             if maps.shape[2:] != tuple(size):
                 maps = F.interpolate(maps, size=tuple(size), mode="bicubic", align_corners=False)  # both take a = -0.75 and edge pixels
-            maps = blur(maps)[:, 0].clamp(0, 255)                          # a cubic overshoots
+            weights = torch.tensor([1, 4, 6, 4, 1], device=maps.device, dtype=maps.dtype) / 16
+            maps = gaussian_blur(maps[:, 0], weights).clamp(0, 255)        # a cubic overshoots
         peaks = maps.amax(dim=(1, 2), keepdim=True)
         return maps / peaks.where(peaks > 0, 1)
 
@@ -157,9 +165,7 @@ class Streams(SaliencyModel):
             raise ValueError(f"{file} cannot be read as a weight file: it {mistaken}")
         return read_caffemodel(file), read_configuration(file.with_suffix(".json"))
 
-    def quantise(self, saliency: Tensor) -> Tensor:
-        """A finished map, (H, W) float in [0, 1], as the authors' files hold it: uint8, 255 times as much, cut off."""
-        return (255 * saliency).to(torch.uint8)
+    quantise = truncated_to_8_bits                                         # as the authors' files hold maps
 
 
 class FlowStreams(Streams):
@@ -294,21 +300,6 @@ def across_channels(x: Tensor) -> Tensor:
     PyTorch, like Caffe, divides alpha by the 5 channels, and counts those that the first and last ones lack as zeros.
     """
     return F.local_response_norm(x.float(), size=5, alpha=1e-4, beta=0.75, k=1.0).to(x.dtype)
-
-
-def blur(maps: Tensor) -> Tensor:
-    """Blur (B, 1, H, W) with OpenCV's 5 x 5 Gaussian of default sigma (1 4 6 4 1, nominally 1.1), mirrored at the borders."""
-    weights = torch.tensor([1, 4, 6, 4, 1], device=maps.device, dtype=maps.dtype) / 16
-    height, width = (mirrored(n, 2, maps.device) for n in maps.shape[2:])
-    maps = maps[:, :, height[:, None], width]                              # (B, 1, H + 4, W + 4)
-    return F.conv2d(F.conv2d(maps, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
-
-
-def mirrored(length: int, margin: int, device: torch.device) -> Tensor:
-    """Indices that continue an axis at both ends, edges not repeated, as often as needed: .. 2 1 0 1 .. n-1 n-2 n-3 .."""
-    period = max(1, 2 * length - 2)                                        # one pixel is continued by itself
-    index = torch.arange(-margin, length + margin, device=device) % period
-    return torch.minimum(index, period - index) if length > 1 else index
 
 
 # Before the network

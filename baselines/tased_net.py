@@ -11,8 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model import SaliencyModel, check_clip, check_frame_size, check_frame_stride, without_autocast
-from weights import describe, load_entries
+from model import check_clip, check_frame_stride
+from saliency_model import (
+    Recipe,
+    WindowModel,
+    check_frame_size,
+    gaussian_blur,
+    truncated_to_8_bits,
+    without_autocast,
+)
+from weights import load_pretrained_part
 
 # Widths of the Mixed blocks: 3b and 3c, 4b to 4f, 5b and 5c of S3D. Attributes of modules are the authors' names in state dicts.
 MIXED_BLOCKS = {
@@ -31,7 +39,7 @@ ENCODER_RATE = 0.01                                                        # of 
 BLUR_SIGMA, BLUR_RADIUS = 7, 28                                            # scipy cuts its Gaussian off at 4 sigma
 
 
-class TASEDNet(SaliencyModel):
+class TASEDNet(WindowModel):
     """A clip of 32 frames in, the saliency map of its last frame out.
 
     The published network has 21.3 M parameters. State dicts carry the authors' names: their `TASED_updated.pt` loads
@@ -43,20 +51,20 @@ class TASEDNet(SaliencyModel):
     """
 
     clip_len = 32                                                          # fixed by the network: 32 -> 16 -> 8 -> 4 -> 2 -> 1
-    first_frames = "mirror"                                                # the first 31 maps come from windows turned around in time
+    first_frames = "mirror"                                                # the first 31 maps come from time-reversed windows
     known_by, authors_file = ("base1.0.conv_s.weight", "convtsp4.13.weight"), "TASED_updated.pt"
     onnx_differs = True                                                    # rounding moves some maxima, and what is unpooled with them
-    recipe = {**SaliencyModel.recipe,                                      # the paper's
-        "optimizer": "sgd", "optimizer_options": {"momentum": 0.9, "weight_decay": 2e-7},
-        "lr": 0.1,                                                         # of the decoder, which starts from nothing
-        "milestones": (750, 950), "gamma": 0.1,                            # updates after which the decoder's rate is multiplied by gamma
-        "batch_size": 8, "accumulate": 5,                                  # 40 clips an update, as many as memory takes at a time
-        "gradients": "summed",                                             # over the 5 batches, not averaged: `lr` belongs to the sum
-        "epochs": 67,                                                      # 1000 updates of 40 clips: 66.7 times one of each of DHF1K's 600 videos
-        "val_every": 3,                                                    # ours; the authors keep the last weights
-        "flip": True,                                                      # half of the clips, left to right
-        "kl_over": "batch",                                                # both sides normalised over all 8 maps, so busy maps weigh more
-    }
+    recipe = Recipe(                                                       # the paper's
+        optimizer="sgd", optimizer_options={"momentum": 0.9, "weight_decay": 2e-7},
+        lr=0.1,                                                            # of the decoder, which starts from nothing
+        milestones=(750, 950), gamma=0.1,                                  # the decoder's rate falls after so many updates
+        batch_size=8, accumulate=5,                                        # 40 clips an update, as many as fit at a time
+        gradients="summed",                                                # over the 5 batches: `lr` belongs to the sum
+        epochs=67,                                                         # 1000 updates of 40 clips, one of each of 600 videos
+        val_every=3,                                                       # ours; the authors keep the last weights
+        flip=True,
+        kl_over="batch",                                                   # normalised over all 8 maps: busy maps weigh more
+    )
     start_file = Path("saved_models/S3D_kinetics400.pt")                   # torchvision's S3D has other names for its parts
 
     def __init__(self, frame_size: tuple[int, int] = (224, 384), frame_stride: int = 1) -> None:
@@ -141,14 +149,15 @@ class TASEDNet(SaliencyModel):
             maximum (a map of zeros stays one), resized bilinearly.
         """
         with without_autocast(output.device):                              # or the blur would round to bfloat16
-            maps = blur((255 * output.float()).trunc() / 255)
+            maps = (255 * output.float()).trunc() / 255
+            places = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, device=maps.device, dtype=maps.dtype)
+            weights = torch.exp(-places ** 2 / (2 * BLUR_SIGMA ** 2))
+            maps = gaussian_blur(maps, weights / weights.sum(), repeat_edges=True)
         peaks = maps.amax(dim=(1, 2), keepdim=True)
         maps = maps / peaks.where(peaks > 0, 1)
         return maps if maps.shape[1:] == tuple(size) else super().finish(maps, size)
 
-    def quantise(self, saliency: Tensor) -> Tensor:
-        """A finished map, (H, W) float in [0, 1], as the authors' files hold it: uint8, 255 times as much, cut off."""
-        return (255 * saliency).to(torch.uint8)
+    quantise = truncated_to_8_bits                                         # as the authors' files hold maps
 
     def parameter_groups(self, lr: float) -> list[dict]:
         """What SGD gets: the encoder, at a hundredth of `lr`, and the decoder.
@@ -176,16 +185,8 @@ class TASEDNet(SaliencyModel):
         Raises:
             ValueError: an entry of the encoder is missing, or of another shape; the message names it.
         """
-        # Files of PyTorch before 0.4.1 have no counters, and with a constant momentum nothing depends on them.
         names = {ours: name_in_s3d(ours) for ours in self.state_dict() if ours.startswith("base")}
-        missing = [theirs for theirs in names.values() if theirs not in entries and not theirs.endswith(".num_batches_tracked")]
-        if missing:
-            raise ValueError(f"{source} does not hold the whole S3D encoder: {len(missing)} of {len(names)} entries are missing, "
-                             f"the first {missing[0]}; it is {describe(entries)}")
-        found = {ours: entries[theirs] for ours, theirs in names.items() if theirs in entries}
-        load_entries(self, {**self.state_dict(), **found}, source)
-        used = set(names.values())
-        return [name for name in entries if name not in used]
+        return load_pretrained_part(self, names, entries, "S3D encoder", source)
 
 
 class PointConv(nn.Module):
@@ -287,22 +288,6 @@ def max_unpool(x: Tensor, where: Tensor) -> Tensor:
     last = numbers.new_full((*x.shape[:2], 4 * numbers.shape[2]), -1).scatter_reduce(2, where, numbers, "amax")
     placed = x.flatten(2).gather(2, last.clamp(min=0)).masked_fill(last < 0, 0)
     return placed.unflatten(2, (frames, 2 * height, 2 * width))
-
-
-def blur(maps: Tensor) -> Tensor:
-    """Blur (B, H, W) as `scipy.ndimage.gaussian_filter` does with sigma 7, mirrored at the borders; axis by axis."""
-    places = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, device=maps.device, dtype=maps.dtype)
-    weights = torch.exp(-places ** 2 / (2 * BLUR_SIGMA ** 2))
-    weights = weights / weights.sum()
-    height, width = (mirrored(n, BLUR_RADIUS, maps.device) for n in maps.shape[1:])
-    maps = maps[:, None, height[:, None], width]                           # (B, 1, H + 56, W + 56)
-    return F.conv2d(F.conv2d(maps, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))[:, 0]
-
-
-def mirrored(length: int, margin: int, device: torch.device) -> Tensor:
-    """Indices that continue an axis at both ends, edges repeated, as often as needed: .. 1 0 0 1 .. n-1 n-1 n-2 .."""
-    index = torch.arange(-margin, length + margin, device=device) % (2 * length)
-    return torch.minimum(index, 2 * length - 1 - index)
 
 
 def prepare_frame(frame: np.ndarray, size: tuple[int, int]) -> Tensor:

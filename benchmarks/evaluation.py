@@ -31,15 +31,15 @@ from dataloader import Video, open_video
 from loss import measures
 from model import RecSalNet
 from predict import Source, at_least, default_batch_size, float32_is_float32, keep_freed_memory, predict_source, select_device, write_map
+from saliency_model import EngineOptions, WindowModel
 from videos.images import read_frame
 
 
-class Costless(nn.Module):
+class Costless(WindowModel):
     """A network that answers at once, with the newest frame: what remains is everything around it."""
-    temporal, needs_flow, frame_stride, clip_len = "window", False, 1, RecSalNet.clip_len
 
     def __init__(self, model: RecSalNet) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.prepare, self.normalise, self.config = model.prepare, model.normalise, model.config
         self.finish, self.quantise, self.blank = model.finish, model.quantise, model.blank
         self.weight = nn.Parameter(torch.zeros(1, dtype=next(model.parameters()).dtype, device=next(model.parameters()).device))
@@ -84,10 +84,10 @@ def our_evaluation(video: Video, network: "test.Network", scorer: "test.Scorer",
     scorer(video, indices, network.maps(video, indices, "float", folder), "ours")
 
 
-def stages(video: Video, model: RecSalNet, weights: dict[str, Tensor], scorer: "test.Scorer", options: dict,
+def stages(video: Video, model: RecSalNet, weights: dict[str, Tensor], scorer: "test.Scorer", options: EngineOptions,
            folder: Path) -> dict[str, tuple[Callable, Callable, int]]:
     """Stage -> the plain call, ours, and how many frames ours does at once."""
-    like, count, size = next(model.parameters()), options["batch_size"], tuple(model.config["frame_size"])
+    like, count, size = next(model.parameters()), options.batch_size, tuple(model.config["frame_size"])
     clip = torch.randn(count, 3, 32, *size, device=like.device, dtype=like.dtype)
     output = torch.rand(count, *size, device=like.device)
     finished = model.finish(output, read_frame(video.frames[0]).shape[:2])
@@ -134,7 +134,7 @@ def measure(video: Video, folder: Path, size: tuple[int, int], precision: str, b
     whole_repeats = whole_repeats or repeats
     torch.manual_seed(0)
     model, count = RecSalNet(frame_size=size).eval().to(device), len(video.frames)
-    weights, options = model.state_dict(), {"batch_size": batch_size or default_batch_size(device)}
+    weights, options = model.state_dict(), EngineOptions(batch_size=batch_size or default_batch_size(device))
     torch.save(weights, folder / "weights.pth")
     weights = {name: x.clone() for name, x in weights.items()}
     scorer = test.Scorer(test.OtherFixations([video], 0), "float", device, batch_size=1 if device.type == "cpu" else 16)
@@ -146,9 +146,10 @@ def measure(video: Video, folder: Path, size: tuple[int, int], precision: str, b
     rows = []
     for stage, (plain_stage, our_stage, together) in stages(video, model, weights, scorer, options, folder).items():
         rows.append((stage, median_seconds(plain_stage, repeats, device, 1), median_seconds(our_stage, repeats, device, 1) / together))
-    costless, network = (test.Network(m, folder / "weights.pth", **options) for m in (Costless(model), model))
+    costless, network = (test.Network(m, folder / "weights.pth", options=options) for m in (Costless(model), model))
     evaluate = functools.partial(our_evaluation, scorer=scorer, folder=folder)
-    engine = functools.partial(predict_source, costless.model, Source(video.frames[0].parent), folder, **options)
+    engine = functools.partial(predict_source, costless.model, Source(video.frames[0].parent), folder,
+                               options=options)
     rows += [("all but forward", None, median_seconds(lambda: evaluate(video, costless), whole_repeats, device, 1) / count),
              ("the same without measures", None, median_seconds(engine, whole_repeats, device, 1) / count),
              ("end to end", plain_seconds, time_whole(functools.partial(evaluate, network=network), video, device))]

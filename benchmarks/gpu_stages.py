@@ -25,8 +25,8 @@ from baselines import MODELS
 from benchmarks import clips, evaluation, network
 from benchmarks.timing import matrix_rate, median_seconds, synchronise
 from dataloader import ClipDataset, FrameCache, clip_loader
-from model import prepare_frame
 from predict import Source, default_precision, float32_is_float32, predict_source, select_device
+from saliency_model import prepare_frame
 from videos.decoding import av
 
 Keep = Callable[[dict], None]
@@ -362,11 +362,11 @@ def networks(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
 def of_batch(model: nn.Module, batch: int) -> tuple[int, Callable[[], object]]:
     """A call of so many clips or groups, or frames of a network that carries a state; and how many maps it gives."""
     noise = [torch.randn_like(x) for x in model.blank()]
-    if model.temporal == "state":
+    if model.carries_state:
         clip = noise[0].expand(-1, -1, batch, -1, -1).contiguous()
         return batch, torch.no_grad()(lambda: model.maps(clip))
     inputs = [torch.cat([x] * batch) for x in noise]
-    return batch * (model.clip_len if model.temporal == "group" else 1), torch.no_grad()(lambda: model(*inputs))
+    return batch * model.maps_per_forward, torch.no_grad()(lambda: model(*inputs))
 
 
 STAGES = {"machine": machine, "checks": checks, "forward": forward, "step": step, "evaluation": evaluate,

@@ -24,7 +24,7 @@ from model import RecSalNet
 from predict import PRECISIONS, at_least, compile_network, float32_is_float32, keep_freed_memory, precision_context, select_device
 
 PLAIN = "plain float32"
-LOSS = RecSalNet.recipe["loss_weights"]
+LOSS = RecSalNet.recipe.loss_weights
 
 
 def make_clip(batch_size: int, size: tuple[int, int], device: torch.device) -> Tensor:

@@ -24,7 +24,7 @@ def predict_overlay(predictor: Predictor, video: str | None, folder: Path, progr
     progress(0, desc="reading the video")
     try:
         out = Path(tempfile.mkdtemp(dir=folder))
-        predict_source(predictor.model, source, out, ["overlay"], **predictor.options)
+        predict_source(predictor.model, source, out, ["overlay"], predictor.options)
     except (OSError, ValueError, av.FFmpegError) as error:
         raise gr.Error(str(error), print_exception=False) from error
     return output_path(out, source.name, "overlay")

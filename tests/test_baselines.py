@@ -12,7 +12,7 @@ import predict
 import test as evaluation
 import train
 from baselines import MODELS
-from model import SaliencyModel
+from saliency_model import SaliencyModel
 
 SMALL = {"recsalnet": {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}, "tased_net": {"frame_size": (32, 32)},
          "smcf": {"frame_size": (32, 64), "trunk_width": 8, "trunk_blocks": (1, 1, 1, 1)}}

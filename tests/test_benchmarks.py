@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import clips, evaluation, gpu, gpu_stages, measures, network, plain, timing
 from dataloader import ClipDataset
-from model import prepare_frame
+from saliency_model import prepare_frame
 from utils import computes_bfloat16
 
 CPU = torch.device("cpu")

@@ -24,6 +24,7 @@ from baselines import MODELS, optical_flow
 from benchmarks import measures as measures_benchmark
 from model import RecSalNet
 from predict import compile_network, default_precision, float32_is_float32, load_model, precision_context, saliency_maps
+from saliency_model import EngineOptions
 
 pytestmark = pytest.mark.cuda
 
@@ -80,13 +81,13 @@ def golden_case(name, recorded, gain, device):
 def outputs_of(model, inputs):
     """Raw outputs as they are recorded, in a list."""
     with torch.no_grad():
-        output = model.maps(*inputs)[0] if model.temporal == "state" else model(*inputs)
+        output = model.maps(*inputs)[0] if model.carries_state else model(*inputs)
     return list(output) if isinstance(output, tuple) else [output]
 
 
 def map_of(model, output, size):
     """The map in (0, 1), before some networks stretch it: random ones use a narrow range, so that would multiply rounding by 3 to 8."""
-    if model.temporal == "state":
+    if model.carries_state:
         return output
     return torch.sigmoid(output) if model.target == "mask" else model.finish(output, size)
 
@@ -145,8 +146,8 @@ def test_measures_are_the_cpus_and_nothing_waits_for_the_gpu(device, tiny, recor
 @pytest.mark.parametrize("options", ENGINE, ids=lambda options: ", ".join(f"{name} {value}" for name, value in options.items()) or "plain")
 def test_the_engines_maps_are_the_cpus(device, tiny_model, options, record_property):
     frames = noise_frames(12)
-    expected = list(saliency_maps(tiny_model, frames, **options))
-    found = list(saliency_maps(tiny_model.to(device), frames, **options))
+    expected = list(saliency_maps(tiny_model, frames, options=EngineOptions(**options)))
+    found = list(saliency_maps(tiny_model.to(device), frames, options=EngineOptions(**options)))
     error = max((a - b.cpu()).abs().max().item() for a, b in zip(expected, found, strict=True))
     record_property("largest difference of a map from the CPU's", error)
     assert error < 1e-3
@@ -202,7 +203,7 @@ def test_compiled_training_and_inference_are_one_graph_each(device, tiny, tiny_s
     assert compilations.frame_count == 1 and not torch._dynamo.utils.counters["graph_break"]
     model = tiny_model.to(device)
     compile_network(model)
-    maps = list(saliency_maps(model, noise_frames(6), batch_size=2))
+    maps = list(saliency_maps(model, noise_frames(6), options=EngineOptions(batch_size=2)))
     assert len(maps) == 6 and compilations.frame_count == 2 and not torch._dynamo.utils.counters["graph_break"]
 
 
@@ -235,7 +236,7 @@ def test_memory_stays_flat_over_a_long_video(device, tiny, tmp_path, record_prop
     model, frames = load_model(tmp_path / "a.pth", device, default_precision(device)), 30 if tiny else 300
     shown = noise_frames(10, (36, 64) if tiny else (360, 640))
     held = {}
-    for number, saliency in enumerate(saliency_maps(model, (shown[n % 10] for n in range(frames)), batch_size=4)):
+    for number, saliency in enumerate(saliency_maps(model, (shown[n % 10] for n in range(frames)), options=EngineOptions(batch_size=4))):
         saliency.cpu()
         if number in (frames // 3, frames - 1):
             held[number] = memory_in_use(device)

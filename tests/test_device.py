@@ -29,11 +29,10 @@ def raw_output(model):
     """What a network gives for black frames on the GPU, (B, h, w) or with a channel, as the engine asks for it."""
     blank = [torch.zeros(x.shape, dtype=torch.uint8, device=GPU) for x in model.blank()]
     ready = [model.normalise(x) for x in blank]
-    if model.temporal == "state":
+    if model.carries_state:
         _, state = model.maps(*ready)
         return model.maps(*ready, state)[0][:, -1]
-    output = model(*ready)
-    return output[0] if isinstance(output, tuple) else output
+    return model.main_output(model(*ready))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -508,7 +508,7 @@ def test_adam_moves_alpha_and_passes_over_what_is_frozen(small):
 
 
 def test_the_recipe_is_the_papers_and_plain():
-    recipe = json.loads(json.dumps(SalEMA.recipe))
+    recipe = json.loads(json.dumps(vars(SalEMA.recipe)))
     assert (recipe["lr"], recipe["optimizer"], recipe["optimizer_options"]) == (1e-7, "adam", {"weight_decay": 1e-4})
     assert {name: weight for name, weight in recipe["loss_weights"].items() if weight} == {"bce": 1.0}
-    assert all((network.temporal, network.clip_len, network.needs_flow) == ("state", 10, False) for network in NETWORKS)
+    assert all((network.carries_state, network.clip_len, network.needs_flow) == (True, 10, False) for network in NETWORKS)

@@ -270,7 +270,7 @@ def test_parameter_groups_hold_what_learns_once_and_sgd_takes_them(model):
     held = {id(p) for p in group["params"]}
     assert len(held) == len(group["params"]) and held == {id(p) for name, p in model.named_parameters() if not is_unused(name)}
     assert group["lr"] == 0.002
-    torch.optim.SGD([group], **model.recipe["optimizer_options"])
+    torch.optim.SGD([group], **model.recipe.optimizer_options)
 
 
 # Weight files

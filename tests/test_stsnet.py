@@ -161,7 +161,7 @@ def test_names_and_shapes_are_caffes_and_output_equals_the_golden_one(entries, n
 
 def test_only_the_networks_of_a_flow_need_one_and_all_take_frames_one_by_one():
     assert [c.needs_flow for c in CLASSES.values()] == [False, True, True, True]
-    assert {(c.temporal, c.clip_len, c.frame_stride) for c in CLASSES.values()} == {("group", 1, 1)}
+    assert {(c.takes_stills, c.clip_len, c.frame_stride) for c in CLASSES.values()} == {(True, 1, 1)}
 
 
 @pytest.mark.parametrize("size, left", [((4, 4), (4, 4)), ((5, 7), (4, 4)), ((16, 18), (16, 16)), ((27, 48), (24, 48)), ((6, 61), (4, 60))])
@@ -355,8 +355,8 @@ def test_a_gradient_reaches_every_parameter_and_sgd_takes_them_once(small_layers
     model(*noise(len(model.suffixes), 1, 3, 16, 16)).square().sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()] == []
     model.conv1.requires_grad_(False)
-    groups = model.parameter_groups(model.recipe["lr"])
-    torch.optim.SGD(groups, **model.recipe["optimizer_options"])
+    groups = model.parameter_groups(model.recipe.lr)
+    torch.optim.SGD(groups, **model.recipe.optimizer_options)
     held = {id(p) for group in groups for p in group["params"]}
     assert held == {id(p) for name, p in model.named_parameters() if not name.startswith("conv1.")}
 

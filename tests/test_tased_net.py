@@ -12,6 +12,7 @@ from torch import nn
 
 import predict
 from baselines.tased_net import APART, OVERLAPPING, TASEDNet, blur, max_pool, max_unpool, mirrored, name_in_s3d
+from saliency_model import EngineOptions
 from weights import read_weights
 
 
@@ -254,7 +255,7 @@ def test_maps_are_finished_in_float32_whatever_the_network_computed_in(model, si
 
 def test_the_sliding_window_runs_it_and_turns_the_first_window_around(model):
     frames = np.random.default_rng(0).integers(0, 256, (34, 32, 64, 3), dtype=np.uint8)
-    maps = torch.stack(list(predict.saliency_maps(model, list(frames), every=33, first_frames=model.first_frames)))
+    maps = torch.stack(list(predict.saliency_maps(model, list(frames), options=EngineOptions(every=33, first_frames=model.first_frames))))
     window = model.normalise(torch.from_numpy(frames).permute(3, 0, 1, 2)[None])
     with torch.no_grad():
         expected = model(torch.cat([window[:, :, :32].flip(2), window[:, :, 2:]]))
@@ -275,9 +276,9 @@ def test_what_is_frozen_is_in_no_group_and_sgd_takes_them():
     model = TASEDNet()
     for part in (model.base1, model.base2, model.base3, model.base4):
         part.requires_grad_(False)
-    encoder, decoder = model.parameter_groups(model.recipe["lr"])
+    encoder, decoder = model.parameter_groups(model.recipe.lr)
     assert encoder["params"] == [] and len(decoder["params"]) == sum(name.startswith("convtsp") for name, _ in model.named_parameters())
-    torch.optim.SGD([encoder, decoder], **model.recipe["optimizer_options"])
+    torch.optim.SGD([encoder, decoder], **model.recipe.optimizer_options)
 
 
 # Weight files

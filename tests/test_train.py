@@ -18,7 +18,8 @@ import train
 from baselines import MODELS, salema
 from baselines.tased_net import TASEDNet
 from dataloader import ClipDataset, Video, clip_loader, find_videos
-from model import RecSalNet, SaliencyModel, prepare_frame
+from model import RecSalNet
+from saliency_model import Carried, Recipe, RecurrentModel, WindowModel, prepare_frame
 from swin_transformer import SwinTransformer3D
 
 
@@ -46,7 +47,7 @@ def log_of(run_dir):
 
 def test_no_argument_means_the_papers_recipe():
     args = vars(train.arguments().parse_args([]))
-    assert train.chosen_recipe(train.MODELS[args["model"]].recipe, args) == {
+    assert train.chosen_recipe(vars(train.MODELS[args["model"]].recipe), args) == {
         "optimizer": "adam", "optimizer_options": {}, "lr": 1e-5, "milestones": (), "gamma": 1.0, "batch_size": 1, "accumulate": 1, "gradients": "averaged", "epochs": 500, "decay_epochs": None,
         "val_every": 3, "flip": False, "scales": (1.0,), "loss": "maps", "kl_over": "sample", "loss_weights": {"kl": 1.0, "cc": 1.0, "nss": 0.1, "sim": 0.0, "l1": 0.0, "bce": 0.0}}
     expected = {"encoder_weights": "auto", "weights": None, "hold_out": None, "cache": None, "model": "recsalnet", "thaw": False}
@@ -758,8 +759,8 @@ def train_model(name, tiny_set, run_dir, *extra):
 
 def test_every_network_has_a_recipe_of_the_same_names():
     for model in MODELS.values():
-        assert model.recipe.keys() == SaliencyModel.recipe.keys() and model.recipe["loss_weights"].keys() == train.TERMS.keys()
-        assert model.recipe["optimizer"] in train.OPTIMIZERS and model.recipe["gradients"] in train.GRADIENTS and model.recipe["kl_over"] in train.KL_OVER
+        assert isinstance(model.recipe, Recipe) and model.recipe.loss_weights.keys() == train.TERMS.keys()
+        assert model.recipe.optimizer in train.OPTIMIZERS and model.recipe.gradients in train.GRADIENTS and model.recipe.kl_over in train.KL_OVER
 
 
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if name != "recsalnet" and model.target == "density"])
@@ -770,8 +771,8 @@ def test_every_network_trains_and_its_weights_load(name, tiny_set, tmp_path, sma
     assert model.is_described and model.config["frame_size"] == [32, 32]
     record, = log_of(tmp_path)
     assert math.isfinite(record["loss"])
-    term = {"window": "kl", "state": "bce", "group": "euclidean"}[model.temporal]
-    count = 3 if model.temporal == "window" else 114
+    term = "kl" if isinstance(model, WindowModel) else "bce" if model.carries_state else "euclidean"
+    count = 3 if isinstance(model, WindowModel) else 114
     assert record["loss"] * count == pytest.approx(record[term] * (count - record.get(f"{term}_left_out", 0)), rel=1e-6) and record["loss"] > 0
 
 
@@ -810,7 +811,7 @@ def test_optimisers_are_the_recipes():
     assert isinstance(train.make_optimizer(RecSalNet(**TINY), 1e-5), torch.optim.Adam)
 
 
-class OneNumber(SaliencyModel):
+class OneNumber(WindowModel):
     """A network of one parameter: every pixel of every map."""
     clip_len = 1
 
@@ -833,20 +834,19 @@ def test_gradients_of_a_step_are_averaged_over_its_maps_or_summed_over_its_batch
 
 def test_the_state_is_carried_through_a_video_and_starts_anew_with_the_next(tiny_set):
     """The network adds up the brightness of all frames it has seen."""
-    class AddsUp(OneNumber):
-        temporal = "state"
-
-        def normalise(self, clip):
-            return clip.float()
+    class AddsUp(RecurrentModel):
+        __init__ = OneNumber.__init__
 
         def maps(self, clip, state=None):
             sums = clip.mean((1, 3, 4)).cumsum(1) + (0 if state is None else state)          # (1, T)
             return self.value * sums[..., None, None].expand(-1, -1, 2, 2), sums[:, -1:]
-    model, carried, found = train.AllMaps(AddsUp()), train.nothing_carried(), []
+    model, carried, found = AddsUp(), Carried(), []
+    module = model.training_module()
     for number, first, level, length in ((7, 0, 1, 3), (7, 3, 10, 2), (8, 0, 100, 2), (8, 5, 3, 1)):  # of video 8, a clip is left out
         batch = {"number": number, "first": first, "annotated": torch.tensor([True] * length)}
-        found += train.carried_maps(model, torch.full((1, 3, length, 2, 2), level, dtype=torch.uint8), batch, carried)[:, 0, 0].tolist()
-    assert found == [0.5, 1, 1.5, 6.5, 11.5, 50, 100, 1.5] and not carried["state"].requires_grad
+        clip = torch.full((1, 3, length, 2, 2), float(level))
+        found += model.training_outputs(module, [clip], batch, carried)[:, 0, 0].tolist()
+    assert found == [0.5, 1, 1.5, 6.5, 11.5, 50, 100, 1.5] and not carried.state.requires_grad
 
 
 def test_a_run_stopped_in_the_middle_of_a_video_goes_on_bit_for_bit(tiny_set, tmp_path, small_salgan, monkeypatch):

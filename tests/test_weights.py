@@ -13,9 +13,9 @@ from PIL import Image
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-import model
+import saliency_model
 from baselines.stsnet import STSConvNet
-from model import SaliencyModel
+from saliency_model import SaliencyModel
 from weights import local_file, read_weights, sha256_of
 
 # Files on the web
@@ -147,7 +147,7 @@ def test_prefixes_are_taken_off_only_until_a_name_is_the_networks_own(tmp_path):
 
 class Small(SaliencyModel):
     def __init__(self, frame_size=(32, 64), width=1):
-        super().__init__(frame_size, model.prepare_frame, width=width)
+        super().__init__(frame_size, saliency_model.prepare_frame, width=width)
         self.net = nn.Sequential(nn.Conv2d(3, width, 1))
 
 

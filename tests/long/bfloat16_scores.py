@@ -12,6 +12,7 @@ import test
 import utils
 from dataloader import find_videos
 from predict import load_model, saliency_maps
+from saliency_model import EngineOptions
 from videos.images import read_frame
 
 MAP_TOLERANCE, SCORE_TOLERANCE = 0.01, 0.002
@@ -28,7 +29,7 @@ def main(args: argparse.Namespace) -> None:
     rows, farthest = {precision: [] for precision in models}, 0.0
     for video in videos:
         frames, indices = [read_frame(path) for path in video.frames], video.annotated()
-        maps = {precision: list(saliency_maps(model, frames, batch_size=4)) for precision, model in models.items()}
+        maps = {precision: list(saliency_maps(model, frames, options=EngineOptions(batch_size=4))) for precision, model in models.items()}
         farthest = max(farthest, *(abs(a - b).max().item() for a, b in zip(*maps.values())))
         for precision, scorer in scorers.items():
             rows[precision] += scorer(video, indices, [maps[precision][index] for index in indices], precision)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from benchmarks.evaluation import Costless
 from model import RecSalNet
 from predict import Source, at_least, keep_freed_memory, predict_source
+from saliency_model import EngineOptions
 
 TOLERANCE = 50                                                             # MB, for what allocators do
 
@@ -60,7 +61,7 @@ def main(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_video(Path(folder) / "hour.mp4", args.frames)
         threading.Thread(target=watch, args=(held, stop), daemon=True).start()
-        times = predict_source(model, Source(Path(folder) / "hour.mp4"), Path(folder) / "out", ["overlay", "sheet"], batch_size=args.batch_size)
+        times = predict_source(model, Source(Path(folder) / "hour.mp4"), Path(folder) / "out", ["overlay", "sheet"], EngineOptions(batch_size=args.batch_size))
         stop.set()
     tenths = [max(megabytes for _, megabytes in part) for part in np.array_split(held, 10)]
     print(f"{len(times)} frames, PyTorch {torch.__version__}: at most MB in each tenth of the time: {', '.join(f'{m:.0f}' for m in tenths)}")
