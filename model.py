@@ -24,7 +24,7 @@ from saliency_model import (
 )
 from swin_transformer import SwinTransformer3D, load_encoder
 
-SHARPNESS = 8                                                              # of a random start: side maps of 0, 0.5, 1 become 0.0003, 0.018, 0.5
+SHARPNESS = 8  # of a random start: side maps of 0, 0.5, 1 become 0.0003, 0.018, 0.5
 
 # The readable names used here -> the authors' names in state dicts and weight files.
 AUTHORS_NAMES = {"encoder.": "backbone.", "readout.": "convout."}
@@ -57,16 +57,18 @@ class RecSalNet(WindowModel):
     known_by, authors_file = ("conv1.weight", "backbone.patch_embed.proj.weight"), "RecSalNet.pth"
     recipe = Recipe(lr=1e-5, epochs=500, val_every=3, loss_weights=weighted(kl=1.0, cc=1.0, nss=0.1))  # the paper's
     abilities = (*WindowModel.abilities, "activation_checkpointing")
-    start_file = Path("saved_models/swin_small_patch244_window877_kinetics400_1k.pth")  # what training starts from, where it is there;
-    start_download = "Swin3D_S_Weights.KINETICS400_V1"                     # else torchvision's weights of this name
+    start_file = Path("saved_models/swin_small_patch244_window877_kinetics400_1k.pth")
+    start_download = "Swin3D_S_Weights.KINETICS400_V1"
 
     def __init__(self, num_recursions: int = 2, frame_size: tuple[int, int] = (224, 384), frame_stride: int = 1,
-                 width: int = 192, embed_dim: int = 96, depths: tuple = (2, 2, 18, 2), num_heads: tuple = (3, 6, 12, 24),
+                 width: int = 192, embed_dim: int = 96, depths: tuple = (2, 2, 18, 2),
+                 num_heads: tuple = (3, 6, 12, 24),
                  patch_norm: bool = False, drop_path: float = 0.2) -> None:
         check_frame_size(frame_size, 32)
         check_frame_stride(frame_stride)
         check_configuration(num_recursions, width, embed_dim, num_heads, drop_path)
-        super().__init__(frame_size, prepare_frame, num_recursions=num_recursions, frame_stride=frame_stride, width=width, embed_dim=embed_dim,
+        super().__init__(frame_size, prepare_frame, num_recursions=num_recursions, frame_stride=frame_stride,
+                         width=width, embed_dim=embed_dim,
                          depths=list(depths), num_heads=list(num_heads), patch_norm=patch_norm, drop_path=drop_path)
         self.num_recursions, self.frame_stride = num_recursions, frame_stride
         self.encoder = SwinTransformer3D(embed_dim, depths, num_heads, patch_norm=patch_norm, drop_path=drop_path)
@@ -149,21 +151,22 @@ class RecSalNet(WindowModel):
             ValueError: the frame is less than 6 pixels high or wide.
         """
         if min(size) < 6:
-            raise ValueError(f"frames must be at least 6 pixels high and wide for the 11 x 11 blur, got {size[0]} x {size[1]} (H x W)")
+            raise ValueError(f"frames must be at least 6 pixels high and wide for the 11 x 11 blur, got {size[0]} x "
+                             f"{size[1]} (H x W)")
         with without_autocast(output.device):                              # or the blur would round to bfloat16
             maps = super().finish(output, size)
             weights = torch.exp(-torch.arange(-5, 6, device=maps.device, dtype=maps.dtype) ** 2 / 8)
             return gaussian_blur(maps, weights / weights.sum())
 
     def load_start(self, entries: dict[str, Tensor], source: str) -> list[str]:
-        """Fill what comes pretrained, the encoder, as `load_encoder` does; returns the names that have no place here."""
+        """Fill the encoder, as `load_encoder` does; returns the names that have no place here."""
         return load_encoder(self.encoder, entries, source)
 
     def init_from_scratch(self) -> None:
-        """Let maps start dark, with side maps that count alike and convolutions that keep their input's variance (He et al., ICCV 2015).
+        """Let maps start dark, side maps count alike, and convolutions keep their input's variance (He et al., 2015).
 
-        As PyTorch draws them, the readout's small weights of either sign hold every map near 0.5, where KL, which sees the ratio of bright to
-        dark, hardly depends on its input: training stalls for hundreds of steps.
+        As PyTorch draws them, the readout's small weights of either sign hold every map near 0.5, where KL, which sees
+        the ratio of bright to dark, hardly depends on its input: training stalls for hundreds of steps.
         """
         for decode in self.decoders:
             for conv in (decode[0], decode[3], decode[6]):                     # those before a ReLU
@@ -173,17 +176,18 @@ class RecSalNet(WindowModel):
 
     @classmethod
     def completed(cls, configuration: dict, changes: dict, entries: dict[str, Tensor], source: str) -> dict:
-        """Sizes and patch_norm follow from the entries; what they cannot tell (number of recursions, frame size and stride) from the file."""
+        """Sizes and patch_norm follow from the entries, all else from the description of the file."""
         if any(entries[name].ndim != 5 for name in cls.known_by):
             raise ValueError(f"{source} does not hold {cls.__name__}: its {cls.known_by[0]} should have 5 dimensions")
         return {**configuration, **infer_configuration(entries), **changes}
 
     @classmethod
     def built_for(cls, config: dict, entries: dict[str, Tensor], source: str) -> "RecSalNet":
-        """As `SaliencyModel.built_for`; numbers of blocks are bounded, and the windows' indices are those of every such network."""
+        """As `SaliencyModel.built_for`; numbers of blocks are bounded, and the windows' indices are the usual ones."""
         depths = config.get("depths", [])
         if not isinstance(depths, (list, tuple)) or any(not isinstance(n, int) or not 0 < n <= 1000 for n in depths):
-            raise ValueError(f"depths of the configuration that belongs to {source} must be numbers of blocks, got {depths}")
+            raise ValueError(f"depths of the configuration that belongs to {source} must be numbers of blocks, got "
+                             f"{depths}")
         model = super().built_for(config, entries, source)
         for name, constant in model.state_dict().items():                      # others would point nowhere
             if not constant.is_floating_point() and not torch.equal(constant, entries[name]):
@@ -268,7 +272,7 @@ class Upsample(nn.Module):
 
 def upsample(x: Tensor, factor: int) -> Tensor:
     """Enlarge height and width of (B, C, T, H, W) by `factor`, bilinearly; time stays."""
-    x, frames = x.flatten(1, 2), x.shape[2]                                # bilinear on C T channels takes 4 values, trilinear 8
+    x, frames = x.flatten(1, 2), x.shape[2]  # bilinear on C T channels takes 4 values, trilinear 8
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False).unflatten(1, (-1, frames))
 
 
@@ -280,7 +284,8 @@ def decoder(width: int, factor: int) -> nn.Sequential:
     widths = [width, width // 2, width // 4, width // 8]
     layers = []
     for before, after in itertools.pairwise(widths):
-        layers += [nn.Conv3d(before, after, (2, 3, 3), stride=(2, 1, 1), padding=(0, 1, 1), bias=False), nn.ReLU(), Upsample(2)]
+        layers += [nn.Conv3d(before, after, (2, 3, 3), stride=(2, 1, 1), padding=(0, 1, 1), bias=False), nn.ReLU(),
+                   Upsample(2)]
     if factor == 4:
         layers.pop()                                                       # two doublings are enough
     layers.append(nn.Conv3d(widths[-1], 1, (1, 3, 3), padding=(0, 1, 1), bias=False))
@@ -304,7 +309,8 @@ def check_configuration(num_recursions: int, width: int, embed_dim: int, num_hea
     if not 0 <= num_recursions <= 100 or num_recursions != int(num_recursions):
         raise ValueError(f"num_recursions must be a whole number from 0 to 100, got {num_recursions}")
     if any(embed_dim * 2 ** i % heads for i, heads in enumerate(num_heads)):
-        raise ValueError(f"every stage's channels, embed_dim {embed_dim} times 1, 2, 4, 8, must divide by its num_heads {tuple(num_heads)}")
+        raise ValueError(f"every stage's channels, embed_dim {embed_dim} times 1, 2, 4, 8, must divide by its "
+                         f"num_heads {tuple(num_heads)}")
 
 
 def check_clip(clip: Tensor, clip_len: int) -> None:
@@ -313,7 +319,8 @@ def check_clip(clip: Tensor, clip_len: int) -> None:
         raise ValueError(f"clip must be (B, 3, T, H, W), got {tuple(clip.shape)}")
     _, _, t, h, w = clip.shape
     if t != clip_len:
-        raise ValueError(f"clip must have T = {clip_len} frames, got {t}: {tuple(clip.shape)}; repeat the first frame of a shorter video in front")
+        raise ValueError(f"clip must have T = {clip_len} frames, got {t}: {tuple(clip.shape)}; repeat the first frame "
+                         "of a shorter video in front")
     if h % 32 or w % 32 or not h or not w:
         raise ValueError(f"clip must have H and W divisible by 32, got {h} x {w}: {tuple(clip.shape)}; "
                          "resize the frames, the paper's size is 224 x 384")
@@ -321,14 +328,16 @@ def check_clip(clip: Tensor, clip_len: int) -> None:
 
 def infer_configuration(entries: dict[str, Tensor]) -> dict:
     """The sizes of the network a state dict (authors' names) belongs to."""
-    blocks = [re.match(r"backbone\.layers\.(\d+)\.blocks\.(\d+)\.attn\.relative_position_bias_table$", name) for name in entries]
+    blocks = [re.match(r"backbone\.layers\.(\d+)\.blocks\.(\d+)\.attn\.relative_position_bias_table$", name)
+              for name in entries]
     blocks = sorted((int(m[1]), int(m[2])) for m in blocks if m)
     stages = sorted({stage for stage, _ in blocks})
     return {
         "width": entries["conv1.weight"].shape[0],
         "embed_dim": entries["backbone.patch_embed.proj.weight"].shape[0],
         "depths": tuple(sum(stage == s for s, _ in blocks) for stage in stages),
-        "num_heads": tuple(entries[f"backbone.layers.{s}.blocks.0.attn.relative_position_bias_table"].shape[1] for s in stages),
+        "num_heads": tuple(entries[f"backbone.layers.{s}.blocks.0.attn.relative_position_bias_table"].shape[1]
+                           for s in stages),
         "patch_norm": "backbone.patch_embed.norm.weight" in entries,
     }
 
@@ -359,5 +368,5 @@ def to_our_names(state_dict: dict, prefix: str, *unused) -> None:
 
 
 def report_authors_names(module: nn.Module, incompatible_keys) -> None:
-    for names in incompatible_keys:                                        # missing and unexpected; load_state_dict prints them
+    for names in incompatible_keys:  # missing and unexpected; load_state_dict prints them
         names[:] = [rename(name, AUTHORS_NAMES) for name in names]

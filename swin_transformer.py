@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from weights import load_entries
 
 Size3 = tuple[int, int, int]                                               # (T, H, W)
-Order = tuple[Tensor, Tensor]                                              # of windows, those of one mask in a row; and back
-Run = tuple[int, int, Tensor | None]                                       # first window of a mask, the one after its last, the mask
+Order = tuple[Tensor, Tensor]  # of windows, those of one mask in a row; and back
+Run = tuple[int, int, Tensor | None]  # first window of a mask, the one after its last, the mask
 
 
 class SwinTransformer3D(nn.Module):
@@ -28,7 +28,8 @@ class SwinTransformer3D(nn.Module):
         depths: blocks in each stage; every second one attends in shifted windows.
         num_heads: attention heads in each stage.
         window: attention window in tokens (T, H, W).
-        patch_norm: LayerNorm after the patch embedding. RecSal-Net's authors have none, although Kinetics weights hold one.
+        patch_norm: LayerNorm after the patch embedding. RecSal-Net's authors have none, although Kinetics weights hold
+            one.
         drop_path: stochastic depth of the last block; it rises linearly from 0 at the first.
     """
 
@@ -110,7 +111,8 @@ class Stage(nn.Module):
                 order = kinds.argsort(stable=True)
                 stops = kinds.bincount().cumsum(0).tolist()
                 masks = [mask.to(device) if mask.any() else None for mask in masks]
-                self._masks = {key: ((order.to(device), order.argsort().to(device)), list(zip([0, *stops], stops, masks)))}
+                self._masks = {key: ((order.to(device), order.argsort().to(device)),
+                                     list(zip([0, *stops], stops, masks)))}
         return self._masks[key]
 
     def _apply(self, *args, **kwargs):
@@ -129,7 +131,8 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         _, _, h, w, _ = x.shape
         x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))
-        x = rearrange(x, "b t (h row) (w col) c -> b t h w (col row c)", row=2, col=2)  # (even, even), (odd row, even) ..
+        # (even, even), (odd row, even) ..
+        x = rearrange(x, "b t (h row) (w col) c -> b t h w (col row c)", row=2, col=2)
         return self.reduction(self.norm(x))
 
 
@@ -144,7 +147,8 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, 4 * dim)
 
-    def forward(self, x: Tensor, window: Size3, shift: Size3, order: Order | None = None, runs: list[Run] | None = None) -> Tensor:
+    def forward(self, x: Tensor, window: Size3, shift: Size3, order: Order | None = None,
+                runs: list[Run] | None = None) -> Tensor:
         x = x + self.drop_path(self.attend(self.norm1(x), window, shift, order, runs))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -155,7 +159,8 @@ class Block(nn.Module):
         if (pt, ph, pw) != (t, h, w):
             x = F.pad(x, (0, 0, 0, pw - w, 0, ph - h, 0, pt - t))
         x = roll(x, shift, -1)
-        axes = {"t": pt // window[0], "h": ph // window[1], "w": pw // window[2], "wt": window[0], "wh": window[1], "ww": window[2]}
+        axes = {"t": pt // window[0], "h": ph // window[1], "w": pw // window[2], "wt": window[0], "wh": window[1],
+                "ww": window[2]}
         windows = rearrange(x, "b (t wt) (h wh) (w ww) c -> (t h w) b (wt wh ww) c", **axes)
         windows = self.attn(windows) if order is None else self.attn(windows[order[0]], runs)[order[1]]
         x = rearrange(windows, "(t h w) b (wt wh ww) c -> b (t wt) (h wh) (w ww) c", **axes)
@@ -199,8 +204,8 @@ class WindowAttention(nn.Module):
     def position_bias(self, n: int, dtype: torch.dtype) -> Tensor:
         """The bias of every pair of tokens, (heads, N, N); kept from call to call where no gradient is wanted.
 
-        It is built anew after whatever changes the table: loading, moving, `train()` and `eval()`, a pass with gradients
-        (fused optimisers do not count their writes), and every write that PyTorch counts.
+        It is built anew after whatever changes the table: loading, moving, `train()` and `eval()`, a pass with
+        gradients (fused optimisers do not count their writes), and every write that PyTorch counts.
         """
         table = self.relative_position_bias_table
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or table.is_inference():
@@ -229,7 +234,8 @@ class WindowAttention(nn.Module):
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Softmax attention of (windows, heads, N, d), with a bias (heads, N, N)."""
-    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    eager_inference = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and eager_inference:
         return attention_by_chunks(q, k, v, bias)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
 
@@ -237,8 +243,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 def attention_by_chunks(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, chunk: int = 2 ** 21) -> Tensor:
     """The same written out, `chunk` scores at a time, which stay in the cache.
 
-    On CPUs with AVX512-BF16 twice as fast as PyTorch's fused attention (2.15), which is no faster there than in float32.
-    It rounds the scores to bfloat16 too, which the network's output does not notice.
+    On CPUs with AVX512-BF16 twice as fast as PyTorch's fused attention (2.15), which is no faster there than in
+    float32. It rounds the scores to bfloat16 too, which the network's output does not notice.
     """
     step = max(1, chunk // bias.numel())
     k = (k * k.shape[-1] ** -0.5).transpose(-1, -2)
@@ -276,7 +282,8 @@ def roll(x: Tensor, shift: Size3, sign: int) -> Tensor:
 def shift_masks(size: Size3, window: Size3, shift: Size3) -> tuple[Tensor, Tensor]:
     """What the roll brought together from different sides of the map must not attend to each other.
 
-    Most windows hold one side only, and those at the end of an axis mix sides in the same way: there are at most 8 kinds.
+    Most windows hold one side only, and those at the end of an axis mix sides in the same way: there are at most 8
+    kinds.
 
     Returns:
         (kinds, N, N), -100 between tokens of different sides, else 0; and each window's kind, (windows,) int64.
@@ -317,7 +324,8 @@ def load_encoder(encoder: SwinTransformer3D, entries: dict[str, Tensor], source:
         source: where they come from, for the error message.
 
     Returns:
-        The names of the entries that were left out on purpose: classifier, and the patch norm where the encoder has none.
+        The names of the entries that were left out on purpose: classifier, and the patch norm where the encoder has
+        none.
 
     Raises:
         ValueError: an entry is missing, left over or of another shape; the message names it.
@@ -357,7 +365,8 @@ def without_rebuilt(entries: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def rename_torchvision(name: str) -> str:
-    """`features.4.1.mlp.3.bias` -> `layers.2.blocks.1.mlp.fc2.bias`; odd numbers under `features` are patch mergings."""
+    """`features.4.1.mlp.3.bias` -> `layers.2.blocks.1.mlp.fc2.bias`; odd numbers under `features` are patch
+    mergings."""
     name = re.sub(r"^features\.(\d)\.(\d+)\.", lambda m: f"layers.{int(m[1]) // 2}.blocks.{m[2]}.", name)
     name = re.sub(r"^features\.(\d)\.", lambda m: f"layers.{int(m[1]) // 2}.downsample.", name)
     return name.replace(".mlp.0.", ".mlp.fc1.").replace(".mlp.3.", ".mlp.fc2.")

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 import utils
 
 LISTED = 5                                                                 # names an error message spells out
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.")                     # of DataParallel and SWA, torch.compile, Lightning and other classes
+# Of DataParallel and SWA, torch.compile, Lightning and other classes.
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 SAVE_STATE_DICT = 'In the program that it comes from, save a state dict: torch.save(model.state_dict(), "weights.pth")'
 
 
@@ -27,9 +28,11 @@ def read_weights(source: str | Path, own: Collection[str] = ()) -> tuple[dict[st
     """Read the entries of a weight file, whatever its authors wrapped around them.
 
     Args:
-        source: a `.safetensors` file, or one of `torch.save`: a state dict, or a dict that holds one, under any key or two. `FILE#KEY`
-            chooses among several. Or an https URL, see `find_file`. Names may carry the `PREFIXES` of wrappers, in any order.
-        own: names of the network's own, some or all: once the entries have one of them, no prefix is taken off any more.
+        source: a `.safetensors` file, or one of `torch.save`: a state dict, or a dict that holds one, under any key or
+            two. `FILE#KEY` chooses among several. Or an https URL, see `find_file`. Names may carry the `PREFIXES` of
+            wrappers, in any order.
+        own: names of the network's own, some or all: once the entries have one of them, no prefix is taken off any
+            more.
 
     Returns:
         Names and tensors, on the CPU; and the network's configuration, from the `.json` beside the file, from within a
@@ -37,8 +40,8 @@ def read_weights(source: str | Path, own: Collection[str] = ()) -> tuple[dict[st
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be read as tensors and plain types (`weights_only`), or holds no state dict, or several; the message
-            lists them.
+        ValueError: it cannot be read as tensors and plain types (`weights_only`), or holds no state dict, or several;
+            the message lists them.
     """
     path, key = find_file(source)
     content = read_checkpoint(path)
@@ -46,11 +49,13 @@ def read_weights(source: str | Path, own: Collection[str] = ()) -> tuple[dict[st
     found = state_dicts(content)
     bare = {name: without_prefixes(entries, own) for name, entries in found.items()}
     fitting = {name: entries for name, entries in found.items() if not set(own).isdisjoint(bare[name])}
-    found = fitting if fitting and not key else found                      # beside the network there may be others' entries
+    found = fitting if fitting and not key else found  # beside the network there may be others' entries
     listed = ", ".join(f"{name} ({len(entries)} entries)" for name, entries in found.items())
     if key and key not in found:
-        raise ValueError(f"{path} holds no state dict {key}: " + ("it is one itself, give the file without #KEY" if "" in found else
-                                                                  f"expected one of {listed}" if found else f"got {describe(content)}"))
+        if "" in found:
+            raise ValueError(f"{path} holds no state dict {key}: it is one itself, give the file without #KEY")
+        raise ValueError(f"{path} holds no state dict {key}: "
+                         + (f"expected one of {listed}" if found else f"got {describe(content)}"))
     if not found:
         raise ValueError(f"{path} holds no state dict: expected names and tensors, got {describe(content)}")
     if len(found) > 1 and not key:
@@ -88,7 +93,7 @@ def without_prefixes(entries: dict[str, Tensor], own: Collection[str]) -> dict[s
     entries = dict(entries)
     while not any(name in entries for name in own):
         if all(name.startswith("module.") or name == "n_averaged" for name in entries):
-            entries.pop("n_averaged", None)                                # SWA's count of averaged models, beside its module
+            entries.pop("n_averaged", None)  # SWA's count of averaged models, beside its module
         prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in entries)), None)
         if prefix is None:
             break
@@ -105,8 +110,9 @@ def find_file(source: str | Path) -> tuple[Path, str]:
     """The weight file that a path or an address names, and what is to be taken of it.
 
     Args:
-        source: a path, or FILE#KEY; or an https URL, downloaded once to PyTorch's cache (`torch.hub.get_dir()`). `URL#sha256=HEX` names
-            the file's checksum, which is then checked each time; `URL#KEY` and `URL#sha256=HEX#KEY` choose as FILE#KEY does.
+        source: a path, or FILE#KEY; or an https URL, downloaded once to PyTorch's cache (`torch.hub.get_dir()`).
+            `URL#sha256=HEX` names the file's checksum, which is then checked each time; `URL#KEY` and
+            `URL#sha256=HEX#KEY` choose as FILE#KEY does.
 
     Returns:
         The path, and KEY, "" where none is given. A file whose own name has a # is found by it.
@@ -124,7 +130,8 @@ def find_file(source: str | Path) -> tuple[Path, str]:
     if not url.startswith("https://") or (checksum and not re.fullmatch("[0-9a-f]{64}", expected)):
         raise ValueError(f"{source}: expected https://HOST/NAME, or https://HOST/NAME#sha256=HEX with 64 digits")
     # Named after its address too: two files called model.pth may come from two places.
-    path = Path(torch.hub.get_dir()) / "checkpoints" / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{Path(urllib.parse.urlparse(url).path).name}"
+    name = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{Path(urllib.parse.urlparse(url).path).name}"
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if path.is_file():
         check_sha256(path, expected, url)
         return path, key
@@ -159,7 +166,8 @@ def download(url: str, path: Path) -> None:
 
 
 def torchvision_weights(weights) -> dict[str, Tensor]:
-    """The entries of torchvision's weights (a `WeightsEnum`), from its cache or the internet; an OSError names the address."""
+    """The entries of torchvision's weights (a `WeightsEnum`), from its cache or the internet; an OSError names the
+    address."""
     try:
         return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
@@ -169,7 +177,8 @@ def torchvision_weights(weights) -> dict[str, Tensor]:
 def check_sha256(path: Path, expected: str, url: str) -> None:
     """Raise a ValueError where a file has another checksum than `expected`, unless that is empty."""
     if expected and utils.sha256(path) != expected:
-        raise ValueError(f"{url} has sha256 {utils.sha256(path)}, expected {expected}: it is another file, or damaged ({path})")
+        raise ValueError(f"{url} has sha256 {utils.sha256(path)}, expected {expected}: it is another file, or damaged "
+                         f"({path})")
 
 
 def read_checkpoint(path: str | Path):
@@ -177,33 +186,38 @@ def read_checkpoint(path: str | Path):
     path = Path(path)
     if not path.is_file():
         held = "is a folder" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"no weight file {path}: it {held}. No weights come with this repository: give the authors' with --weights FILE, or "
-                                "make some: train.py, or `make demo` (saved_models/demo/RecSalNet.pth). saved_models/README.md says what can be read")
+        raise FileNotFoundError(f"no weight file {path}: it {held}. No weights come with this repository: give the "
+                                "authors' with --weights FILE, or "
+                                "make some: train.py, or `make demo` (saved_models/demo/RecSalNet.pth). "
+                                "saved_models/README.md says what can be read")
     if mistaken := utils.mistaken_for(path):
         raise ValueError(f"{path} cannot be read as a weight file: it {mistaken}")
     check_archive(path)
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OverflowError,
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu",
+                                                                                   weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError,
+            TypeError, OverflowError,
             struct.error, zipfile.BadZipFile) as error:
         said = str(error).strip()
         with path.open("rb") as file:
             is_pickle = file.read(1) == b"\x80"
-        foreign = re.search(r"GLOBAL (\S+)", said)                         # as weights_only names what it does not build
+        foreign = re.search(r"GLOBAL (\S+)", said)  # as weights_only names what it does not build
         if foreign:
             reason = f"it holds an object of the class {foreign[1]}, and making one could run its code"
             remedy = SAVE_STATE_DICT
         elif "Unsupported operand" in said and is_pickle:
             reason, remedy = "it is a pickle that torch.save did not write", SAVE_STATE_DICT
-        else:                                                              # PyTorch goes on to recommend unsafe loading;
-            said = "it is none" if isinstance(error, (LookupError, TypeError)) else said  # of what is no such file, its KeyErrors say nothing
+        else:  # PyTorch's KeyErrors say nothing, and its other messages go on to recommend unsafe loading
+            said = "it is none" if isinstance(error, (LookupError, TypeError)) else said
             reason = re.split(r"\.\s", said)[0].rstrip(".") or type(error).__name__
             remedy = "Was it interrupted while it was written or downloaded, or is it another kind of file?"
-        raise ValueError(f"{path} ({path.stat().st_size} bytes) cannot be read as a PyTorch weight file of tensors and plain types: {reason}. "
-                         f"{remedy}") from error
+        raise ValueError(f"{path} ({path.stat().st_size} bytes) cannot be read as a PyTorch weight file of tensors and "
+                         f"plain types: {reason}. {remedy}") from error
     for name, t in tensors_in(content):
         if t.is_sparse or t.numel() * t.element_size() > t.untyped_storage().nbytes():
-            raise ValueError(f"{path}: {name} claims more values than the file holds: it is no file that train.py, or a network's authors, wrote")
+            raise ValueError(f"{path}: {name} claims more values than the file holds: it is no file that train.py, or "
+                             "a network's authors, wrote")
     return content
 
 
@@ -211,23 +225,26 @@ def tensors_in(content, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """The tensors in nested dicts and lists, with the names that lead to them."""
     if isinstance(content, Tensor):
         yield name, content
-    parts = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, (list, tuple)) else ()
+    parts = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content,
+                                                                                               (list, tuple)) else ()
     for key, part in parts:
         yield from tensors_in(part, f"{name}.{key}" if name else str(key))
 
 
 def check_archive(path: Path) -> None:
-    """Refuse a ZIP archive that holds a program, or would unpack to more than it is: `torch.save` compresses nothing."""
+    """Refuse a ZIP archive that holds a program, or would unpack to more than it is: `torch.save` compresses
+    nothing."""
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
             scripted = any(entry.filename.endswith("/constants.pkl") for entry in archive.infolist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
-        return                                                             # another format, or for PyTorch to complain about
+        return  # another format, or for PyTorch to complain about
     if scripted:
         raise ValueError(f"{path} is a TorchScript archive, which is a program, no weight file. {SAVE_STATE_DICT}")
     if unpacked > path.stat().st_size:
-        raise ValueError(f"{path} would unpack from {path.stat().st_size} to {unpacked} bytes: it is no file that PyTorch wrote")
+        raise ValueError(f"{path} would unpack from {path.stat().st_size} to {unpacked} bytes: it is no file that "
+                         "PyTorch wrote")
 
 
 def stored_configuration(path: Path, content) -> dict:
@@ -238,15 +255,17 @@ def stored_configuration(path: Path, content) -> dict:
         try:
             return dict(json.loads(text))
         except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"the metadata of {path} should hold the network's configuration as JSON, but it is {text[:80]!r}") from error
+            raise ValueError(f"the metadata of {path} should hold the network's configuration as JSON, but it is "
+                             f"{text[:80]!r}") from error
     stored = content.get("configuration") if isinstance(content, dict) else None
     return dict(stored) if isinstance(stored, dict) else {}
 
 
 def save_safetensors(entries: dict[str, Tensor], configuration: dict, path: Path) -> None:
     """Write weights as `.safetensors`, with the configuration that `read_weights` finds in its metadata; atomically."""
-    content = save({name: t.contiguous() for name, t in entries.items()}, metadata={"configuration": json.dumps(configuration)})
-    with utils.atomic_path(path) as temporary:                                   # save_file would make a file that only its owner can read
+    content = save({name: t.contiguous() for name, t in entries.items()},
+                   metadata={"configuration": json.dumps(configuration)})
+    with utils.atomic_path(path) as temporary:  # save_file would make a file that only its owner can read
         temporary.write_bytes(content)
 
 
@@ -284,7 +303,8 @@ def load_pretrained_part(module: nn.Module, names: dict[str, str], entries: dict
     wanted = list(dict.fromkeys(names.values()))                           # several of ours may share one of theirs
     missing = [theirs for theirs in wanted if theirs not in entries and not theirs.endswith(".num_batches_tracked")]
     if missing:
-        raise ValueError(f"{source} does not hold the whole {part}: {len(missing)} of {len(wanted)} entries are missing, "
+        raise ValueError(f"{source} does not hold the whole {part}: {len(missing)} of {len(wanted)} entries are "
+                         "missing, "
                          f"the first {missing[0]}; it is {describe(entries)}")
     found = {ours: entries[theirs] for ours, theirs in names.items() if theirs in entries}
     load_entries(module, {**module.state_dict(), **found}, source)
@@ -301,10 +321,12 @@ def check_entries(module: nn.Module, entries: dict[str, Tensor], source: str) ->
     problems = {
         "missing": [name for name in expected if name not in entries],
         "left over": [name for name in entries if name not in expected],
-        "of another shape": [f"{name} {tuple(entries[name].shape)}, expected {tuple(t.shape)}" for name, t in expected.items()
+        "of another shape": [f"{name} {tuple(entries[name].shape)}, expected {tuple(t.shape)}" for name,
+                             t in expected.items()
                              if name in entries and entries[name].shape != t.shape],
     }
-    lines = [f"{len(names)} {kind}: {', '.join(names[:LISTED])}{', ..' if len(names) > LISTED else ''}" for kind, names in problems.items() if names]
+    lines = [f"{len(names)} {kind}: {', '.join(names[:LISTED])}{', ..' if len(names) > LISTED else ''}" for kind,
+             names in problems.items() if names]
     if lines:
         raise ValueError(f"the weights of {source} do not fit {type(module).__name__}: " + "; ".join(lines))
 
@@ -318,5 +340,6 @@ def read_configuration(path: Path) -> dict:
     try:
         return dict(utils.read_json(path)["configuration"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} should describe the weights beside it and hold a \"configuration\", but cannot be read: {error!r}. "
+        raise ValueError(f"{path} should describe the weights beside it and hold a \"configuration\", but cannot be "
+                         f"read: {error!r}. "
                          "Delete it to use the paper's configuration") from error

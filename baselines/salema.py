@@ -24,14 +24,16 @@ from saliency_model import (
 )
 from weights import load_entries
 
-State = Tensor | tuple[Tensor, ...] | None                                 # what is carried from frame to frame; None before the first
+State = Tensor | tuple[Tensor, ...] | None  # what is carried from frame to frame; None before the first
 
 BGR_MEAN = (103.939, 116.779, 123.68)                                      # of ImageNet, in levels; no scaling follows
-STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # VGG-16's convolutions; the decoder mirrors them
-ENCODED, UPSAMPLED = 30, 56                                                # layers up to the encoder's end, and to the last upsampling
-# Epoch -> the first of `salgan`'s layers that learns: none, the decoder's finer half, all of it, two encoder stages, everything.
+# VGG-16's convolutions; the decoder mirrors them.
+STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+ENCODED, UPSAMPLED = 30, 56  # layers up to the encoder's end, and to the last upsampling
+# Epoch -> the first of `salgan`'s layers that learns: none, the decoder's finer half, all of it, two encoder stages,
+# everything.
 THAWED_FROM = {1: 62, 2: 44, 3: ENCODED, 4: 17, 5: 0}
-ALPHA_RATE = 0.1                                                           # learning rate of a learnt alpha: one number, with far to go
+ALPHA_RATE = 0.1  # learning rate of a learnt alpha: one number, with far to go
 
 
 class FrameByFrame(RecurrentModel):
@@ -44,7 +46,7 @@ class FrameByFrame(RecurrentModel):
         others: further arguments of the network, for its `config`.
     """
 
-    clip_len = 10                                                          # in training: the state's past is cut off there
+    clip_len = 10  # in training: the state's past is cut off there
     known_by, unlike = ("salgan.0.weight",), ("Gates.weight", "final_convs.0.weight")
     abilities = ("thaw",)
     recipe = Recipe(                                                       # the paper's; a step for every clip
@@ -81,7 +83,8 @@ class FrameByFrame(RecurrentModel):
         return maps[:, 0], state                                           # (B, h, w)
 
     def maps(self, clip: Tensor, state: State = None) -> tuple[Tensor, State]:
-        """Predict the saliency maps of all frames of a clip; what does not depend on the state is computed for all at once.
+        """Predict the saliency maps of all frames of a clip; what does not depend on the state is computed for all at
+        once.
 
         Args:
             clip: (B, 3, T, h, w), normalised; T = 1 or more, h and w multiples of 16.
@@ -138,24 +141,28 @@ class FrameByFrame(RecurrentModel):
     quantise = rounded_to_8_bits                                           # as the authors' files hold maps
 
     def parameter_groups(self, lr: float) -> list[dict]:
-        """What Adam gets: all parameters with weight decay; a learnt alpha apart, with a learning rate of its own and no decay.
+        """What Adam gets: all parameters with weight decay; a learnt alpha apart, with a learning rate of its own and
+        no decay.
 
-        Parameters that `thaw` holds frozen are among them: Adam passes over what has no gradient, and they may thaw later.
+        Parameters that `thaw` holds frozen are among them: Adam passes over what has no gradient, and they may thaw
+        later.
 
         Args:
             lr: learning rate of all but alpha.
         """
         named = dict(self.named_parameters())
         alpha = named.pop("alpha", None)
-        groups = [{"params": list(named.values()), "lr": lr, "weight_decay": self.recipe.optimizer_options["weight_decay"]}]
+        groups = [{"params": list(named.values()), "lr": lr,
+                   "weight_decay": self.recipe.optimizer_options["weight_decay"]}]
         return groups if alpha is None else [*groups, {"params": [alpha], "lr": ALPHA_RATE, "weight_decay": 0.0}]
 
     def thaw(self, epoch: int) -> None:
         """Set which layers learn in an epoch, for training that thaws what came from SalGAN gradually (optional).
 
-        The paper's schedule: all of it frozen in epoch 1, then from the end towards the front, everything from epoch 5. How much
-        in between is our choice: from epoch 2 the decoder's last three stages, from 3 the whole decoder, from 4 the encoder's
-        last two stages. A network with nothing else that could learn (SalGAN, a constant alpha) starts with epoch 2's share.
+        The paper's schedule: all of it frozen in epoch 1, then from the end towards the front, everything from epoch 5.
+        How much in between is our choice: from epoch 2 the decoder's last three stages, from 3 the whole decoder, from
+        4 the encoder's last two stages. A network with nothing else that could learn (SalGAN, a constant alpha) starts
+        with epoch 2's share.
 
         Args:
             epoch: counted from 1.
@@ -171,7 +178,8 @@ class FrameByFrame(RecurrentModel):
             layer.requires_grad_(index >= first)
 
     def load_start(self, entries: dict[str, Tensor], source: str) -> list[str]:
-        """Start from SalGAN, trained on still pictures (the paper's on SALICON); layers that it does not have stay as they are.
+        """Start from SalGAN, trained on still pictures (the paper's on SALICON); layers that it does not have stay as
+        they are.
 
         Args:
             entries: of a SalGAN state dict, as `read_weights` gives them.
@@ -214,12 +222,14 @@ class SalEMA(FrameByFrame):
     s_t = a layer(x_t) + (1 - a) s_{t-1}, with a = sigmoid(alpha), and s_1 = layer(x_1).
 
     Args:
-        alpha: "learnt" (a parameter that starts at 0.25), or a number, a constant that no state dict holds; both go through
-            the sigmoid: 0.1 gives a = 0.525.
+        alpha: "learnt" (a parameter that starts at 0.25), or a number, a constant that no state dict holds; both go
+            through the sigmoid: 0.1 gives a = 0.525.
         ema_loc: the layer that is averaged, 0 to 61, 30 being the first of the decoder. Or a pair of them, rising: the
-            variant with two, which takes alpha itself for a (a constant one must lie in [0, 1]) and carries what it passes on.
+            variant with two, which takes alpha itself for a (a constant one must lie in [0, 1]) and carries what it
+            passes on.
         residual: add the averaged layer's input to what it passes on; the layer must keep its input's shape.
-        dropout: in training, zero half of the channels of the averaged layer's input; the residual is taken before that.
+        dropout: in training, zero half of the channels of the averaged layer's input; the residual is taken before
+            that.
         frame_size: (H, W) that frames are resized to, multiples of 16; the authors' is 192 x 256.
 
     Raises:
@@ -230,7 +240,8 @@ class SalEMA(FrameByFrame):
 
     authors_file = "SalEMA30.pt"
 
-    def __init__(self, alpha: float | str = "learnt", ema_loc: int | tuple[int, int] = 30, residual: bool = False, dropout: bool = False,
+    def __init__(self, alpha: float | str = "learnt", ema_loc: int | tuple[int, int] = 30, residual: bool = False,
+                 dropout: bool = False,
                  frame_size: tuple[int, int] = (192, 256)) -> None:
         described = list(ema_loc) if isinstance(ema_loc, tuple) else ema_loc
         super().__init__(frame_size, alpha=alpha, ema_loc=described, residual=residual, dropout=dropout)
@@ -243,12 +254,13 @@ class SalEMA(FrameByFrame):
             check_residual(layers[location], location)
         if alpha == "learnt":
             self.alpha = nn.Parameter(torch.tensor([0.25]))
-        else:                                                              # moves with the network, but is in no state dict
+        else:  # moves with the network, but is in no state dict
             self.register_buffer("alpha", torch.tensor([float(alpha)]), persistent=False)
         self.salgan = nn.Sequential(*layers)
 
     def run(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
-        """As in `FrameByFrame.run`; the state is that of the averaged layer, of its output's shape, or a tuple of two."""
+        """As in `FrameByFrame.run`; the state is that of the averaged layer, of its output's shape, or a tuple of
+        two."""
         carried = dict(zip(self.locations, self.unpacked(state)))
         x = frames
         for index, layer in enumerate(self.salgan):
@@ -267,7 +279,7 @@ class SalEMA(FrameByFrame):
         for x, new in zip(inputs, outputs):
             s = new if carried is None else a * new + (1 - a) * carried    # s_t
             if carried is None and self.training:
-                s = s + 0 * a                                              # a video of one frame has a gradient for alpha too
+                s = s + 0 * a  # a video of one frame has a gradient for alpha too
             passed.append(s + x if self.residual else s)
             carried = s if len(self.locations) == 1 else passed[-1]
         return torch.stack(passed), carried
@@ -283,7 +295,8 @@ class SalEMA(FrameByFrame):
             return (None,) * len(self.locations)
         states = (state,) if isinstance(state, Tensor) else tuple(state)
         if len(states) != len(self.locations):
-            raise ValueError(f"the state must hold one tensor for each of the layers {self.locations}, got {len(states)}")
+            raise ValueError(f"the state must hold one tensor for each of the layers {self.locations}, got "
+                             f"{len(states)}")
         return states
 
     def packed(self, states: tuple[Tensor, ...]) -> State:
@@ -292,7 +305,8 @@ class SalEMA(FrameByFrame):
 
     @classmethod
     def completed(cls, configuration: dict, changes: dict, entries: dict[str, Tensor], source: str) -> dict:
-        """The entries tell alpha where it was learnt. Without one they are those of SalGAN: a default would make plausible maps of the wrong network.
+        """The entries tell alpha where it was learnt. Without one they are those of SalGAN: a default would make
+        plausible maps of the wrong network.
 
         Raises:
             ValueError: neither they nor the configuration tell.
@@ -301,8 +315,10 @@ class SalEMA(FrameByFrame):
         if "alpha" in entries:
             return {"alpha": "learnt", **config}
         if config.get("alpha", "learnt") == "learnt":
-            raise ValueError(f"{source} has no alpha: it holds SalGAN (--model salgan), or SalEMA with a constant alpha, whose number is needed: "
-                             'put {"configuration": {"alpha": 0.1}} into the .json beside the file, or call SalEMA.from_pretrained(path, alpha=0.1)')
+            raise ValueError(f"{source} has no alpha: it holds SalGAN (--model salgan), or SalEMA with a constant "
+                             "alpha, whose number is needed: "
+                             'put {"configuration": {"alpha": 0.1}} into the .json beside the file, or call '
+                             'SalEMA.from_pretrained(path, alpha=0.1)')
         return config
 
 
@@ -359,7 +375,8 @@ class SalCLSTM56(FrameByFrame):
 
 
 class Readout(nn.Conv2d):
-    """The last convolution, always in float32: in bfloat16 a map would have few levels and many ties, which measures notice."""
+    """The last convolution, always in float32: in bfloat16 a map would have few levels and many ties, which measures
+    notice."""
 
     def forward(self, x: Tensor) -> Tensor:
         with without_autocast(x.device):
@@ -367,7 +384,8 @@ class Readout(nn.Conv2d):
 
 
 def salgan_layers() -> list[nn.Module]:
-    """SalGAN's 62 layers: VGG-16 without its last pool, its mirror, the readout. Positions are part of released state dicts."""
+    """SalGAN's 62 layers: VGG-16 without its last pool, its mirror, the readout. Positions are part of released state
+    dicts."""
     encoder = convolutions(STAGES, 3, lambda: nn.MaxPool2d(2))
     with torch.no_grad():
         encoder[0].weight /= 64                                            # whose input is levels, not numbers around 1
@@ -381,7 +399,8 @@ def convolutions(stages: Iterable[tuple[int, ...]], channels: int, between: Call
     for stage in stages:
         for width in stage:
             layers += [nn.Conv2d(channels, width, kernel_size=3, padding=1), nn.ReLU()]
-            nn.init.kaiming_normal_(layers[-2].weight, nonlinearity="relu")  # our choice: PyTorch's own fades out over 26 layers
+            # Our choice: PyTorch's own fades out over 26 layers.
+            nn.init.kaiming_normal_(layers[-2].weight, nonlinearity="relu")
             channels = width
         layers.append(between())
     return layers[:-1]
@@ -397,7 +416,8 @@ def of_each(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
-def conv_lstm(gates: nn.Conv2d, inputs: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def conv_lstm(gates: nn.Conv2d, inputs: Tensor,
+              state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """A convolutional LSTM over (T, B, C, h', w'): the cells, of the same shape, and the last (hidden, cell)."""
     hidden, cell = (torch.zeros_like(inputs[0]), torch.zeros_like(inputs[0])) if state is None else state
     check_state(cell, inputs[0])
@@ -448,13 +468,16 @@ def check_alpha(alpha: float | str, plain: bool) -> None:
     if type(alpha) not in (int, float) or not math.isfinite(alpha):
         raise ValueError(f"alpha must be \"learnt\" or a number, got {alpha!r}")
     if plain and not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must lie in [0, 1] where two layers are averaged, for it is not put through a sigmoid there, got {alpha}")
+        raise ValueError("alpha must lie in [0, 1] where two layers are averaged, for it is not put through a sigmoid "
+                         f"there, got {alpha}")
 
 
 def check_residual(layer: nn.Module, location: int) -> None:
     """Refuse a residual around a layer whose output has another shape than its input, or has to stay in (0, 1)."""
-    if not isinstance(layer, nn.ReLU) and not (isinstance(layer, nn.Conv2d) and layer.in_channels == layer.out_channels):
-        raise ValueError(f"residual needs a layer whose output its input can be added to, and layer {location} of ema_loc is {layer}")
+    if not isinstance(layer, nn.ReLU) and not (isinstance(layer, nn.Conv2d)
+                                               and layer.in_channels == layer.out_channels):
+        raise ValueError(f"residual needs a layer whose output its input can be added to, and layer {location} of "
+                         f"ema_loc is {layer}")
 
 
 def check_clip(clip: Tensor) -> None:
@@ -470,5 +493,6 @@ def check_clip(clip: Tensor) -> None:
 def check_state(old: Tensor | None, new: Tensor) -> None:
     """Refuse a state that belongs to other frames: one of another number would be broadcast without a word."""
     if old is not None and old.shape != new.shape:
-        raise ValueError(f"the state, {tuple(old.shape)}, belongs to frames of another number or size: needed here is {tuple(new.shape)}; "
+        raise ValueError(f"the state, {tuple(old.shape)}, belongs to frames of another number or size: needed here is "
+                         f"{tuple(new.shape)}; "
                          "start every video with None")

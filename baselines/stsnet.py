@@ -1,9 +1,9 @@
-"""Spatio-temporal saliency networks: one stream for the frame, one for a picture of its optical flow, two ways to fuse them.
+"""Spatio-temporal saliency networks: one for the frame, one for a picture of its optical flow, and their fusion.
 
 Frames go through one at a time. The released weights, `stsconvnet.caffemodel`, are read here, without Caffe.
 
-Source: Bak, Kocak, Erdem, Erdem, "Spatio-Temporal Saliency Networks for Dynamic Saliency Prediction", IEEE Transactions on
-Multimedia, 2018.
+Source: Bak, Kocak, Erdem, Erdem, "Spatio-Temporal Saliency Networks for Dynamic Saliency Prediction", IEEE Transactions
+on Multimedia, 2018.
 """
 import math
 from collections.abc import Iterator
@@ -26,29 +26,33 @@ from saliency_model import (
 )
 from weights import local_file, read_configuration
 
-# Caffe's layers: channels in, channels out, side of the kernel. Their names are those of state dicts; a second stream's end in _b.
-STREAM = {"conv1": (3, 96, 7), "conv2": (96, 256, 5), "conv3": (256, 512, 3), "conv4": (512, 512, 5), "conv5": (512, 512, 5)}
+# Caffe's layers: channels in, channels out, side of the kernel. Their names are those of state dicts; a second stream's
+# end in _b.
+STREAM = {"conv1": (3, 96, 7), "conv2": (96, 256, 5), "conv3": (256, 512, 3), "conv4": (512, 512, 5),
+          "conv5": (512, 512, 5)}
 TAIL = {"conv6": (512, 256, 7), "conv7": (256, 128, 11), "conv8": (128, 32, 11), "conv9": (32, 1, 13)}
 POOLED = ("conv1", "conv2")                                                # a pooling follows these
 
 MEAN, SCALE = (100, 110, 118), 0.0078431372549                             # RGB, in levels; 2 / 255
-DARK = -0.95                                                               # raw output, 0.02 of a density map: as dark as those are on average
-LARGEST, SMALLEST = 512, 4                                                 # sides of frames; two poolings leave nothing of 3 pixels
-FLOW_KINDS = ("components", "wheel")                                       # of `optical_flow.PICTURES`, which this file need not load
+DARK = -0.95  # raw output, 0.02 of a density map: as dark as those are on average
+LARGEST, SMALLEST = 512, 4  # sides of frames; two poolings leave nothing of 3 pixels
+FLOW_KINDS = ("components", "wheel")  # of `optical_flow.PICTURES`, which this file need not load
 
 OLD_LAYERS, LAYER = 2, 100                                                 # fields of Caffe's messages: NetParameter,
 LAYER_NAME, LAYER_BLOBS = 1, 7                                             # LayerParameter,
 LEGACY_SHAPE, BLOB_DATA, BLOB_SHAPE = (1, 2, 3, 4), 5, 7                   # BlobProto,
 SHAPE_DIM = 1                                                              # BlobShape
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5                               # protobuf's wire types; 3 and 4, groups, Caffe never wrote
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # protobuf's wire types; 3 and 4, groups, Caffe never wrote
 MOST_DIMS = 32                                                             # Caffe's own limit
 
 
 class Streams(GroupModel):
-    """What the four networks share: streams of the same layers, what fuses them, the tail; before and after the network.
+    """What the four networks share: streams of the same layers, what fuses them, the tail; before and after the
+    network.
 
-    A network adds `forward` and, where it has two streams, `fuse`. What it starts from is our choice, for the release tells nothing of
-    it: weights of Caffe's filler "xavier", biases of 0, but the last one such that the first map is dark, and bilinear enlargement.
+    A network adds `forward` and, where it has two streams, `fuse`. What it starts from is our choice, for the release
+    tells nothing of it: weights of Caffe's filler "xavier", biases of 0, but the last one such that the first map is
+    dark, and bilinear enlargement.
 
     Args:
         frame_size: (H, W) that frames are resized to, any from 4 x 4, nominally 240 x 320; None: frames stay
@@ -56,15 +60,15 @@ class Streams(GroupModel):
         others: further arguments of the network, for its `config`.
     """
 
-    clip_len, takes_stills = 1, True                                       # each map needs its frame, and its flow, alone
+    clip_len, takes_stills = 1, True  # each map needs its frame, and its flow, alone
     known_by, unlike = ("deconv1.weight",), ("conv5_b.weight", "conv_fuse.weight")
-    recipe = Recipe(                                                       # loss and optimiser are the paper's, numbers ours
+    recipe = Recipe(  # loss and optimiser are the paper's, numbers ours
         optimizer="sgd", optimizer_options={"momentum": 0.9, "weight_decay": 5e-4},
-        lr=4e-7,                                                           # for 240 x 320: the loss is a sum over pixels
+        lr=4e-7,  # for 240 x 320: the loss is a sum over pixels
         batch_size=2, loss="euclidean",
-        flip=False,                                                        # a mirrored picture of flow is one of another flow
+        flip=False,  # a mirrored picture of flow is one of another flow
     )
-    nominal_size = (240, 320)                                              # and that of training, where frames of a batch need one size
+    nominal_size = (240, 320)  # and that of training, where frames of a batch need one size
     validated_every = 32                                                   # frames, as the others' clips of 32
     suffixes = ("",)                                                       # of the layers of each stream
 
@@ -92,7 +96,8 @@ class Streams(GroupModel):
             if name == "conv1":
                 x = across_channels(x)
             if name in POOLED:
-                # Without padding, PyTorch's ceil mode is Caffe's: ceil((n - 3) / 2) + 1 windows, the last one cut at the border.
+                # Without padding, PyTorch's ceil mode is Caffe's: ceil((n - 3) / 2) + 1 windows, the last one cut at
+                # the border.
                 x = F.max_pool2d(x, kernel_size=3, stride=2, ceil_mode=True)
         return x
 
@@ -130,24 +135,27 @@ class Streams(GroupModel):
         return (frame.float() - mean.view(3, *[1] * (frame.ndim - 2))) * SCALE
 
     def for_objective(self, output: Tensor) -> Tensor:
-        """Raw output in the range of a density map, as Caffe's loss compares it: what `finish` makes of it, neither cut nor resized nor blurred."""
+        """Raw output in the range of a density map, as Caffe's loss compares it: what `finish` makes of it, neither cut
+        nor resized nor blurred."""
         return (128 * output.float() + 127) / 255
 
     def finish(self, output: Tensor, size: tuple[int, int]) -> Tensor:
-        """Bring raw output to levels and to the frame's own size, blur it, and stretch it to its maximum, as the authors do.
+        """Bring raw output to levels and to the frame's own size, blur it, and stretch it to its maximum, as the
+        authors do.
 
         Args:
             output: (B, h, w), what `forward` returned.
             size: (H, W) of the frame.
 
         Returns:
-            (B, H, W) float32 in [0, 1]: times 128 plus 127, cut to 0 .. 255, resized as with OpenCV's INTER_CUBIC, blurred with its
-            default 5 x 5 Gaussian, divided by each map's maximum (a map of zeros stays one).
+            (B, H, W) float32 in [0, 1]: times 128 plus 127, cut to 0 .. 255, resized as with OpenCV's INTER_CUBIC,
+            blurred with its default 5 x 5 Gaussian, divided by each map's maximum (a map of zeros stays one).
         """
         with without_autocast(output.device):                              # or the blur would round to bfloat16
             maps = (128 * output.float() + 127).clamp(0, 255)[:, None]
             if maps.shape[2:] != tuple(size):
-                maps = F.interpolate(maps, size=tuple(size), mode="bicubic", align_corners=False)  # both take a = -0.75 and edge pixels
+                # Both take a = -0.75 and edge pixels.
+                maps = F.interpolate(maps, size=tuple(size), mode="bicubic", align_corners=False)
             weights = torch.tensor([1, 4, 6, 4, 1], device=maps.device, dtype=maps.dtype) / 16
             maps = gaussian_blur(maps[:, 0], weights).clamp(0, 255)        # a cubic overshoots
         peaks = maps.amax(dim=(1, 2), keepdim=True)
@@ -189,7 +197,8 @@ class FlowStreams(Streams):
     def completed(cls, configuration: dict, changes: dict, entries: dict[str, Tensor], source: str) -> dict:
         """A described SSNet has TSNet's entries, and no kind of flow."""
         if configuration and "flow_kind" not in {**configuration, **changes}:
-            raise ValueError(f"the configuration that belongs to {source} does not fit {cls.__name__}: it has no flow_kind, one of {FLOW_KINDS}, "
+            raise ValueError(f"the configuration that belongs to {source} does not fit {cls.__name__}: it has no "
+                             f"flow_kind, one of {FLOW_KINDS}, "
                              f"and is SSNet's where it was written by train.py; it is {configuration}")
         return super().completed(configuration, changes, entries, source)
 
@@ -211,8 +220,8 @@ class SSNet(Streams):
             frame: (B, 3, h, w), as `normalise` returns it; h and w 4 or more.
 
         Returns:
-            Raw output, (B, H', W'), not cut to a range, four times what two poolings leave: 240 x 320 stay, of 270 x 480 come
-            268 x 480; `finish` makes a map of it.
+            Raw output, (B, H', W'), not cut to a range, four times what two poolings leave: 240 x 320 stay, of 270 x
+            480 come 268 x 480; `finish` makes a map of it.
 
         Raises:
             ValueError: the frame has another shape.
@@ -274,10 +283,12 @@ class STSConvNet(STSMaxNet):
 
 
 def convolution(before: int, after: int, side: int) -> nn.Conv2d:
-    """A convolution that keeps height and width, and starts as Caffe's "xavier": uniform within sqrt(3 / n), of n inputs, biases 0.
+    """A convolution that keeps height and width, and starts as Caffe's "xavier": uniform within sqrt(3 / n), of n
+    inputs, biases 0.
 
-    PyTorch's own weights are a third of that in variance: behind nine layers nothing is left of the picture, and hardly anything is learnt.
-    He's are twice that: the loss would be so steep that only rates a hundred times as small were safe.
+    PyTorch's own weights are a third of that in variance: behind nine layers nothing is left of the picture, and hardly
+    anything is learnt. He's are twice that: the loss would be so steep that only rates a hundred times as small were
+    safe.
     """
     layer = nn.Conv2d(before, after, side, padding=side // 2)
     nn.init.kaiming_uniform_(layer.weight, nonlinearity="linear")
@@ -320,7 +331,8 @@ def prepare_frame(frame: np.ndarray, size: tuple[int, int] | None) -> Tensor:
 
 
 def fitted(height: int, width: int) -> tuple[int, int]:
-    """A frame's (H, W), with a larger side of 512 where it is above, the other in proportion, rounded; no side falls below 4."""
+    """A frame's (H, W), with a larger side of 512 where it is above, the other in proportion, rounded; no side falls
+    below 4."""
     scale = min(1, LARGEST / max(height, width))
     return max(SMALLEST, round(scale * height)), max(SMALLEST, round(scale * width))
 
@@ -363,14 +375,16 @@ def read_caffemodel(path: Path) -> dict[str, Tensor]:
     try:
         for number, wire, value, at in fields(data):
             if number == OLD_LAYERS and wire == BYTES:
-                raise ValueError(f"what begins at byte {at} is a layer of the V1 format (`layers`): bring the file up to date with Caffe's "
+                raise ValueError(f"what begins at byte {at} is a layer of the V1 format (`layers`): bring the file up "
+                                 "to date with Caffe's "
                                  "upgrade_net_proto_binary")
             if number == LAYER and wire == BYTES:
                 add_layer(entries, value, at)
         if not entries:
             raise ValueError("no layer with weights is in it")
     except ValueError as error:
-        raise ValueError(f"{path} ({len(data)} bytes) cannot be read as a Caffe model: {error}. Was it interrupted while it was written or "
+        raise ValueError(f"{path} ({len(data)} bytes) cannot be read as a Caffe model: {error}. Was it interrupted "
+                         "while it was written or "
                          "downloaded, or is it another kind of file?") from error
     return entries
 
@@ -403,7 +417,8 @@ def read_blob(data: memoryview, start: int, name: str) -> Tensor:
             values += value
     shape = [legacy.get(number, 0) for number in LEGACY_SHAPE] if dims is None else dims
     if 4 * math.prod(shape) != len(values) or 0 in shape:                  # so no side exceeds what the file holds
-        raise ValueError(f"{name} at byte {start} has shape {tuple(shape)} and {len(values)} bytes of values, expected 4 for each")
+        raise ValueError(f"{name} at byte {start} has shape {tuple(shape)} and {len(values)} bytes of values, expected "
+                         "4 for each")
     if dims is None and name.endswith(".bias") and shape[:3] == [1, 1, 1]:
         shape = shape[3:]
     return torch.from_numpy(np.frombuffer(values, "<f4").astype(np.float32, copy=False).reshape(shape))
@@ -457,11 +472,13 @@ def fields(data: memoryview, start: int = 0) -> Iterator[tuple[int, int, int | m
 
 
 def varint(data: memoryview, position: int, start: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, least significant ones first, and the position behind it; 10 bytes hold protobuf's largest."""
+    """A number of 7 bits a byte, least significant ones first, and the position behind it; 10 bytes hold protobuf's
+    largest."""
     number = 0
     for index, byte in enumerate(data[position:position + 10]):
         number |= (byte & 127) << 7 * index
         if byte < 128:
             return number, position + index + 1
     left = len(data) - position
-    raise ValueError(f"the number at byte {start + position} " + ("has more than 10 bytes" if left >= 10 else f"is cut off after {left} bytes"))
+    raise ValueError(f"the number at byte {start + position} "
+                     + ("has more than 10 bytes" if left >= 10 else f"is cut off after {left} bytes"))

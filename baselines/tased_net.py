@@ -22,20 +22,23 @@ from saliency_model import (
 )
 from weights import load_pretrained_part
 
-# Widths of the Mixed blocks: 3b and 3c, 4b to 4f, 5b and 5c of S3D. Attributes of modules are the authors' names in state dicts.
+# Widths of the Mixed blocks: 3b and 3c, 4b to 4f, 5b and 5c of S3D. Attributes of modules are the authors' names in
+# state dicts.
 MIXED_BLOCKS = {
     "base2": [(64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64)],
-    "base3": [(192, 96, 208, 16, 48, 64), (160, 112, 224, 24, 64, 64), (128, 128, 256, 24, 64, 64), (112, 144, 288, 32, 64, 64),
+    "base3": [(192, 96, 208, 16, 48, 64), (160, 112, 224, 24, 64, 64), (128, 128, 256, 24, 64, 64),
+              (112, 144, 288, 32, 64, 64),
               (256, 160, 320, 32, 128, 128)],
     "base4": [(256, 160, 320, 32, 128, 128), (384, 192, 384, 48, 128, 128)],
 }
 # Where each part begins in the one sequence, `base`, of S3D's own weight file; pooling layers between the parts count.
 PARTS_OF_S3D = {"base1": 0, "base2": 5, "base3": 8, "base4": 14}
 
-OVERLAPPING = {"kernel_size": (1, 3, 3), "stride": (1, 2, 2), "padding": (0, 1, 1)}  # poolings that halve height and width
+# Poolings that halve height and width.
+OVERLAPPING = {"kernel_size": (1, 3, 3), "stride": (1, 2, 2), "padding": (0, 1, 1)}
 APART = {"kernel_size": (1, 2, 2), "stride": (1, 2, 2)}
 
-ENCODER_RATE = 0.01                                                        # of `lr`: the encoder knows Kinetics already; its rate stays constant
+ENCODER_RATE = 0.01  # of `lr`: the encoder knows Kinetics already; its rate stays constant
 BLUR_SIGMA, BLUR_RADIUS = 7, 28                                            # scipy cuts its Gaussian off at 4 sigma
 
 
@@ -50,36 +53,39 @@ class TASEDNet(WindowModel):
         frame_stride: frames of the video from one frame of a clip to the next.
     """
 
-    clip_len = 32                                                          # fixed by the network: 32 -> 16 -> 8 -> 4 -> 2 -> 1
-    first_frames = "mirror"                                                # the first 31 maps come from time-reversed windows
+    clip_len = 32  # fixed by the network: 32 -> 16 -> 8 -> 4 -> 2 -> 1
+    first_frames = "mirror"  # the first 31 maps come from time-reversed windows
     known_by, authors_file = ("base1.0.conv_s.weight", "convtsp4.13.weight"), "TASED_updated.pt"
-    onnx_differs = True                                                    # rounding moves some maxima, and what is unpooled with them
+    onnx_differs = True  # rounding moves some maxima, and what is unpooled with them
     recipe = Recipe(                                                       # the paper's
         optimizer="sgd", optimizer_options={"momentum": 0.9, "weight_decay": 2e-7},
         lr=0.1,                                                            # of the decoder, which starts from nothing
-        milestones=(750, 950), gamma=0.1,                                  # the decoder's rate falls after so many updates
-        batch_size=8, accumulate=5,                                        # 40 clips an update, as many as fit at a time
+        milestones=(750, 950), gamma=0.1,  # the decoder's rate falls after so many updates
+        batch_size=8, accumulate=5,  # 40 clips an update, as many as fit at a time
         gradients="summed",                                                # over the 5 batches: `lr` belongs to the sum
-        epochs=67,                                                         # 1000 updates of 40 clips, one of each of 600 videos
+        epochs=67,  # 1000 updates of 40 clips, one of each of 600 videos
         val_every=3,                                                       # ours; the authors keep the last weights
         flip=True,
-        kl_over="batch",                                                   # normalised over all 8 maps: busy maps weigh more
+        kl_over="batch",  # normalised over all 8 maps: busy maps weigh more
     )
-    start_file = Path("saved_models/S3D_kinetics400.pt")                   # torchvision's S3D has other names for its parts
+    start_file = Path("saved_models/S3D_kinetics400.pt")  # torchvision's S3D has other names for its parts
 
     def __init__(self, frame_size: tuple[int, int] = (224, 384), frame_stride: int = 1) -> None:
-        # The encoder halves five times, and the decoder doubles as often: what does not divide by 32 would come out at another size.
+        # The encoder halves five times, and the decoder doubles as often: what does not divide by 32 would come out at
+        # another size.
         check_frame_size(frame_size, 32)
         check_frame_stride(frame_stride)
         super().__init__(frame_size, prepare_frame, frame_stride=frame_stride)
         self.frame_stride = frame_stride
         self.base1 = nn.Sequential(
-            SeparableConv(3, 64, side=7, stride=2), nn.MaxPool3d(**OVERLAPPING), PointConv(64, 64), SeparableConv(64, 192, side=3),
+            SeparableConv(3, 64, side=7, stride=2), nn.MaxPool3d(**OVERLAPPING), PointConv(64, 64),
+            SeparableConv(64, 192, side=3),
         )
         self.base2 = mixed_blocks(192, MIXED_BLOCKS["base2"])
         self.base3 = mixed_blocks(480, MIXED_BLOCKS["base3"])
         self.base4 = mixed_blocks(832, MIXED_BLOCKS["base4"])
-        self.convtsp1 = nn.Sequential(*rectified(nn.Conv3d(1024, 1024, 1, bias=False)), *rectified(transposed(1024, 832)))
+        self.convtsp1 = nn.Sequential(*rectified(nn.Conv3d(1024, 1024, 1, bias=False)),
+                                      *rectified(transposed(1024, 832)))
         self.convtsp2 = nn.Sequential(*rectified(transposed(832, 480)))
         self.convtsp3 = nn.Sequential(*rectified(transposed(480, 192)))
         self.convtsp4 = readout()
@@ -103,7 +109,7 @@ class TASEDNet(WindowModel):
         coarse, where = max_pool(coarse, 2, APART)                         # (B, 832, 4, H/32, W/32)
         x = self.convtsp1(self.base4(coarse))                              # (B, 832, 4, H/32, W/32)
         x = self.convtsp2(max_unpool(x, where))                            # (B, 480, 4, H/16, W/16)
-        _, where = max_pool(middle, 4, OVERLAPPING)                        # only the maxima's places: (B, 480, 4, H/16, W/16)
+        _, where = max_pool(middle, 4, OVERLAPPING)  # only the maxima's places: (B, 480, 4, H/16, W/16)
         x = self.convtsp3(max_unpool(x, where))                            # (B, 192, 4, H/8, W/8)
         _, where = max_pool(fine, 4, OVERLAPPING)                          # (B, 192, 4, H/8, W/8)
         x = self.convtsp4[:-2](max_unpool(x, where))                       # (B, 4, 1, H, W)
@@ -119,7 +125,8 @@ class TASEDNet(WindowModel):
             return last(x.to(last[0].weight.dtype))                        # (B, 1, 1, H, W)
 
     def bfloat16(self) -> "TASEDNet":
-        """Half the memory; the last convolution stays in float32. A maximum that moves by rounding is unpooled elsewhere."""
+        """Half the memory; the last convolution stays in float32. A maximum that moves by rounding is unpooled
+        elsewhere."""
         super().bfloat16()
         self.convtsp4[-2:].float()
         return self
@@ -145,8 +152,8 @@ class TASEDNet(WindowModel):
             size: (H, W) of the frame.
 
         Returns:
-            (B, H, W) float32 in [0, 1]: cut to steps of 1/255, blurred with a Gaussian of sigma 7, divided by each map's
-            maximum (a map of zeros stays one), resized bilinearly.
+            (B, H, W) float32 in [0, 1]: cut to steps of 1/255, blurred with a Gaussian of sigma 7, divided by each
+            map's maximum (a map of zeros stays one), resized bilinearly.
         """
         with without_autocast(output.device):                              # or the blur would round to bfloat16
             maps = (255 * output.float()).trunc() / 255
@@ -163,12 +170,13 @@ class TASEDNet(WindowModel):
         """What SGD gets: the encoder, at a hundredth of `lr`, and the decoder.
 
         Returns:
-            Two groups of the parameters that receive a gradient. "scheduled" tells whether the group's rate falls at the
-            recipe's milestones.
+            Two groups of the parameters that receive a gradient. "scheduled" tells whether the group's rate falls at
+            the recipe's milestones.
         """
         named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         return [
-            {"params": [p for name, p in named if name.startswith("base")], "lr": lr * ENCODER_RATE, "scheduled": False},
+            {"params": [p for name, p in named if name.startswith("base")], "lr": lr * ENCODER_RATE,
+             "scheduled": False},
             {"params": [p for name, p in named if not name.startswith("base")], "lr": lr, "scheduled": True},
         ]
 
@@ -202,12 +210,14 @@ class PointConv(nn.Module):
 
 
 class SeparableConv(nn.Module):
-    """A convolution over space, one over time, each with batch normalisation and ReLU: `side` x `side` x `side` in two steps."""
+    """A convolution over space, one over time, each with batch normalisation and ReLU: `side` x `side` x `side` in two
+    steps."""
 
     def __init__(self, before: int, after: int, side: int, stride: int = 1) -> None:
         super().__init__()
         pad = side // 2
-        self.conv_s = nn.Conv3d(before, after, (1, side, side), stride=(1, stride, stride), padding=(0, pad, pad), bias=False)
+        self.conv_s = nn.Conv3d(before, after, (1, side, side), stride=(1, stride, stride), padding=(0, pad, pad),
+                                bias=False)
         self.bn_s = batch_norm(after)
         self.conv_t = nn.Conv3d(after, after, (side, 1, 1), stride=(stride, 1, 1), padding=(pad, 0, 0), bias=False)
         self.bn_t = batch_norm(after)
@@ -263,7 +273,8 @@ def over_time(width: int) -> nn.Conv3d:
 
 
 def readout() -> nn.Sequential:
-    """(B, 192, 4, H/4, W/4) to one map, (B, 1, 1, H, W) in (0, 1): time 4 -> 2 -> 1, height and width times 2, twice."""
+    """(B, 192, 4, H/4, W/4) to one map, (B, 1, 1, H, W) in (0, 1): time 4 -> 2 -> 1, height and width times 2,
+    twice."""
     return nn.Sequential(
         *rectified(transposed(192, 64, stride=2)), *rectified(over_time(64)),
         *rectified(nn.ConvTranspose3d(64, 4, 1, bias=False)), *rectified(over_time(4)),
@@ -272,7 +283,8 @@ def readout() -> nn.Sequential:
 
 
 def max_pool(x: Tensor, frames: int, pooling: dict) -> tuple[Tensor, Tensor]:
-    """The maxima of (B, C, T, H, W) over every `frames` frames and then over space, and where in space they were, for `max_unpool`."""
+    """The maxima of (B, C, T, H, W) over every `frames` frames and then over space, and where in space they were, for
+    `max_unpool`."""
     x = F.max_pool3d(x, (frames, 1, 1))
     return F.max_pool3d(x, **pooling, return_indices=True)
 
@@ -280,8 +292,8 @@ def max_pool(x: Tensor, frames: int, pooling: dict) -> tuple[Tensor, Tensor]:
 def max_unpool(x: Tensor, where: Tensor) -> Tensor:
     """Put (B, C, T, H, W) where the maxima were in a map twice as high and wide, zeros elsewhere.
 
-    Overlapping windows can share a maximum: there the last one stays. PyTorch's own unpooling, which the authors use, leaves it to
-    chance which one does, on GPUs and on CPUs of several threads, and hands a gradient to all of them.
+    Overlapping windows can share a maximum: there the last one stays. PyTorch's own unpooling, which the authors use,
+    leaves it to chance which one does, on GPUs and on CPUs of several threads, and hands a gradient to all of them.
     """
     frames, height, width = x.shape[2:]
     where, numbers = where.flatten(2), torch.arange(frames * height * width, device=x.device).expand(*x.shape[:2], -1)

@@ -1,12 +1,12 @@
-"""How many clips a second training can read: decoded from PNG, and from prepared frames (train.py --cache), in the same run.
+"""How many clips a second training can read: decoded from PNG, and from prepared frames, in the same run.
 
     python -m benchmarks.clips
-    python -m benchmarks.clips --workers 8 --videos 64 --frames 400        # more than the page cache holds: a disk's rate
+    python -m benchmarks.clips --workers 8 --videos 64 --frames 400  # more than the page cache holds: a disk's rate
 
-Generated videos in DHF1K's tree and size, 360 x 640, textured so that their PNG files are as large as those of real video. A clip
-is what training asks for: 32 frames at the network's size, with the density and the fixation map of the last. Both ways give the
-same tensors (checked on every clip of one epoch before anything is timed). Medians over epochs; the first, which fills caches,
-does not count.
+Generated videos in DHF1K's tree and size, 360 x 640, textured so that their PNG files are as large as those of real
+video. A clip is what training asks for: 32 frames at the network's size, with the density and the fixation map of the
+last. Both ways give the same tensors (checked on every clip of one epoch before anything is timed). Medians over
+epochs; the first, which fills caches, does not count.
 """
 import argparse
 import functools
@@ -39,7 +39,8 @@ def make_videos(root: Path, videos: int, frames: int, size: tuple[int, int]) -> 
         density = cv2.GaussianBlur(fixations.astype(np.float32), (0, 0), 12)
         for frame in range(frames):
             picture = texture[:, frame:frame + size[1]] // 2 + generator.integers(0, 2, (*size, 3), np.uint8)
-            for kind, content in (("images", picture), ("maps", (density / density.max() * 255).astype(np.uint8)), ("fixation", fixations)):
+            for kind, content in (("images", picture), ("maps", (density / density.max() * 255).astype(np.uint8)),
+                                  ("fixation", fixations)):
                 path = root / "train" / f"{number:04d}" / kind / f"{frame + 1:04d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(content).save(path)
@@ -79,7 +80,8 @@ def measure(videos: list[Video], folder: Path, size: tuple[int, int], workers: i
                                          (f"prepared, {size[0]} x {size[1]}", prepared, cache.files.values(), built)):
         rate = len(videos) / epoch_seconds(dataset, workers, epochs)
         rows.append({"clips from": source, "clips/s": rate, "times PNG": rate / rows[0]["clips/s"] if rows else 1.0,
-                     "KB a frame": sum(path.stat().st_size for path in files) / len(frames) / 1e3, "s to prepare": made})
+                     "KB a frame": sum(path.stat().st_size for path in files) / len(frames) / 1e3,
+                     "s to prepare": made})
     return rows
 
 
@@ -89,10 +91,13 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--frames", type=at_least(32), default=64, help="of each video (default: 64)")
     parser.add_argument("--frame-size", type=at_least(32), nargs=2, default=[224, 384], metavar=("H", "W"),
                         help="size the network sees, in pixels (default: 224 384)")
-    parser.add_argument("--workers", type=at_least(0), default=0, help="processes that decode; 0: none besides this one (default: 0)")
+    parser.add_argument("--workers", type=at_least(0), default=0,
+                        help="processes that decode; 0: none besides this one (default: 0)")
     parser.add_argument("--epochs", type=at_least(1), default=5, help="of which the median counts (default: 5)")
-    parser.add_argument("--folder", type=Path, help="where to put the files, on the disk to be measured (default: the system's for temporary files)")
-    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/clips.json"), help="JSON file (default: results/benchmarks/clips.json)")
+    parser.add_argument("--folder", type=Path, help="where to put the files, on the disk to be measured (default: the "
+                                                    "system's for temporary files)")
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/clips.json"),
+                        help="JSON file (default: results/benchmarks/clips.json)")
     return parser
 
 

@@ -20,7 +20,8 @@ from benchmarks.timing import machine, median_seconds, write_rows
 from loss import EPS, LABELS, MEASURES, measures
 from predict import at_least, keep_freed_memory, select_device
 
-TARGETS = {"auc_j": ("fixations",), "nss": ("fixations",), "s_auc": ("fixations", "other_fixations")}  # of the others: density
+# Of the others: density.
+TARGETS = {"auc_j": ("fixations",), "nss": ("fixations",), "s_auc": ("fixations", "other_fixations")}
 
 
 # The plain formulation: one map, (H, W) float64 arrays.
@@ -78,13 +79,16 @@ PLAIN = {"auc_j": plain_auc_j, "sim": plain_sim, "s_auc": plain_s_auc, "cc": pla
 def make_frames(size: tuple[int, int], fixations: int, batch_size: int) -> dict[str, torch.Tensor]:
     """Smooth random maps without ties, and fixations where the density is high."""
     generator = torch.Generator().manual_seed(0)
-    saliency, density = (torch.nn.functional.interpolate(torch.rand(batch_size, 1, 9, 16, generator=generator, dtype=torch.float64).pow(3), size,
-                                                         mode="bicubic", antialias=True)[:, 0].clamp(min=0) for _ in range(2))
+    coarse = [torch.rand(batch_size, 1, 9, 16, generator=generator, dtype=torch.float64).pow(3) for _ in range(2)]
+    saliency, density = (torch.nn.functional.interpolate(x, size, mode="bicubic", antialias=True)[:, 0].clamp(min=0)
+                         for x in coarse)
     saliency = saliency + 1e-6 * torch.rand(saliency.shape, generator=generator, dtype=torch.float64)
     maps = {"saliency": saliency, "density": (density / density.amax((1, 2), keepdim=True) * 255).round() / 255}
     for name, count in (("fixations", fixations), ("other_fixations", 10 * fixations)):
-        places = (density if name == "fixations" else torch.ones_like(density)).flatten(1).multinomial(count, generator=generator)
-        maps[name] = torch.zeros(batch_size, size[0] * size[1], dtype=torch.bool).scatter_(1, places, True).view(batch_size, *size)
+        likely = density if name == "fixations" else torch.ones_like(density)
+        places = likely.flatten(1).multinomial(count, generator=generator)
+        fixated = torch.zeros(batch_size, size[0] * size[1], dtype=torch.bool).scatter_(1, places, True)
+        maps[name] = fixated.view(batch_size, *size)
     return maps
 
 
@@ -104,11 +108,13 @@ def no_host_synchronisation(device: torch.device) -> Iterator[None]:
 def compare(frames: dict[str, torch.Tensor], device: torch.device, repeats: int) -> list[dict]:
     """A row for each measure and one for all: {"measure", "plain_ms", "ours_ms", "ratio", "difference"}, per frame."""
     plain = {name: x[0].numpy() for name, x in frames.items()}
-    ours = {name: x if x.dtype == torch.bool else x.float().to(device) for name, x in frames.items()}  # fixations stay on the CPU, as in test.py
+    # Fixations stay on the CPU, as in test.py.
+    ours = {name: x if x.dtype == torch.bool else x.float().to(device) for name, x in frames.items()}
     size, rows = len(frames["saliency"]), []
     for name, measure in MEASURES.items():
         targets = ["saliency", *TARGETS.get(name, ("density",))]
-        call, plain_call = (functools.partial(f, *(maps[target] for target in targets)) for f, maps in ((measure, ours), (PLAIN[name], plain)))
+        call, plain_call = (functools.partial(f, *(maps[target] for target in targets))
+                            for f, maps in ((measure, ours), (PLAIN[name], plain)))
         with no_host_synchronisation(device):
             result = call()
         rows.append({"measure": LABELS[name], "plain_ms": 1000 * median_seconds(plain_call, repeats, device),
@@ -116,19 +122,23 @@ def compare(frames: dict[str, torch.Tensor], device: torch.device, repeats: int)
                      "difference": abs(result[0].item() - plain_call())})
     with no_host_synchronisation(device):
         measures(**ours)
-    rows.append({"measure": "all six", "plain_ms": sum(row["plain_ms"] for row in rows), "difference": max(row["difference"] for row in rows),
+    rows.append({"measure": "all six", "plain_ms": sum(row["plain_ms"] for row in rows),
+                 "difference": max(row["difference"] for row in rows),
                  "ours_ms": 1000 * median_seconds(lambda: measures(**ours), repeats, device) / size})
     return [{**row, "ratio": row["plain_ms"] / row["ours_ms"]} for row in rows]
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=at_least(2), nargs=2, default=[360, 640], metavar=("H", "W"), help="of the maps, in pixels (default: 360 640)")
-    parser.add_argument("--fixations", type=at_least(1), default=200, help="a frame; ten times as many of other frames (default: 200)")
+    parser.add_argument("--size", type=at_least(2), nargs=2, default=[360, 640], metavar=("H", "W"),
+                        help="of the maps, in pixels (default: 360 640)")
+    parser.add_argument("--fixations", type=at_least(1), default=200,
+                        help="a frame; ten times as many of other frames (default: 200)")
     parser.add_argument("--batch-size", type=at_least(1), default=1, help="frames measured at once (default: 1)")
     parser.add_argument("--repeats", type=at_least(1), default=21, help="of which the median counts (default: 21)")
     parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads of PyTorch (default: 1)")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="cpu", help="where our measures run (default: cpu)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="cpu",
+                        help="where our measures run (default: cpu)")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/measures.json"),
                         help="JSON file (default: results/benchmarks/measures.json)")
     return parser
@@ -141,9 +151,11 @@ def main(args: argparse.Namespace) -> None:
     rows = compare(make_frames(tuple(args.size), args.fixations, args.batch_size), device, args.repeats)
     print("| measure | plain, ms | ours, ms | ratio | difference of the results |\n|---|---|---|---|---|")
     for row in rows:
-        print(f"| {row['measure']} | {row['plain_ms']:.2f} | {row['ours_ms']:.2f} | {row['ratio']:.1f} | {row['difference']:.1e} |")
+        print(f"| {row['measure']} | {row['plain_ms']:.2f} | {row['ours_ms']:.2f} | {row['ratio']:.1f} | "
+              f"{row['difference']:.1e} |")
     write_rows(args.out, rows, vars(args), device)
-    print(f"per frame of {args.size[0]} x {args.size[1]}, {args.fixations} fixations, batch {args.batch_size}, float32, median of {args.repeats}; "
+    print(f"per frame of {args.size[0]} x {args.size[1]}, {args.fixations} fixations, batch {args.batch_size}, "
+          f"float32, median of {args.repeats}; "
           f"plain: NumPy on the CPU; ours: {device.type} ({machine(device)}); written to {args.out}")
 
 

@@ -3,9 +3,9 @@
     python -m benchmarks.network
     python -m benchmarks.network --device cuda --batch-sizes 1 2 4 8 16
 
-Forward passes and whole training steps (forward, backward, Adam) on random clips. The plain formulation (`plain.py`) is float32, one
-clip at a time; its weights are ours. Stochastic depth is off on both sides. FLOP are counted on the plain formulation, multiply
-and add apart, and their rate is given as a share of a matrix product's, measured here too.
+Forward passes and whole training steps (forward, backward, Adam) on random clips. The plain formulation (`plain.py`) is
+float32, one clip at a time; its weights are ours. Stochastic depth is off on both sides. FLOP are counted on the plain
+formulation, multiply and add apart, and their rate is given as a share of a matrix product's, measured here too.
 """
 import argparse
 import functools
@@ -61,9 +61,11 @@ def our_forward(size: tuple[int, int], device: torch.device, batch_size: int, pr
 
 def plain_step(size: tuple[int, int], device: torch.device, batch_size: int = 1) -> Callable[[], Tensor]:
     model = make_model(device, size)
-    weights = {**dict(model.state_dict()), **{name: entry for name, entry in model.state_dict(keep_vars=True).items() if entry.requires_grad}}
+    weights = {**dict(model.state_dict()),
+               **{name: entry for name, entry in model.state_dict(keep_vars=True).items() if entry.requires_grad}}
     optimizer = torch.optim.Adam([w for w in weights.values() if w.requires_grad], lr=1e-5, foreach=False)
-    return functools.partial(step, functools.partial(plain.forward, weights), optimizer, make_clip(1, size, device), "float32")
+    return functools.partial(step, functools.partial(plain.forward, weights), optimizer, make_clip(1, size, device),
+                             "float32")
 
 
 def our_step(size: tuple[int, int], device: torch.device, batch_size: int, precision: str, checkpointing: bool = False,
@@ -90,9 +92,11 @@ def step(forward: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, 
 
 # The comparison
 
-def measure_memory(tasks: list[tuple], size: tuple[int, int], batch_sizes: list[int], device: torch.device) -> dict[tuple, float | None]:
+def measure_memory(tasks: list[tuple], size: tuple[int, int], batch_sizes: list[int],
+                   device: torch.device) -> dict[tuple, float | None]:
     """(what, variant, batch size) -> MB; measured before anything is timed, while this process is small."""
-    return {(what, variant, batch_size): unless_too_large(lambda p=prepare, b=batch_size: peak_memory(functools.partial(p, size, device, b), device))
+    peak = lambda prepare, batch_size: peak_memory(functools.partial(prepare, size, device, batch_size), device)
+    return {(what, variant, batch_size): unless_too_large(functools.partial(peak, prepare, batch_size))
             for what, plain_call, variants in tasks for variant, prepare in {PLAIN: plain_call, **variants}.items()
             for batch_size in (batch_sizes if variant != PLAIN else [1])}
 
@@ -106,7 +110,8 @@ def unless_too_large(measure: Callable[[], float]) -> float | None:
         return None
 
 
-def measure_plain(what: str, prepare: Callable, size: tuple[int, int], repeats: int, device: torch.device, rate: float) -> dict:
+def measure_plain(what: str, prepare: Callable, size: tuple[int, int], repeats: int, device: torch.device,
+                  rate: float) -> dict:
     """The row that the others are compared with: the plain formulation in a process whose memory nobody has tuned."""
     call = prepare(size, device)
     with FlopCounterMode(display=False) as counter:
@@ -114,7 +119,8 @@ def measure_plain(what: str, prepare: Callable, size: tuple[int, int], repeats: 
     return row(what, PLAIN, 1, None, median_seconds(call, repeats, device, warm_up=1), counter.get_total_flops(), rate)
 
 
-def compare(plain_row: dict, variants: dict[str, Callable], size: tuple[int, int], batch_sizes: list[int], repeats: int, device: torch.device,
+def compare(plain_row: dict, variants: dict[str, Callable], size: tuple[int, int], batch_sizes: list[int], repeats: int,
+            device: torch.device,
             rates: dict[str, float]) -> Iterator[dict]:
     """A row for each variant and batch size that the memory is enough for, per clip."""
     plain_seconds = plain_row["s per clip"]
@@ -128,20 +134,26 @@ def compare(plain_row: dict, variants: dict[str, Callable], size: tuple[int, int
                 yield row(plain_row["what"], variant, batch_size, plain_seconds, seconds / batch_size, flop, rate)
 
 
-def row(what: str, variant: str, batch_size: int, plain_seconds: float | None, seconds: float, flop: float, rate: float) -> dict:
-    return {"what": what, "variant": variant, "batch": batch_size, "s per clip": seconds, "times plain": (plain_seconds or seconds) / seconds,
+def row(what: str, variant: str, batch_size: int, plain_seconds: float | None, seconds: float, flop: float,
+        rate: float) -> dict:
+    return {"what": what, "variant": variant, "batch": batch_size, "s per clip": seconds,
+            "times plain": (plain_seconds or seconds) / seconds,
             "GFLOP/s": flop / seconds / 1e9, "of matrix product": flop / seconds / rate}
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", choices=["forward", "step"], nargs="+", default=["forward", "step"], help="(default: forward step)")
+    parser.add_argument("--what", choices=["forward", "step"], nargs="+", default=["forward", "step"],
+                        help="(default: forward step)")
     parser.add_argument("--size", type=at_least(32), nargs=2, default=[224, 384], metavar=("H", "W"),
                         help="of the frames, in pixels (default: 224 384)")
-    parser.add_argument("--batch-sizes", type=at_least(1), nargs="+", default=[1], help="clips at once, for ours (default: 1)")
+    parser.add_argument("--batch-sizes", type=at_least(1), nargs="+", default=[1],
+                        help="clips at once, for ours (default: 1)")
     parser.add_argument("--repeats", type=at_least(1), default=5, help="of which the median counts (default: 5)")
-    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure peak memory too (default: on)")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="(default: auto: CUDA, else MPS, else CPU)")
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True,
+                        help="measure peak memory too (default: on)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
+                        help="(default: auto: CUDA, else MPS, else CPU)")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/network.json"),
                         help="JSON file (default: results/benchmarks/network.json)")
     return parser
@@ -156,18 +168,21 @@ def main(args: argparse.Namespace) -> None:
     forwards = {precision: functools.partial(our_forward, precision=precision) for precision in measured}
     steps = {precision: functools.partial(our_step, precision=precision) for precision in measured}
     steps[f"{measured[-1]}, checkpointing"] = functools.partial(our_step, precision=measured[-1], checkpointing=True)
-    tasks = [task for task in (("forward", plain_forward, forwards), ("step", plain_step, steps)) if task[0] in args.what]
+    tasks = [task for task in (("forward", plain_forward, forwards), ("step", plain_step, steps))
+             if task[0] in args.what]
     peaks = measure_memory(tasks, size, args.batch_sizes, device) if args.memory else {}
     rates = {name: timing.matrix_rate(getattr(torch, name), device) for name in measured}
-    plain_rows = [measure_plain(what, plain_call, size, args.repeats, device, rates["float32"]) for what, plain_call, _ in tasks]
+    plain_rows = [measure_plain(what, plain_call, size, args.repeats, device, rates["float32"])
+                  for what, plain_call, _ in tasks]
     keep_freed_memory()                                                    # as our programs do
     rows = []
     for plain_row, (_, plain_call, variants) in zip(plain_rows, tasks):
         variants = {f"{PLAIN}, freed memory kept": plain_call, **variants}
         rows += [plain_row, *compare(plain_row, variants, size, args.batch_sizes, args.repeats, device, rates)]
     rows = [{**row, "peak MB above weights": peaks.get((row["what"], row["variant"], row["batch"]))} for row in rows]
-    report(args.out, rows, vars(args), device, f"frames of {size[0]} x {size[1]}, median of {args.repeats}; "
-                                               f"matrix products: {', '.join(f'{name} {x / 1e9:.0f} GFLOP/s' for name, x in rates.items())}")
+    products = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
+    report(args.out, rows, vars(args), device,
+           f"frames of {size[0]} x {size[1]}, median of {args.repeats}; matrix products: {products}")
 
 
 if __name__ == "__main__":

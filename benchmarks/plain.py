@@ -1,8 +1,9 @@
-"""The plain formulation that every speed here is a ratio to: RecSal-Net as one would first write it. Frozen: never made faster.
+"""The plain formulation that every speed here is a ratio to: RecSal-Net as one would first write it. Frozen.
 
-Float32, one clip at a time, default memory layout, softmax attention written out, position bias and shift mask built anew in
-each forward pass, frames decoded by one thread, OpenCV for what follows the network, loops over fixations for the measures.
-It takes a state dict with the authors' names and shares no code with `model.py`, so no change there can make it faster.
+Float32, one clip at a time, default memory layout, softmax attention written out, position bias and shift mask built
+anew in each forward pass, frames decoded by one thread, OpenCV for what follows the network, loops over fixations for
+the measures. It takes a state dict with the authors' names and shares no code with `model.py`, so no change there can
+make it faster.
 """
 import itertools
 from collections.abc import Iterator
@@ -49,7 +50,8 @@ def top_down(conv, levels: list[Tensor]) -> list[Tensor]:
 
 def aspp(conv, level: int, x: Tensor) -> Tensor:
     name = f"aspp{level}.aspp"
-    branches = [conv(f"{name}.0", x)] + [conv(f"{name}.{i}", x, dilation=(1, d, d), padding=(1, d, d)) for i, d in ((1, 3), (2, 6))]
+    branches = [conv(f"{name}.0", x)] + [conv(f"{name}.{i}", x, dilation=(1, d, d), padding=(1, d, d))
+                                         for i, d in ((1, 3), (2, 6))]
     average = conv(f"{name}.3", F.adaptive_avg_pool3d(x, 1))
     return torch.cat([F.relu(branch) for branch in (*branches, average.expand_as(branches[0]))], dim=1)
 
@@ -69,13 +71,15 @@ def head(conv, level: int, x: Tensor) -> Tensor:
 
 
 def enlarge(x: Tensor, factor: int) -> Tensor:
-    return x if factor == 1 else F.interpolate(x, scale_factor=(1, factor, factor), mode="trilinear", align_corners=False)
+    return x if factor == 1 else F.interpolate(x, scale_factor=(1, factor, factor), mode="trilinear",
+                                               align_corners=False)
 
 
 # Its encoder
 
 def encoder(weights: dict[str, Tensor], clip: Tensor) -> list[Tensor]:
-    x = F.conv3d(clip, weights["backbone.patch_embed.proj.weight"], weights["backbone.patch_embed.proj.bias"], stride=(2, 4, 4))
+    x = F.conv3d(clip, weights["backbone.patch_embed.proj.weight"], weights["backbone.patch_embed.proj.bias"],
+                 stride=(2, 4, 4))
     x, features = x.permute(0, 2, 3, 4, 1), []
     for stage, (depth, heads) in enumerate(zip(DEPTHS, HEADS)):
         for i in range(depth):
@@ -88,7 +92,8 @@ def encoder(weights: dict[str, Tensor], clip: Tensor) -> list[Tensor]:
 
 def block(weights: dict[str, Tensor], name: str, x: Tensor, heads: int, shifted: bool) -> Tensor:
     linear = lambda layer, x: F.linear(x, weights[f"{name}.{layer}.weight"], weights[f"{name}.{layer}.bias"])
-    norm = lambda layer, x: F.layer_norm(x, x.shape[-1:], weights[f"{name}.{layer}.weight"], weights[f"{name}.{layer}.bias"])
+    norm = lambda layer, x: F.layer_norm(x, x.shape[-1:], weights[f"{name}.{layer}.weight"],
+                                         weights[f"{name}.{layer}.bias"])
     size = x.shape[1:4]
     window = [min(s, w) for s, w in zip(size, WINDOW)]
     shift = [w // 2 if shifted and s > w else 0 for s, w in zip(size, WINDOW)]
@@ -96,7 +101,8 @@ def block(weights: dict[str, Tensor], name: str, x: Tensor, heads: int, shifted:
     y = F.pad(norm("norm1", x), (0, 0, 0, padding[2], 0, padding[1], 0, padding[0]))
     padded = y.shape[1:4]
     y = torch.roll(y, [-s for s in shift], dims=(1, 2, 3))
-    y = attention(weights, f"{name}.attn", linear, partition(y, window), heads, shift_mask(padded, window, shift).to(y) if any(shift) else None)
+    y = attention(weights, f"{name}.attn", linear, partition(y, window), heads,
+                  shift_mask(padded, window, shift).to(y) if any(shift) else None)
     y = torch.roll(reverse(y, window, x.shape[0], padded), shift, dims=(1, 2, 3))
     x = x + y[:, :size[0], :size[1], :size[2]]
     return x + linear("mlp.fc2", F.gelu(linear("mlp.fc1", norm("norm2", x))))
@@ -162,7 +168,8 @@ def write(path: Path, saliency: np.ndarray) -> None:
 
 
 @torch.no_grad()
-def saliency_maps(weights: dict[str, Tensor], paths: list[Path], size: tuple[int, int], device: torch.device) -> Iterator[np.ndarray]:
+def saliency_maps(weights: dict[str, Tensor], paths: list[Path], size: tuple[int, int],
+                  device: torch.device) -> Iterator[np.ndarray]:
     """One map a frame, one clip after the other: each frame is decoded once, and each clip stacked and copied anew."""
     window: list[Tensor] = []
     for path in paths:

@@ -43,12 +43,12 @@ def peak_memory(prepare: Callable[[], Callable[[], object]], device: torch.devic
 
 
 def peak_of_process(prepare: Callable[[], Callable[[], object]], threads: int) -> float | None:
-    """The growth of this process's peak resident memory, in MB; None where the system does not tell (other than Linux)."""
+    """The growth of this process's peak resident memory, in MB; None where the system does not tell."""
     torch.set_num_threads(threads)
     call, status = prepare(), Path("/proc/self/status")
     if not status.is_file():
         return None
-    release_freed_memory()                                                 # or the call would have for nothing what `prepare` left
+    release_freed_memory()  # or the call would have for nothing what `prepare` left
     Path("/proc/self/clear_refs").write_text("5")                          # the peak starts anew from what is held now
     before = peak_resident(status)
     call()
@@ -67,7 +67,7 @@ def peak_resident(status: Path) -> int:
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device, size: int | None = None) -> float:
-    """FLOP/s of a square matrix product, multiply and add counted apart: what this device can do at most in practice."""
+    """FLOP/s of a square matrix product, multiply and add counted apart: the most this device does in practice."""
     size = size or (8192 if device.type == "cuda" else 2048)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size ** 3 / median_seconds(lambda: a @ b, 7, device)
@@ -76,13 +76,16 @@ def matrix_rate(dtype: torch.dtype, device: torch.device, size: int | None = Non
 def machine(device: torch.device) -> str:
     """What computed: the GPU's name, or the processor's."""
     about = utils.hardware(device)
-    return about["device"] if device.type == "cuda" else "{processor}, {instructions}, {cores} cores, {threads} threads".format(**about)
+    if device.type == "cuda":
+        return about["device"]
+    return "{processor}, {instructions}, {cores} cores, {threads} threads".format(**about)
 
 
 def write_rows(path: Path, rows: list[dict], settings: dict, device: torch.device) -> None:
     """Write what was measured, with all that a figure needs to be believed; settings are the command line's."""
     settings = {name: value for name, value in settings.items() if not isinstance(value, Path)}
-    utils.write_json(path, {"rows": rows, "settings": settings, "machine": machine(device), "versions": utils.versions(),
+    utils.write_json(path, {"rows": rows, "settings": settings, "machine": machine(device),
+                            "versions": utils.versions(),
                             "revision": utils.revision(), "date": utils.now()})
 
 
@@ -95,5 +98,6 @@ def report(path: Path, rows: list[dict], settings: dict, device: torch.device, a
 
 def markdown_table(rows: list[dict]) -> str:
     """A table of rows with the same columns; numbers with four digits, "-" for None."""
-    cells = [[cell if isinstance(cell, str) else "-" if cell is None else f"{cell:.4g}" for cell in row.values()] for row in rows]
+    cells = [[cell if isinstance(cell, str) else "-" if cell is None else f"{cell:.4g}" for cell in row.values()]
+             for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in [list(rows[0]), ["---"] * len(rows[0]), *cells])

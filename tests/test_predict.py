@@ -43,7 +43,7 @@ from predict import (
     to_8_bit,
     write_map,
 )
-from saliency_model import EngineOptions, GroupModel, RecurrentModel, SaliencyModel, WindowModel, prepare_frame
+from saliency_model import EngineOptions, GroupModel, PreparedFrame, RecurrentModel, SaliencyModel, WindowModel, prepare_frame, steps_of
 from videos.decoding import orientation
 from videos.images import Orientation, read_frame
 
@@ -240,7 +240,7 @@ def test_of_frames_that_no_window_reaches_none_is_kept(options):
     exact = [m[0, 0].item() for m in saliency_maps(NewestAndOldest(), frames(90))]
     maps = [m[0, 0].item() for m in saliency_maps(NewestAndOldest(), frames(90), options=EngineOptions(**options))]
     assert maps[::options.get("interpolate", 1)][:3] == pytest.approx(exact[::40])
-    steps = predict.steps_of(iter([(torch.zeros(1), (1, 1))] * 90), 1, 40, window=4, whole=False)
+    steps = steps_of(iter([PreparedFrame(torch.zeros(1), (1, 1))] * 90), 1, 40, window=4, whole=False)
     assert [sum(frame is not None for frame, _ in step) for step in steps] == [1, 4, 4, 4]
 
 

@@ -963,8 +963,8 @@ def test_each_stage_is_shown_its_own_pictures(monkeypatch):
     batch = {"clip": torch.full((5, 3, 1, 32, 32), 10, dtype=torch.uint8), "flow": torch.full((5, 3, 1, 32, 32), 200, dtype=torch.uint8)}
     shown = {}
     for stage in model.stages:
-        train.enter(model, stage)
-        shown[stage] = [bool(x.mean() > 0) for x in train.network_inputs(model, batch, torch.device("cpu"))], model.needs_flow
+        model.set_stage(stage)
+        shown[stage] = [bool(x.mean() > 0) for x in model.batch_inputs(batch, torch.device("cpu"))], model.needs_flow
     assert shown == {"pretrain-rgb": ([False, False], False), "pretrain-flow": ([True, True], True), "finetune": ([False, True], True)}
 
 
