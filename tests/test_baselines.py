@@ -1,4 +1,4 @@
-"""What holds for every network of MODELS, and for one that a reader of the README adds."""
+"""What holds for every network of MODELS, and for one that a reader of docs/extending.md adds."""
 import json
 import re
 import types
@@ -81,19 +81,19 @@ def test_maps_at_the_networks_size_are_written_without_resizing(weights, tmp_pat
 
 @pytest.fixture
 def contrast(monkeypatch):
-    """The network of the README's section, added as it says."""
-    code, = re.findall(r"```python\n(import torch\nfrom torch import Tensor, nn.*?class Contrast.*?)```", (TESTS.parent / "README.md").read_text(), re.DOTALL)
+    """The network of docs/extending.md, added as it says."""
+    code, = re.findall(r"```python\n(import torch\nfrom torch import Tensor, nn.*?class Contrast.*?)```", (TESTS.parent / "docs" / "extending.md").read_text(), re.DOTALL)
     module = types.ModuleType("contrast")
     exec(code, module.__dict__)
     monkeypatch.setitem(MODELS, "contrast", module.Contrast)
     return code
 
 
-def test_the_readmes_network_has_about_thirty_lines(contrast):
+def test_the_documented_network_has_about_thirty_lines(contrast):
     assert len(contrast.splitlines()) <= 35
 
 
-def test_the_readmes_network_trains_resumes_predicts_and_is_scored(contrast, tiny_set, tmp_path):
+def test_the_documented_network_trains_resumes_predicts_and_is_scored(contrast, tiny_set, tmp_path):
     flags = ["--model", "contrast", "--data", str(tiny_set), "--run-dir", str(tmp_path), "--workers", "0", "--device", "cpu", "--no-tensorboard"]
     assert train.main(train.arguments().parse_args([*flags, "--epochs", "1"])) == 0
     assert train.main(train.arguments().parse_args([*flags, "--resume"])) == 0
