@@ -233,7 +233,7 @@ def objective(saliency: Tensor, density: Tensor, fixations: Tensor, weights: dic
     """The training loss, w_kl KL - w_cc CC - w_nss NSS - w_sim SIM + w_l1 L1 + w_bce BCE, and its terms.
 
     A sample whose term is undefined is left out of that term before any division, so gradients stay finite; sums are
-    divided by the full batch size. The paper names the terms; the default weights are ours (README, differences).
+    divided by the full batch size. The paper names the terms; the default weights are ours (docs/differences.md).
 
     Args:
         saliency: (B, H, W) in (0, 1), float32; a non-finite one makes the loss non-finite.
