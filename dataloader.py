@@ -188,7 +188,8 @@ def find_places(root: Path, split: str, numbers: dict[str, range] | None = None)
         ValueError: a name occurs twice.
     """
     check_folder(root)
-    folder, listed = split_folder(root, split), split_list(root, split)
+    folder = next((below for name in usual_names(split) if (below := folder_called(root, name)).is_dir()), None)
+    listed = split_list(root, split)
     if folder is not None and (recognise(folder) or not recognise(root)):  # a folder 601 may be a split, or a video
         places = [place for base in bases_below(folder) or [folder] for place in places_in(base)]
         refuse_doubles(place.name for place in places)
@@ -196,7 +197,11 @@ def find_places(root: Path, split: str, numbers: dict[str, range] | None = None)
     places = all_places(root)
     if places and listed is not None:
         return named(places, listed)
-    wanted = split_numbers(split, numbers if numbers and bases(root) == [root] else {})
+    written = re.fullmatch(r"(\d+)(?:-(\d+))?", split)                     # "601-700", or "601"
+    if written:
+        wanted = range(int(written[1]), int(written[2] or written[1]) + 1)
+    else:
+        wanted = numbers.get(split, range(0)) if numbers and bases(root) == [root] else range(0)
     chosen = [p for p in places if split in ("all", p.set) or (p.name.isdecimal() and int(p.name) in wanted)]
     if not chosen:
         raise FileNotFoundError(nothing_in(root, split, places))
@@ -210,11 +215,6 @@ def check_folder(root: Path) -> None:
         raise FileNotFoundError(f"no dataset {root}: {'it is a file, unpack it' if root.exists() else 'the folder does not exist'}. data/README.md "
                                 "says what may lie there; `python data/prepare_dhf1k.py` prepares DHF1K, `python data/make_sample.py` makes a small "
                                 "set in data/sample (--kind vsod: one of objects with masks, in data/vsod_sample)")
-
-
-def split_folder(root: Path, split: str) -> Path | None:
-    """The folder of a split, under its own name or another usual one."""
-    return next((folder for name in usual_names(split) if (folder := folder_called(root, name)).is_dir()), None)
 
 
 def folder_called(parent: Path, name: str) -> Path:
@@ -242,12 +242,6 @@ def split_list(root: Path, split: str) -> Path | None:
     if file is None and split.endswith(".txt"):
         raise FileNotFoundError(f"no list {split}: there is no such file, neither here nor in {root}")
     return file
-
-
-def split_numbers(split: str, numbers: dict[str, range]) -> range:
-    """The numbers that "601-700", "601" or a key of `numbers` stands for."""
-    written = re.fullmatch(r"(\d+)(?:-(\d+))?", split)
-    return range(int(written[1]), int(written[2] or written[1]) + 1) if written else numbers.get(split, range(0))
 
 
 def named(places: list[VideoFolders], file: Path) -> list[VideoFolders]:
@@ -286,7 +280,7 @@ def nothing_in(root: Path, split: str, places: list[VideoFolders]) -> str:
     if not places:
         return f"no videos in {root} (it holds {present}); {TREE}"
     numbered = ", \"601-700\" those with these numbers" if places[0].name.isdecimal() else ""
-    splits = ", ".join([split_name(root, base) for base in bases(root) if base != root] + sets_of(places))
+    splits = ", ".join([base.relative_to(root).as_posix() for base in bases(root) if base != root] + sets_of(places))
     others = f"Its splits are {splits}" if splits else "It is not divided into splits"
     above = f". Or give the folder above, {root.resolve().parent}" if is_split(root.resolve()) else ""
     return (f"no split \"{split}\" in {root}: no folder of that name, and no list {split}.txt ({root} holds {present}). {others}: give another, "
@@ -317,11 +311,6 @@ def bases_below(folder: Path) -> list[Path]:
         return [folder]
     trees = {deeper: recognise(deeper) for deeper in by_name(folders_in(folder))}
     return [deeper for deeper, tree in trees.items() if tree and tree.masks]
-
-
-def split_name(root: Path, base: Path) -> str:
-    """What `find_places` knows one of the dataset's `bases` by."""
-    return base.relative_to(root).as_posix()
 
 
 def by_name(folders: list[Path]) -> list[Path]:
@@ -562,8 +551,11 @@ def density_only(video: Video, place: VideoFolders) -> str:
 
 def no_annotation(video: Video, place: VideoFolders, annotation: str) -> str:
     """Why a video has none of the annotation that is needed, and what to do."""
-    if annotation != place.tree.annotation:
-        return other_annotation(video, place, annotation)
+    if annotation != place.tree.annotation:                                # a dataset of another kind than the network learns from
+        there, example = ANNOTATION_WORDS[place.tree.annotation], {"density": "dhf1k", "mask": "vsod"}[annotation]
+        return (f"no {ANNOTATION_WORDS[annotation]} for video {video.name}: the network needs {ANNOTATION_WORDS[annotation]}, but {place.frames} is "
+                f"of a dataset of {there} (its tree: {place.tree.used_by}). Choose a network that learns from {there}, or a dataset of "
+                f"{ANNOTATION_WORDS[annotation]}, such as --dataset {example}; their trees: data/README.md")
     if annotation == "mask":
         return (f"no masks for video {video.name}: of {len(video.frames)} frames in {place.frames} none has one in "
                 f"{' or '.join(map(str, place.masks))}. A frame and its mask have the same name; for videos without masks use predict.py")
@@ -573,36 +565,27 @@ def no_annotation(video: Video, place: VideoFolders, annotation: str) -> str:
             f"({len(video.maps)} files) and a fixation map in {place.fixations[0]} ({len(video.fixations)} files). {remedy}; {TREE}")
 
 
-def other_annotation(video: Video, place: VideoFolders, annotation: str) -> str:
-    """What to do where a network learns from what a dataset of this kind does not have."""
-    there, example = ANNOTATION_WORDS[place.tree.annotation], {"density": "dhf1k", "mask": "vsod"}[annotation]
-    return (f"no {ANNOTATION_WORDS[annotation]} for video {video.name}: the network needs {ANNOTATION_WORDS[annotation]}, but {place.frames} is of a "
-            f"dataset of {there} (its tree: {place.tree.used_by}). Choose a network that learns from {there}, or a dataset of "
-            f"{ANNOTATION_WORDS[annotation]}, such as --dataset {example}; their trees: data/README.md")
-
-
 def list_video(place: VideoFolders) -> tuple[Video, list[Problem]]:
     """A video's frames, each with its annotation if it has any, and everything that is wrong with the names."""
     problems = []
     frames = pick(place, "frames", [place.images(place.frames)], problems)
     maps = pick(place, "density maps", [images_in(place.maps)] if place.maps else [], problems)
-    fixations = pick(place, "fixation maps", fixation_files(place), problems)
+    folders = list(reversed(place.fixations))                              # of groups, a later one counts more
+    matlab = [files_in(folder / below, {".mat"}) for below in ("maps", ".") for folder in folders]
+    fixations = pick(place, "fixation maps", matlab + [images_in(folder) for folder in folders], problems)
     masks = pick(place, "masks", [place.images(folder) for folder in reversed(place.masks)], problems)
     if not frames:
         return Video(place.name, ()), [*problems, Problem("missing", True, place.name, (place.frames,), no_frames(place))]
     video = Video(place.name, in_order(frames), *({frames[key].stem: path for key, path in found.items() if key in frames}
                                                         for found in (maps, fixations, masks)))
-    extra = [found[key] for found in (maps, fixations, masks) for key in natural(found.keys() - frames.keys())]
-    # Folders that several videos share may hold pictures that have nothing to do with each other, numbered anyhow.
-    numbering = [] if place.files else [*gaps(video, strict=place.tree.annotation == "density"), *doubtful_order(video)]
-    return video, [*problems, *numbering, *without_frame(video, extra), *without_annotation(video)]
-
-
-def fixation_files(place: VideoFolders) -> list[list[Path]]:
-    """The fixation maps of a video in groups, of which a later one counts more."""
-    folders = list(reversed(place.fixations))
-    matlab = [files_in(folder / below, {".mat"}) for below in ("maps", ".") for folder in folders]
-    return matlab + [images_in(folder) for folder in folders]
+    if not place.files:                                                    # else numbers may mean nothing: unrelated pictures share a folder
+        problems += [*gaps(video, strict=place.tree.annotation == "density"), *doubtful_order(video)]
+    extra = tuple(found[key] for found in (maps, fixations, masks) for key in natural(found.keys() - frames.keys()))
+    if extra:
+        where = f"{video.frames[0].parent} holds {len(video.frames)} frames, {video.frames[0].name} to {video.frames[-1].name}"
+        problems.append(Problem("extra", True, video.name, extra, f"annotation without frame in video {video.name}: {len(extra)} files, "
+                                                                  f"the first {extra[0]}; {where}"))
+    return video, problems + without_annotation(video)
 
 
 def pick(place: VideoFolders, kind: str, groups: list[list[Path]], problems: list[Problem], key: Callable[[str], str] = frame_key) -> dict[str, Path]:
@@ -658,13 +641,6 @@ def doubtful_order(video: Video) -> list[Problem]:
               "sort differently as text, as other programs sort: we go by their numbers" if stems != sorted(stems) else None)
     return [Problem("order", False, video.name, tuple(unnumbered) or video.frames[:1],
                     f"the names of frames in {video.frames[0].parent} {reason} ({stems[0]} to {stems[-1]})")] if reason else []
-
-
-def without_frame(video: Video, extra: list[Path]) -> list[Problem]:
-    """Annotation that belongs to no frame."""
-    where = f"{video.frames[0].parent} holds {len(video.frames)} frames, {video.frames[0].name} to {video.frames[-1].name}"
-    return [Problem("extra", True, video.name, tuple(extra), f"annotation without frame in video {video.name}: {len(extra)} files, "
-                                                             f"the first {extra[0]}; {where}")] if extra else []
 
 
 def without_annotation(video: Video) -> list[Problem]:
@@ -894,14 +870,11 @@ class ClipDataset(Dataset):
     def sample(self, video: Video, last: int, mirrored: bool) -> dict:
         """The clip that ends at frame `last` (an index), with that frame's maps."""
         indices = [max(0, last - back * self.frame_stride) for back in reversed(range(self.clip_len))]
-        flow = {"flow": self.flow_pictures(video, indices)} if self.flow is not None else {}
-        tensors = flipped({"clip": self.frames(video, indices), **flow, **self.maps(video, last)}, mirrored)
-        return {**tensors, "video": video.name, "frame": video.frames[last].stem}
-
-    def flow_pictures(self, video: Video, indices: list[int]) -> Tensor:
-        """The prepared pictures of these frames' flow, (3, len(indices), h, w) uint8."""
-        pictures = self.flow.pictures(video.frames)
-        return torch.stack([self.prepare(pictures[i]) for i in indices], dim=1)
+        tensors = {"clip": self.frames(video, indices), **self.maps(video, last)}
+        if self.flow is not None:
+            pictures = self.flow.pictures(video.frames)
+            tensors["flow"] = torch.stack([self.prepare(pictures[i]) for i in indices], dim=1)
+        return {**flipped(tensors, mirrored), "video": video.name, "frame": video.frames[last].stem}
 
     def frames(self, video: Video, indices: list[int]) -> Tensor:
         """The prepared frames of these indices, (3, len(indices), h, w) uint8."""
@@ -1194,7 +1167,7 @@ class FrameCache:
         missing = []
         for first, video in {video.frames[0]: video for video in videos}.items():
             with leaving_out(video, skip_bad):
-                file = self.file_of(video)
+                file = self.folder / f"{self.prefix(video)}{state_digest(video.frames)}.npy"
                 if self.is_whole(file, video):
                     self.files[first] = file
                 else:
@@ -1207,13 +1180,8 @@ class FrameCache:
                     self.write(video, file, workers, bar)
                     self.files[first] = file
 
-    def file_of(self, video: Video) -> Path:
-        """The file for a video as it is now; its name tells where the video lies and what its frames are."""
-        stated = [(path.name, path.stat()) for path in video.frames]
-        source = "\n".join([f"reading {READING}", *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stated)])
-        return self.folder / f"{self.prefix(video)}{digest(source.encode())}.npy"
-
     def prefix(self, video: Video) -> str:
+        """What the names of a video's files begin with, whatever state its frames are in: its name, and where it lies."""
         name = os.fsencode(video.name)[:150].decode(errors="ignore")       # a file's name may have 255 bytes
         return f"{name}-{digest(os.fsencode(video.frames[0].parent.resolve()))}-"
 
@@ -1270,6 +1238,18 @@ def leaving_out(video: Video, skip_bad: bool) -> Iterator[None]:
 def digest(content: bytes) -> str:
     """Twelve characters that stand for some bytes."""
     return hashlib.sha256(content).hexdigest()[:12]
+
+
+def state_digest(frames: Iterable[Path], *made_by: str) -> str:
+    """Twelve characters that stand for the state of some frames, names, sizes and times of change, and for how they are read.
+
+    Args:
+        frames: image files.
+        made_by: what else the thing that is kept depends on, such as weights.
+    """
+    stated = [(path.name, path.stat()) for path in frames]
+    lines = [f"reading {READING}", *made_by, *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stated)]
+    return digest("\n".join(lines).encode())
 
 
 # Checking a dataset: python dataloader.py check
@@ -1330,7 +1310,8 @@ def splits_of(root: Path, numbers: dict[str, range]) -> list[str]:
     except ValueError:                                                     # two videos have one name, as find_places will say
         return ["all"]
     if found != [root]:
-        return natural({split_name(root, base) for base in found} | {folder.name for folder in folders_in(root) if is_split(folder)}) or ["all"]
+        splits = {base.relative_to(root).as_posix() for base in found}
+        return natural(splits | {folder.name for folder in folders_in(root) if is_split(folder)}) or ["all"]
     places = places_in(root)
     usual = [name for name in sorted(set().union(*SAME_SPLIT)) if any((root / file.format(name)).is_file() for file in LISTS)]
     sets = sets_of(places)
@@ -1427,16 +1408,12 @@ def check_frame(video: Video, index: int) -> tuple[tuple[int, int] | None, bool,
 
 def check_sizes(content: dict[str, np.ndarray]) -> Iterator[tuple[str, bool, str, str]]:
     """Findings in the sizes of a frame and its annotation, as of `check_frame`, a key of `content` for the file."""
-    size = {kind: in_words(array) for kind, array in content.items()}
+    size = {kind: f"{array.shape[0]} x {array.shape[1]}" for kind, array in content.items()}
     if "density" in size and size.get("fixations", size["density"]) != size["density"]:
         yield "size", True, f"the density map is {size['density']}, the fixation map {size['fixations']}", "density"
     for kind, name in (("density", "density map"), ("mask", "mask")):
         if kind in size and size.get("frame", size[kind]) != size[kind]:
             yield "size", False, f"the {name} is {size[kind]}, the frame {size['frame']}: each is resized by itself", kind
-
-
-def in_words(array: np.ndarray) -> str:
-    return f"{array.shape[0]} x {array.shape[1]}"
 
 
 def print_check(report: dict) -> None:

@@ -22,8 +22,8 @@ from torchvision.utils import flow_to_image
 from tqdm import tqdm
 
 import utils
-from dataloader import digest, frame_key, images_by, list_frames
-from videos.images import READING, read_frame
+from dataloader import frame_key, images_by, list_frames, state_digest
+from videos.images import read_frame
 from weights import load_entries, read_weights, sha256_of, torchvision_weights
 
 SMALLEST = 16                                                              # pixels of a side, for DIS
@@ -50,18 +50,16 @@ def raft_flow(weights: str | Path | None = None, device: str = "cpu") -> Flow:
         ValueError: they are none of RAFT's.
     """
     model = raft_small().eval().to(device)
-    entries = read_weights(weights, model.state_dict())[0] if weights else downloaded_raft()
+    if weights:
+        entries = read_weights(weights, model.state_dict())[0]
+    else:
+        try:
+            entries = torchvision_weights(Raft_Small_Weights.DEFAULT)
+        except OSError as error:
+            raise FileNotFoundError(f"no weights of RAFT: {error}. Fetch it elsewhere and give its path (--raft-weights), or take DIS, "
+                                    "which needs none") from error
     load_entries(model, entries, str(weights or "torchvision's RAFT"))
     return functools.partial(estimate, model)
-
-
-def downloaded_raft() -> dict[str, torch.Tensor]:
-    """The weights of torchvision's small RAFT."""
-    try:
-        return torchvision_weights(Raft_Small_Weights.DEFAULT)
-    except OSError as error:
-        raise FileNotFoundError(f"no weights of RAFT: {error}. Fetch it elsewhere and give its path (--raft-weights), or take DIS, "
-                                "which needs none") from error
 
 
 @torch.no_grad()
@@ -153,9 +151,7 @@ class FlowFolder:
         return self.frames[min(index, max(0, last - 1)):][:2]
 
     def file_of(self, pair: Sequence[Path]) -> Path:
-        stated = [(path.name, path.stat()) for path in pair]
-        made_from = "\n".join([f"reading {READING}", self.key, *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stated)])
-        return self.place / f"{pair[0].stem}-{digest(made_from.encode())}.npy"
+        return self.place / f"{pair[0].stem}-{state_digest(pair, self.key)}.npy"
 
     def made(self, pair: Sequence[Path]) -> np.ndarray:
         return next(flows(map(read_frame, pair), self.make))
@@ -223,12 +219,16 @@ class FlowSource:
 
         Raises:
             FileNotFoundError: there is no such folder of pictures, or one is missing.
+            ValueError: one folder of pictures would be taken for several videos.
         """
         named = self.source not in (AUTO, *METHODS)
         names = (self.source,) if named else PUBLISHED if self.source == AUTO and self.picture == "wheel" else ()
         found = next((folder for name in names for folder in picture_folders(frames, name, anywhere=named)), None)
         if found is not None:
-            self.check_owner(found, frames)
+            owner = self.owners.setdefault(found, frames[0].parent) if found == Path(self.source) else frames[0].parent
+            if owner != frames[0].parent:
+                raise ValueError(f"the pictures of optical flow in {found} cannot belong to both {owner} and {frames[0].parent}: put each video's "
+                                 f"into a folder {found}/VIDEO")
             self.used.add(found.name)
             return StoredPictures(frames, found)
         if named:
@@ -237,13 +237,6 @@ class FlowSource:
         self.used.add(self.method)
         make = lambda *pair: self.make(*pair)                              # set up where a flow is missing, not before
         return FlowPictures(FlowFolder(frames, self.method, make, self.keep, self.weights_digest), self.picture)
-
-    def check_owner(self, folder: Path, frames: Sequence[Path]) -> None:
-        """Raise a ValueError where one folder of pictures would be taken for several videos."""
-        owner = self.owners.setdefault(folder, frames[0].parent) if folder == Path(self.source) else frames[0].parent
-        if owner != frames[0].parent:
-            raise ValueError(f"the pictures of optical flow in {folder} cannot belong to both {owner} and {frames[0].parent}: put each video's into "
-                             f"a folder {folder}/VIDEO")
 
     @functools.cached_property
     def weights_digest(self) -> str:

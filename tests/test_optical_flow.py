@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torchvision.models.optical_flow import raft_small
 
+import dataloader
 from baselines import optical_flow, stsnet
 from baselines.optical_flow import FlowFolder, FlowSource, components, dis_flow, flows, wheel
 from dataloader import list_frames
@@ -185,7 +186,7 @@ def test_a_missing_folder_or_picture_is_named(tmp_path):
 def test_kept_flow_between_frames_that_were_read_otherwise_is_not_taken(folder, monkeypatch):
     kept = FlowFolder(list_frames(folder), "dis", dis_flow())
     earlier = kept.file_of(kept.pair(0))
-    monkeypatch.setattr(optical_flow, "READING", optical_flow.READING + 1)
+    monkeypatch.setattr(dataloader, "READING", dataloader.READING + 1)
     assert kept.file_of(kept.pair(0)) != earlier
 
 
