@@ -38,22 +38,7 @@ from tqdm import tqdm
 
 import utils
 from baselines import MODELS
-from baselines.optical_flow import PICTURES, FlowSource, flow_arguments
-from dataloader import (
-    DATASET_FOLDERS,
-    DATASETS,
-    SAME_SPLIT,
-    ClipDataset,
-    FrameCache,
-    Video,
-    VideoClips,
-    clip_loader,
-    dataset_folder,
-    find_videos,
-    inventory,
-    naming_deaths,
-    readable,
-)
+from dataloader import ClipDataset, VideoClips, clip_loader, naming_deaths, readable
 from loss import KL_OVER, LABELS, OBJECTIVES, SIGNS, TERMS, cc, kldiv, l1, nss, objective, similarity
 from model import SaliencyModel
 from predict import (
@@ -70,6 +55,11 @@ from predict import (
     print_configuration,
     select_device,
 )
+from videos.check import inventory
+from videos.optical_flow import PICTURES, FlowSource, flow_arguments
+from videos.prepared import FrameCache
+from videos.splits import DATASET_FOLDERS, DATASETS, SAME_SPLIT, dataset_folder
+from videos.video import Video, find_videos
 from weights import describe, load_entries, read_checkpoint, read_weights, torchvision_weights
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}

@@ -19,8 +19,10 @@ from tqdm import tqdm
 
 try:
     from data.prepare_dhf1k import at_least_one, density_map, encode_png, run_all, write_atomically
-    from dataloader import VideoFolders, all_places, check_folder, check_same_size, find_places, open_place
     from videos.annotation import read_density, read_fixations
+    from videos.splits import all_places, check_folder, find_places
+    from videos.trees import VideoFolders
+    from videos.video import check_same_size, open_place
 except ModuleNotFoundError as error:
     sys.exit(f"make_maps.py: error: {error}. It uses the programs' own code: run it as `python -m data.make_maps`, in the root of this repository")
 

@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 from torchvision.models.optical_flow import raft_small
 
-import dataloader
-from baselines import optical_flow, stsnet
-from baselines.optical_flow import FlowFolder, FlowSource, components, dis_flow, flows, wheel
-from dataloader import list_frames
+from baselines import optical_flow as command
+from baselines import stsnet
+from videos import images, optical_flow
+from videos.optical_flow import FlowFolder, FlowSource, components, dis_flow, flows, wheel
+from videos.video import list_frames
 
 
 def textured(shift=0, size=(64, 96)):
@@ -118,7 +119,7 @@ def test_raft_reads_torchvisions_file_and_refuses_another(tmp_path):
 
 
 def test_the_command_writes_arrays_and_pictures(folder, capsys):
-    optical_flow.main(optical_flow.arguments().parse_args([str(folder), "--pictures", "components"]))
+    command.main(command.arguments().parse_args([str(folder), "--pictures", "components"]))
     assert "flow of 4 frames by dis" in capsys.readouterr().out
     picture = np.array(Image.open(folder / "flow_dis_components" / "0001.png"))
     assert np.array_equal(picture, components(next(iter(FlowFolder(list_frames(folder), "dis", dis_flow())))))
@@ -186,7 +187,7 @@ def test_a_missing_folder_or_picture_is_named(tmp_path):
 def test_kept_flow_between_frames_that_were_read_otherwise_is_not_taken(folder, monkeypatch):
     kept = FlowFolder(list_frames(folder), "dis", dis_flow())
     earlier = kept.file_of(kept.pair(0))
-    monkeypatch.setattr(dataloader, "READING", dataloader.READING + 1)
+    monkeypatch.setattr(images, "READING", images.READING + 1)
     assert kept.file_of(kept.pair(0)) != earlier
 
 

@@ -27,7 +27,6 @@ from torch import nn
 import predict
 import utils
 from baselines import STSMaxNet
-from dataloader import list_frames
 from model import RecSalNet
 from predict import (
     BoundedExecutor,
@@ -45,6 +44,7 @@ from predict import (
 )
 from videos.decoding import orientation
 from videos.images import Orientation, read_frame
+from videos.video import list_frames
 
 
 class NewestAndOldest(nn.Module):

@@ -12,8 +12,8 @@ from conftest import TESTS, few_channels, needs_bfloat16
 from parity import fill
 
 from baselines import stsnet
-from baselines.optical_flow import components
 from baselines.stsnet import SSNet, STSConvNet, STSMaxNet, TSNet, blur, mirrored, read_caffemodel
+from videos.optical_flow import components
 from weights import check_entries
 
 CLASSES = {"ssnet": SSNet, "tsnet": TSNet, "stsmaxnet": STSMaxNet, "stsconvnet": STSConvNet}

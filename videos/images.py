@@ -1,8 +1,9 @@
 """Pictures from their files, upright; and the pictures of a file that holds several."""
 import contextlib
+import hashlib
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -165,3 +166,22 @@ def timed_pictures(path: Path, fps: float, start: float = 0.0,
     if not count:
         until = f"second {end:g}" if end < math.inf else "its end"
         raise ValueError(f"{path} has no picture from second {start:g} to {until}; it ends at second {float(seconds):.2f}")
+
+
+# What is made of frames, and kept
+
+def digest(content: bytes) -> str:
+    """Twelve characters that stand for some bytes."""
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def state_digest(frames: Iterable[Path], *made_by: str) -> str:
+    """Twelve characters that stand for the state of some frames, names, sizes and times of change, and for how they are read.
+
+    Args:
+        frames: image files.
+        made_by: what else the thing that is kept depends on, such as weights.
+    """
+    stated = [(path.name, path.stat()) for path in frames]
+    lines = [f"reading {READING}", *made_by, *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stated)]
+    return digest("\n".join(lines).encode())
