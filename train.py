@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 import utils
 from baselines import MODELS
-from dataloader import ClipDataset, VideoClips, clip_loader, naming_deaths, readable
+from dataloader import ClipDataset, VideoClips, clip_loader, explain_worker_deaths, readable
 from loss import KL_OVER, LABELS, OBJECTIVES, SIGNS, TERMS, cc, kldiv, l1, nss, objective, similarity
 from model import SaliencyModel
 from predict import (
@@ -539,7 +539,7 @@ class DataSource:
         """The videos of a split with this annotation, and a line that says what was found; with --skip-bad, a line for each left out."""
         skipped = [] if skip_bad else None
         videos = find_videos(self.folder, split, skipped=skipped, numbers=DATASETS[self.dataset].numbers,
-                             annotation=annotation, need_fixations=need_fixations)
+                             annotation="density alone" if annotation == "density" and not need_fixations else annotation)
         for message in skipped or []:
             print(f"skipped: {message}")
         print(f"{self.folder}, {split}: {inventory(videos)}" + (f"; {len(skipped)} videos skipped" if skipped else ""))
@@ -874,7 +874,7 @@ def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, steps
     """Train until `epochs` epochs are finished; returns False where the user stopped it before."""
     batches = train_loader.batch_sampler
     model = for_training(run.model, thaw or run.model.has_idle_parameters)
-    with contextlib.suppress(Stopped), stop, naming_deaths(train_loader, *filter(None, [val_loader])):
+    with contextlib.suppress(Stopped), stop, explain_worker_deaths(train_loader, *filter(None, [val_loader])):
         while run.epoch < epochs and not any(utils.all_reduce_sum([stop.requested])):  # all stop after the same epoch
             started = time.time()
             batches.epoch, batches.start = run.epoch, 0

@@ -1,10 +1,10 @@
 """Optical flow between a video's frames, as arrays and as pictures, made on demand and kept on disk.
 
-How ours is made: between each frame and the next one, at the frames' own size, by OpenCV's DIS (preset medium, on grey frames) or by
-torchvision's RAFT; the last frame repeats the flow before it, and the flow of a single frame is zero. Published flow images were made by
-other methods (FlowNet2, Brox), so maps made from ours may differ from the papers'.
+How ours is made: between each frame and the next one, at the frames' own size, by OpenCV's DIS (preset medium, on grey
+frames) or by torchvision's RAFT; the last frame repeats the flow before it, and the flow of a single frame is zero.
+Published flow images were made by other methods (FlowNet2, Brox), so maps made from ours may differ from the papers'.
 
-    python -m baselines.optical_flow frames/ --method dis              # frames/flow_dis/0001-DIGEST.npy .., and as pictures: --pictures
+    python -m baselines.optical_flow frames/ --method dis  # frames/flow_dis/0001-DIGEST.npy .., as pictures: --pictures
 """
 import argparse
 from pathlib import Path
@@ -22,8 +22,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FRAMES", help="folders of frames")
     parser.add_argument("--method", choices=list(METHODS), default="dis", help="(default: dis)")
     raft_argument(parser)
-    parser.add_argument("--device", choices=["cpu", "cuda", "mps"], default="cpu", help="where RAFT computes (default: cpu)")
-    parser.add_argument("--pictures", choices=list(PICTURES), help="write FRAMES/flow_METHOD_PICTURES/FRAME.png too (default: none)")
+    parser.add_argument("--device", choices=["cpu", "cuda", "mps"], default="cpu",
+                        help="where RAFT computes (default: cpu)")
+    parser.add_argument("--pictures", choices=list(PICTURES),
+                        help="write FRAMES/flow_METHOD_PICTURES/FRAME.png too (default: none)")
     return parser
 
 

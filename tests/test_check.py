@@ -155,7 +155,7 @@ def test_density_maps_alone_are_annotation_where_no_fixations_are_needed(tmp_pat
         shutil.rmtree(make_checked_video(tmp_path / "train" / name) / "fixation")
     with pytest.raises(FileNotFoundError, match=r"no fixation maps for video a: 6 of its 6 frames have a density map in .*--nss-weight 0"):
         find_videos(tmp_path, "train")
-    videos = find_videos(tmp_path, "train", need_fixations=False)
+    videos = find_videos(tmp_path, "train", annotation="density alone")
     assert [video.annotated() for video in videos] == [list(range(6))] * 2
     assert inventory(videos) == "2 videos, 12 frames, 12 annotated, 0 without fixation, 2 videos shorter than 32 frames, 12 with a density map alone"
     sample = ClipDataset(videos, prepare, clip_len=2)[0, 0]

@@ -131,7 +131,7 @@ def test_the_sampler_shuffles_by_epoch_and_can_start_in_the_middle():
 @pytest.mark.parametrize("length, batch_size, processes", [(10, 1, 2), (11, 2, 2), (5, 2, 4), (3, 2, 3)])
 def test_processes_share_each_batch_of_the_epoch(length, batch_size, processes):
     whole = EpochBatches(length, batch_size * processes, shuffle=True, seed=1)
-    shares = [EpochBatches(length, batch_size, shuffle=True, seed=1, process=n, processes=processes) for n in range(processes)]
+    shares = [EpochBatches(length, batch_size, shuffle=True, seed=1, rank=n, world_size=processes) for n in range(processes)]
     whole.epoch, whole.start = 4, 1
     for share in shares:
         share.epoch, share.start = 4, 1
@@ -156,9 +156,9 @@ def dies(frame):
 def test_the_death_of_a_loader_process_is_reported_with_the_file_it_read(tmp_path):
     make_video(tmp_path / "train" / "ünder way", range(1, 6))
     loader = clip_loader(ClipDataset(find_videos(tmp_path, "train"), dies, clip_len=4, every=4), 1, 1, shuffle=False)
-    with pytest.raises(ChildProcessError, match=r"died while it read .*ünder way/images/0003.png: DataLoader worker "), dataloader.naming_deaths(loader):
+    with pytest.raises(ChildProcessError, match=r"died while it read .*ünder way/images/0003.png: DataLoader worker "), dataloader.explain_worker_deaths(loader):
         list(readable(loader))
-    with pytest.raises(RuntimeError, match="^something else$"), dataloader.naming_deaths(loader):
+    with pytest.raises(RuntimeError, match="^something else$"), dataloader.explain_worker_deaths(loader):
         raise RuntimeError("something else")
 
 

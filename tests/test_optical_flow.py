@@ -53,7 +53,7 @@ def test_there_is_a_flow_for_every_frame_and_the_last_one_repeats_the_one_before
     assert [flow[0, 0, 0] for flow in made] == [1, 2, 2] and len(calls) == 2
 
 
-def test_frames_of_another_size_begin_anew():
+def test_frames_of_another_size_start_a_new_sequence():
     made = list(flows([textured(), textured(size=(32, 32)), textured(1, size=(32, 32))], lambda frame, following: np.ones((*frame.shape[:2], 2), np.float32)))
     assert [flow.shape for flow in made] == [(64, 96, 2), (32, 32, 2), (32, 32, 2)] and [flow.any() for flow in made] == [False, True, True]
 
@@ -84,7 +84,7 @@ def test_flow_is_made_once_and_read_again(folder):
     assert sorted(path.name.partition("-")[0] for path in (folder / "flow_dis").iterdir()) == ["0001", "0002", "0003"]
 
 
-def test_flow_of_a_frame_that_changed_is_made_anew(folder):
+def test_flow_of_a_frame_that_changed_is_made_again(folder):
     before = list(FlowFolder(list_frames(folder), "dis", dis_flow()))
     Image.fromarray(textured(7)).save(folder / "0002.png")
     after = list(FlowFolder(list_frames(folder), "dis", dis_flow()))
@@ -214,7 +214,7 @@ def test_a_damaged_file_of_flow_is_named(tmp_path, spoil):
     made = FlowFolder(frames, "dis", dis_flow())
     made[0]
     spoil(next(made.place.iterdir()))
-    with pytest.raises(ValueError, match=r"00001-\w+.npy .*Delete it, and it is made anew"):
+    with pytest.raises(ValueError, match=r"00001-\w+.npy .*Delete it, and it is made again"):
         made[0]
 
 

@@ -68,7 +68,7 @@ def test_prepared_frames_are_one_file_a_video_and_made_once(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("change", ["content", "renamed", "longer"])
-def test_prepared_frames_are_made_anew_where_the_source_has_changed(tmp_path, monkeypatch, change):
+def test_prepared_frames_are_made_again_where_the_source_has_changed(tmp_path, monkeypatch, change):
     videos = noise_set(tmp_path)
     build(tmp_path / "cache", videos)
     path = videos[1].frames[2]
@@ -138,7 +138,7 @@ def test_a_killed_programs_half_file_is_removed_and_a_running_ones_is_not(tmp_pa
 
 
 @pytest.mark.parametrize("damage", ["shortened", "overwritten"])
-def test_a_damaged_file_is_made_anew(tmp_path, damage):
+def test_a_damaged_file_is_made_again(tmp_path, damage):
     videos = noise_set(tmp_path)
     cache = build(tmp_path / "cache", videos)
     file = cache.files[videos[0].frames[0]]

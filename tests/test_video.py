@@ -198,7 +198,7 @@ def test_frames_to_predict_may_have_names_that_differ_in_zeros_only(tmp_path):
 def test_one_lost_fixation_map_is_not_a_frame_with_a_density_map_alone(tmp_path):
     folder = make_video(tmp_path / "train" / "a", [1, 2, 3])
     (folder / "fixation" / "0002.png").unlink()
-    assert find_videos(tmp_path, "train", need_fixations=False)[0].annotated() == [0, 2]
+    assert find_videos(tmp_path, "train", annotation="density alone")[0].annotated() == [0, 2]
 
 
 def test_fixations_without_density_maps_say_how_to_make_them(tmp_path):

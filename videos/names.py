@@ -7,9 +7,11 @@ from pathlib import Path
 
 from videos.images import IMAGE_SUFFIXES
 
-# Folders that are no data, in lower case; hidden ones are none either.
+# Folders that computers add and that hold no data, in lower case.
 JUNK = {"__macosx", "@eadir", "$recycle.bin", "lost+found", "#recycle", "#snapshot", "system volume information"}
 
+
+# What is in a folder
 
 def folders_in(folder: Path) -> list[Path]:
     """The folders in a folder, in no order; none where it does not exist.
@@ -20,43 +22,56 @@ def folders_in(folder: Path) -> list[Path]:
     return [p for p in present if not p.name.startswith(".") and p.suffix != ".partial" and p.name.lower() not in JUNK]
 
 
-def folder_called(parent: Path, name: str) -> Path:
-    """The folder of a name below another, whatever the Unicode form of its name on disk; it need not exist."""
-    exact = parent / name
-    if exact.is_dir():
-        return exact
-    return next((folder for folder in folders_in(parent) if one_form(folder.name) == one_form(name)), exact)
-
-
 def files_in(folder: Path, suffixes: set[str]) -> list[Path]:
-    """The files in a folder with one of the suffixes, in no order; none where it does not exist. Hidden ones do not count."""
-    return [p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".")] if folder.is_dir() else []
+    """The files in a folder with these suffixes, in no order, without hidden ones; none where it does not exist."""
+    present = folder.iterdir() if folder.is_dir() else ()
+    return [p for p in present if p.suffix.lower() in suffixes and not p.name.startswith(".")]
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images of a folder, in no order; none where it does not exist."""
+    """The images in a folder, in no order; none where it does not exist."""
     return files_in(folder, IMAGE_SUFFIXES)
 
 
-def one_form(name: str) -> str:
-    """A name in the Unicode form in which names are compared, NFC: macOS stores letters and their accents apart."""
+def folder_called(parent: Path, name: str) -> Path:
+    """The folder of this name below another, whatever the Unicode form of its name on disk; it need not exist."""
+    exact = parent / name
+    if exact.is_dir():
+        return exact
+    return next((folder for folder in folders_in(parent) if nfc(folder.name) == nfc(name)), exact)
+
+
+# Names that belong together
+
+def nfc(name: str) -> str:
+    """A name in the Unicode form in which we compare names: macOS stores letters and their accents separately."""
     return unicodedata.normalize("NFC", name)
 
 
 def number_key(name: str) -> str:
-    """What names have in common that differ in Unicode form, or in zeros before the number at their end: 1, 001."""
-    return re.sub(r"(?<!\d)0+(?=\d+$)", "", one_form(name))
+    """The same for names that differ only in Unicode form, or in zeros before the number at their end: 1, 001."""
+    return re.sub(r"(?<!\d)0+(?=\d+$)", "", nfc(name))
 
 
 def frame_key(stem: str) -> str:
-    """What the names of a frame and of its annotation have in common: DIEM has img_00001, eyeMap_00001 and fixMap_00001."""
+    """The same for a frame and its annotation: DIEM has img_00001, eyeMap_00001 and fixMap_00001."""
     return number_key(re.sub(r"^(img|eyeMap|fixMap)_", "", stem))
 
 
 def sequence_name(stem: str) -> str:
-    """A frame's name without the number that it ends in: bear of bear_00012."""
-    return re.sub(r"[ _.-]*\d+$", "", one_form(stem))
+    """A frame's name without the number at its end: bear for bear_00012."""
+    return re.sub(r"[ _.-]*\d+$", "", nfc(stem))
 
+
+def refuse_duplicates(names: Iterable[str]) -> None:
+    """Raise a ValueError where two videos have the same name: results are kept under it."""
+    twice = [name for name, count in collections.Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{len(twice)} videos share their name with another, such as {twice[0]}: "
+                         "choose a split, or rename one")
+
+
+# Natural order
 
 def natural_key(name: str) -> list:
     """Sorts frame2 before frame10."""
@@ -69,12 +84,5 @@ def natural(names: Iterable[str]) -> list[str]:
 
 
 def by_name(folders: list[Path]) -> list[Path]:
-    """Folders in natural order."""
+    """Folders in natural order of their names."""
     return sorted(folders, key=lambda folder: natural_key(folder.name))
-
-
-def refuse_doubles(names: Iterable[str]) -> None:
-    """Raise a ValueError where a video's name occurs twice: results are kept under it."""
-    twice = [name for name, count in collections.Counter(names).items() if count > 1]
-    if twice:
-        raise ValueError(f"{len(twice)} videos share their name with another, such as {twice[0]}: choose a split, or rename one")

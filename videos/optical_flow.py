@@ -28,23 +28,30 @@ Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def dis_flow() -> Flow:
-    """OpenCV's DIS: fast, needs no weights; of frames below 16 pixels, where it fails, zeros. Source: Kroeger et al., ECCV 2016."""
+    """OpenCV's DIS: fast, needs no weights; zeros for frames below 16 pixels, where it fails.
+
+    Source: Kroeger et al., ECCV 2016.
+    """
     estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    grey = lambda frame: cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    return lambda frame, following: (estimator.calc(grey(frame), grey(following), None) if min(frame.shape[:2]) >= SMALLEST else
-                                     np.zeros((*frame.shape[:2], 2), np.float32))
+
+    def flow(frame: np.ndarray, following: np.ndarray) -> np.ndarray:
+        if min(frame.shape[:2]) < SMALLEST:
+            return np.zeros((*frame.shape[:2], 2), np.float32)
+        return estimator.calc(*(cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (frame, following)), None)
+
+    return flow
 
 
 def raft_flow(weights: str | Path | None = None, device: str = "cpu") -> Flow:
     """torchvision's RAFT (small). Source: Teed, Deng, ECCV 2020.
 
     Args:
-        weights: a file of torchvision's; None: torchvision's own, from its cache or the internet.
+        weights: a file in torchvision's format; None: torchvision's own, from its cache or the internet.
         device: where to compute.
 
     Raises:
         FileNotFoundError: there are no weights.
-        ValueError: they are none of RAFT's.
+        ValueError: they are not RAFT's.
     """
     model = raft_small().eval().to(device)
     if weights:
@@ -53,19 +60,19 @@ def raft_flow(weights: str | Path | None = None, device: str = "cpu") -> Flow:
         try:
             entries = torchvision_weights(Raft_Small_Weights.DEFAULT)
         except OSError as error:
-            raise FileNotFoundError(f"no weights of RAFT: {error}. Fetch it elsewhere and give its path (--raft-weights), or take DIS, "
-                                    "which needs none") from error
+            raise FileNotFoundError(f"no weights of RAFT: {error}. Fetch it elsewhere and give its path "
+                                    "(--raft-weights), or take DIS, which needs none") from error
     load_entries(model, entries, str(weights or "torchvision's RAFT"))
     return functools.partial(estimate, model)
 
 
 @torch.no_grad()
 def estimate(model: torch.nn.Module, frame: np.ndarray, following: np.ndarray) -> np.ndarray:
-    """RAFT's flow, at sizes that it can halve three times, brought back to the frame's."""
+    """RAFT's flow, computed at a size that it can halve three times, then resized to the frame's."""
     (height, width), like = frame.shape[:2], next(model.parameters())
-    size = [max(128, round(n / 8) * 8) for n in (height, width)]           # its correlations need 16 x 16 places
-    pair = [F.interpolate(torch.from_numpy(x.copy()).permute(2, 0, 1)[None].to(like) / 127.5 - 1, size=size, mode="bilinear", antialias=True)
-            for x in (frame, following)]
+    size = [max(128, round(n / 8) * 8) for n in (height, width)]           # its correlations need 16 x 16 positions
+    pair = [torch.from_numpy(x.copy()).permute(2, 0, 1)[None].to(like) / 127.5 - 1 for x in (frame, following)]
+    pair = [F.interpolate(x, size=size, mode="bilinear", antialias=True) for x in pair]
     flow = F.interpolate(model(*pair)[-1], size=(height, width), mode="bilinear")[0]
     scale = torch.tensor([width / size[1], height / size[0]], device=like.device).view(2, 1, 1)
     return (flow * scale).permute(1, 2, 0).cpu().numpy()
@@ -75,11 +82,12 @@ METHODS = {"dis": dis_flow, "raft": raft_flow}
 
 
 def flows(frames: Iterable[np.ndarray], flow: Flow) -> Iterator[np.ndarray]:
-    """The flow from each frame to the next one; one for each frame, the last one repeated.
+    """The flow from each frame to the next one, and for the last frame the flow before it.
 
     Args:
-        frames: (H, W, 3) uint8, RGB, of one size; a frame of another size begins anew, with zeros where nothing follows.
-        flow: of `METHODS`.
+        frames: (H, W, 3) uint8, RGB. A frame of another size than the one before starts a new sequence; the flow of a
+            frame that is alone in its sequence is zero.
+        flow: made by one of `METHODS`.
 
     Yields:
         (H, W, 2) float32: how far each pixel moves, in pixels to the right and down.
@@ -94,7 +102,7 @@ def flows(frames: Iterable[np.ndarray], flow: Flow) -> Iterator[np.ndarray]:
 
 
 def components(flow: np.ndarray) -> np.ndarray:
-    """A flow, (H, W, 2), as a picture, (H, W, 3) uint8: x, y and magnitude, each times 16 plus 128, rounded, clipped to 0 .. 255."""
+    """A flow, (H, W, 2), as a picture, (H, W, 3) uint8: x, y and magnitude, times 16, plus 128, rounded, clipped."""
     if np.isnan(flow).any():
         raise ValueError(f"parts of a flow of {flow.shape[0]} x {flow.shape[1]} are not numbers")
     channels = np.dstack([flow, np.hypot(flow[..., 0], flow[..., 1])])
@@ -102,7 +110,7 @@ def components(flow: np.ndarray) -> np.ndarray:
 
 
 def wheel(flow: np.ndarray) -> np.ndarray:
-    """A flow, (H, W, 2), as a picture, (H, W, 3) uint8: the direction as colour, the length, for the picture's longest, as saturation."""
+    """A flow, (H, W, 2), as a picture, (H, W, 3) uint8: direction is hue, length over the longest is saturation."""
     picture = flow_to_image(torch.from_numpy(np.ascontiguousarray(flow)).permute(2, 0, 1).float())
     return picture.permute(1, 2, 0).numpy()
 
@@ -111,89 +119,95 @@ PICTURES = {"components": components, "wheel": wheel}
 
 
 class FlowFolder:
-    """The flow of a video's frames, kept in files beside them: FOLDER/flow_METHOD/FRAME-DIGEST.npy, (H, W, 2) float16, in pixels.
+    """The flow of a video's frames, kept in files beside them: FOLDER/flow_METHOD/FRAME-DIGEST.npy.
 
-    A file is named by the first of the two frames that it was made from, and by a digest of the names, sizes and times of change of both, and
-    of how they are read: flow between other frames, or of an earlier state of these, is never taken.
+    A file is (H, W, 2) float16, in pixels. Its name is that of the first of the two frames that it was made from, and a
+    digest of the state of both (`state_digest`): flow between other frames, or from an earlier state of these, is never
+    used.
 
     Args:
         frames: the video's image files, in order.
         method: a key of `METHODS`.
-        make: makes a flow.
-        keep: whether flow is kept in files; else it is made each time.
+        make: computes a flow.
+        keep: whether flow is kept in files; else it is computed each time.
         key: what else the flow depends on, such as weights.
     """
 
     def __init__(self, frames: Sequence[Path], method: str, make: Flow, keep: bool = True, key: str = "") -> None:
-        self.frames, self.place, self.make, self.keep, self.key = frames, frames[0].parent / f"flow_{method}", make, keep, key
+        self.frames, self.make, self.keep, self.key = frames, make, keep, key
+        self.place = frames[0].parent / f"flow_{method}"
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """A frame's flow, (H, W, 2) float32; what is missing is made and written first."""
+        """A frame's flow, (H, W, 2) float32; computed and written first if its file is missing."""
         pair = self.pair(index)
         if not self.keep or len(pair) == 1:                                # a frame alone does not move
-            return self.made(pair)
+            return self.compute(pair)
         file = self.file_of(pair)
         if not file.is_file():
-            self.write(file, self.made(pair))
+            self.write(file, self.compute(pair))
         return read_flow(file)
 
     def pair(self, index: int) -> Sequence[Path]:
-        """The frames that a frame's flow is made from: it and the next one; the last frame repeats the flow before."""
+        """The frames that a frame's flow is computed from: it and the next one; for the last, it and the one before."""
         last = len(self.frames) - 1
         if not 0 <= index <= last:                                         # which also ends a loop over the folder
             raise IndexError(f"frame {index} of {len(self.frames)}")
         return self.frames[min(index, max(0, last - 1)):][:2]
 
     def file_of(self, pair: Sequence[Path]) -> Path:
+        """The file of the flow between two frames in their present state."""
         return self.place / f"{pair[0].stem}-{state_digest(pair, self.key)}.npy"
 
-    def made(self, pair: Sequence[Path]) -> np.ndarray:
+    def compute(self, pair: Sequence[Path]) -> np.ndarray:
+        """The flow from a frame to the next, (H, W, 2) float32; zeros for one frame."""
         return next(flows(map(read_frame, pair), self.make))
 
     def write(self, file: Path, flow: np.ndarray) -> None:
         """Write a flow, atomically."""
         try:
             with utils.atomic_path(file) as temporary, temporary.open("wb") as out:
-                np.save(out, flow.astype(np.float16))                      # to 0.016 pixels at 32: less than any method is wrong by
+                np.save(out, flow.astype(np.float16))                      # 0.016 at 32 pixels: below a method's error
         except OSError as error:
-            raise OSError(error.errno, f"the flow of a frame cannot be kept beside it ({error.strerror}): --no-keep-flow makes it each time",
-                          str(file)) from error
+            raise OSError(error.errno, f"the flow of a frame cannot be kept beside it ({error.strerror}): "
+                                       "--no-keep-flow makes it each time", str(file)) from error
 
 
 def read_flow(file: Path) -> np.ndarray:
-    """A flow from its file, (H, W, 2) float32; a ValueError where it is none."""
+    """A flow from its file, (H, W, 2) float32; a ValueError where the file holds no flow."""
     try:
-        flow = np.load(file, mmap_mode="r", allow_pickle=False)            # mapped: what claims more than the file holds takes no memory
+        flow = np.load(file, mmap_mode="r", allow_pickle=False)            # mapped: a false shape takes no memory
     except Exception as error:  # NumPy raises many kinds on a damaged file; all mean the same here
-        raise ValueError(f"{file} cannot be read as a flow: {error}. Delete it, and it is made anew") from error
-    is_flow = isinstance(flow, np.ndarray) and flow.ndim == 3 and flow.shape[2] == 2 and flow.size > 0 and flow.dtype.kind == "f"
-    if not is_flow or not np.isfinite(flow).all():
-        raise ValueError(f"{file} must hold a flow, (H, W, 2) of finite floating-point numbers, got {getattr(flow, 'dtype', type(flow).__name__)} "
-                         f"{getattr(flow, 'shape', '')}. Delete it, and it is made anew")
+        raise ValueError(f"{file} cannot be read as a flow: {error}. Delete it, and it is made again") from error
+    has_shape = isinstance(flow, np.ndarray) and flow.ndim == 3 and flow.shape[2] == 2 and flow.size > 0
+    if not has_shape or flow.dtype.kind != "f" or not np.isfinite(flow).all():
+        got = f"{getattr(flow, 'dtype', type(flow).__name__)} {getattr(flow, 'shape', '')}"
+        raise ValueError(f"{file} must hold a flow, (H, W, 2) of finite floating-point numbers, got {got}. "
+                         "Delete it, and it is made again")
     return flow.astype(np.float32)
 
 
 # Where the programs take flow from
 
-PUBLISHED = ("OF_FlowNet2", "Flow")                                        # folders of colour wheels that SMCF's datasets come with
+PUBLISHED = ("OF_FlowNet2", "Flow")                                        # folders of colour wheels in SMCF's datasets
 AUTO = "auto"
 
 
 @dataclass
 class FlowSource:
-    """The flow of any video's frames as pictures: from files, or made here.
+    """The flow of any video's frames as pictures: from files, or computed here.
 
     Attributes:
-        source: a key of `METHODS`; or the name of a folder of pictures beside a video's frames or beside their folder, or the path of one,
-            which may have a folder for each video; or "auto": one of `PUBLISHED` where it is there and colour wheels are wanted, else DIS.
-        picture: how flow that is made here becomes a picture, a key of `PICTURES`.
-        keep: whether flow that is made here is kept in files beside the frames.
-        raft_weights, device: of RAFT.
+        source: a key of `METHODS`; or the name of a folder of pictures beside a video's frames or beside their folder,
+            or the path of one, which may have a folder for each video; or "auto": one of `PUBLISHED` where it exists
+            and colour wheels are wanted, else DIS.
+        picture: how flow that is computed here becomes a picture, a key of `PICTURES`.
+        keep: whether flow that is computed here is kept in files beside the frames.
+        raft_weights, device: RAFT's.
         used: what pictures have come from so far, folders' names and methods.
-        owners: a folder that was named itself -> the folder of the only frames that it can belong to.
+        owners: a folder of pictures that `source` is the path of -> the folder of frames that it belongs to.
     """
     source: str = AUTO
     picture: str = "wheel"
@@ -205,11 +219,12 @@ class FlowSource:
 
     @functools.cached_property
     def make(self) -> Flow:
-        """Makes a flow; made when the first one is missing, in each process."""
+        """Computes a flow; set up when the first one is missing, in each process."""
         return raft_flow(self.raft_weights, self.device) if self.source == "raft" else dis_flow()
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "make"}  # OpenCV's cannot travel to loader processes
+        # OpenCV's objects cannot be sent to loader processes.
+        return {name: value for name, value in self.__dict__.items() if name != "make"}
 
     def pictures(self, frames: Sequence[Path]) -> "FlowPictures | StoredPictures":
         """The pictures of a video's frames, (H, W, 3) uint8 each, by index.
@@ -224,44 +239,46 @@ class FlowSource:
         if found is not None:
             owner = self.owners.setdefault(found, frames[0].parent) if found == Path(self.source) else frames[0].parent
             if owner != frames[0].parent:
-                raise ValueError(f"the pictures of optical flow in {found} cannot belong to both {owner} and {frames[0].parent}: put each video's "
-                                 f"into a folder {found}/VIDEO")
+                raise ValueError(f"the pictures of optical flow in {found} cannot belong to both {owner} and "
+                                 f"{frames[0].parent}: put each video's into a folder {found}/VIDEO")
             self.used.add(found.name)
             return StoredPictures(frames, found)
         if named:
-            raise FileNotFoundError(f"no pictures of optical flow for the frames in {frames[0].parent}: expected a folder {self.source} there, "
-                                    f"beside it, or with a folder for the video; or --flow {' or '.join(METHODS)}, which make them")
+            raise FileNotFoundError(f"no pictures of optical flow for the frames in {frames[0].parent}: expected a "
+                                    f"folder {self.source} there, beside it, or with a folder for the video; or "
+                                    f"--flow {' or '.join(METHODS)}, which make them")
         self.used.add(self.method)
-        make = lambda *pair: self.make(*pair)                              # set up where a flow is missing, not before
+        make = lambda *pair: self.make(*pair)                              # `self.make` only when a flow is missing
         return FlowPictures(FlowFolder(frames, self.method, make, self.keep, self.weights_digest), self.picture)
 
     @functools.cached_property
     def weights_digest(self) -> str:
-        """What tells RAFT's weights from others; empty for torchvision's own, and for DIS."""
+        """The identity of RAFT's weights; empty for torchvision's own, and for DIS."""
         return sha256_of(self.raft_weights) if self.source == "raft" and self.raft_weights else ""
 
     def maker(self, video: str) -> Flow:
-        """Makes the flow of a video file's frames; a ValueError where pictures were to be taken, which belong to files of frames."""
+        """What computes the flow of a video file; a ValueError if `source` is a folder of pictures."""
         if self.source not in (AUTO, *METHODS):
-            raise ValueError(f"--flow {self.source} names pictures for folders of frames, but {video} is a video file: give --flow "
-                             f"{' or '.join(METHODS)}, or its frames as a folder")
+            raise ValueError(f"--flow {self.source} names pictures for folders of frames, but {video} is a video file: "
+                             f"give --flow {' or '.join(METHODS)}, or its frames as a folder")
         return self.make
 
     @property
     def method(self) -> str:
-        """What makes the flow that is not there."""
+        """The key of `METHODS` by which missing flow is computed."""
         return self.source if self.source in METHODS else "dis"
 
     def describe(self) -> dict:
-        """What made the pictures, for the record."""
+        """How the pictures were made, for the record."""
         stored = self.source not in (AUTO, *METHODS)
+        made_by, picture = (None, None) if stored else (self.method, self.picture)
         weights = {"raft_weights_sha256": self.weights_digest} if self.weights_digest else {}
-        return {"source": self.source, "made_by": None if stored else self.method, "picture": None if stored else self.picture, **weights}
+        return {"source": self.source, "made_by": made_by, "picture": picture, **weights}
 
 
 @dataclass
 class FlowPictures:
-    """Pictures of flow that is made here."""
+    """Pictures of flow that is computed here."""
     flow: FlowFolder
     picture: str
 
@@ -271,7 +288,7 @@ class FlowPictures:
 
 
 class StoredPictures:
-    """Pictures of flow in a folder, named like the frames; a frame that has none repeats the one before if it is the last."""
+    """Pictures of flow in a folder, named like the frames; the last frame may have none, and repeats the one before."""
 
     def __init__(self, frames: Sequence[Path], folder: Path) -> None:
         self.frames, self.folder, self.files = frames, folder, listed(folder)
@@ -282,39 +299,43 @@ class StoredPictures:
         stems = [self.frames[i].stem for i in (index, index - 1)[:1 + (last and index > 0)]]
         file = next((self.files[frame_key(stem)] for stem in stems if frame_key(stem) in self.files), None)
         if file is None:
-            raise FileNotFoundError(f"no picture of optical flow for frame {stems[0]} in {self.folder} ({len(self.files)} pictures): they are named "
-                                    f"like the frames, and only a video's last one may be missing; or --flow {' or '.join(METHODS)} makes them")
+            raise FileNotFoundError(f"no picture of optical flow for frame {stems[0]} in {self.folder} "
+                                    f"({len(self.files)} pictures): they are named like the frames, and only a video's "
+                                    f"last one may be missing; or --flow {' or '.join(METHODS)} makes them")
         return read_frame(file)
 
 
 def picture_folders(frames: Sequence[Path], name: str, anywhere: bool) -> list[Path]:
-    """Folders that may hold the pictures of a video's flow, and hold that of its first frame: near the frames, or `anywhere`."""
-    place = frames[0].parent
-    places = [place / name, place.parent / name, place.parent.parent / name / place.name]  # the last: Imgs/VIDEO and Flow/VIDEO
-    if anywhere:                                                           # VIDEO/Frame or VIDEO, and any folder with a folder VIDEO
-        places += [Path(name) / place.parent.name, Path(name) / place.name, Path(name)]
-    return [folder for folder in places if folder.is_dir() and frame_key(frames[0].stem) in listed(folder)]
+    """Folders of this name near a video's frames, or `anywhere`, that hold a picture of its first frame's flow."""
+    place = frames[0].parent                                               # VIDEO, VIDEO/Frame or Imgs/VIDEO
+    folders = [place / name, place.parent / name, place.parent.parent / name / place.name]  # the last: Flow/VIDEO
+    if anywhere:                                                           # `name` is a path, perhaps above VIDEO
+        folders += [Path(name) / place.parent.name, Path(name) / place.name, Path(name)]
+    return [folder for folder in folders if folder.is_dir() and frame_key(frames[0].stem) in listed(folder)]
 
 
 @functools.lru_cache(maxsize=10000)
 def listed(folder: Path) -> dict[str, Path]:
-    """A frame's `frame_key` -> picture of its flow, of a folder that does not change meanwhile."""
+    """A frame's `frame_key` -> the picture of its flow, in a folder that does not change during a run."""
     return images_by(folder, "pictures of optical flow", frame_key)
 
 
-# The flags of programs
+# Flags of the programs
 
 def flow_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of programs whose networks may need flow."""
     group = parser.add_argument_group("optical flow (of networks that need it)")
     group.add_argument("--flow", default=AUTO, metavar=f"{{{','.join([AUTO, *METHODS])},FOLDER}}",
-                       help="dis, raft: made here; FOLDER: pictures named like the frames, in a folder of this name beside the frames or their "
-                            "folder, or in FOLDER/VIDEO or FOLDER; auto: the pictures that SMCF's datasets come with where they are there "
-                            f"({', '.join(PUBLISHED)}; for smcf), else dis (default: auto)")
+                       help="dis, raft: made here; FOLDER: pictures named like the frames, in a folder of this name "
+                            "beside the frames or their folder, or in FOLDER/VIDEO or FOLDER; auto: the pictures that "
+                            f"SMCF's datasets come with where they are there ({', '.join(PUBLISHED)}; for smcf), else "
+                            "dis (default: auto)")
     group.add_argument("--keep-flow", action=argparse.BooleanOptionalAction, default=True,
                        help="keep what is made beside the frames, in FRAMES/flow_METHOD: 4 bytes a pixel (default: on)")
     raft_argument(group)
 
 
-def raft_argument(group) -> None:
-    group.add_argument("--raft-weights", metavar="FILE", help="of torchvision's small RAFT, or FILE#KEY (default: downloaded)")
+def raft_argument(group: argparse._ActionsContainer) -> None:
+    """The flag for RAFT's weights."""
+    group.add_argument("--raft-weights", metavar="FILE",
+                       help="of torchvision's small RAFT, or FILE#KEY (default: downloaded)")

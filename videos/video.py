@@ -1,6 +1,6 @@
 """A video as frames with their annotation, paired by name, and what is wrong with the names.
 
-A frame and its annotation share a name; nothing is paired by position or by a number that was counted.
+A frame and its annotation share a name; nothing is paired by position or by counting.
 """
 import itertools
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from videos.names import files_in, frame_key, images_in, natural, natural_key
-from videos.splits import find_places
+from videos.splits import find_video_folders
 from videos.trees import TREE, TREES, VideoFolders
 
 
@@ -23,7 +23,7 @@ class Video:
         name: the folder's name.
         frames: the frames in order of time.
         maps: a frame's stem -> its density map.
-        fixations: a frame's stem -> its fixation map, image or .mat; empty where there are density maps alone.
+        fixations: a frame's stem -> its fixation map, image or .mat; empty where there are only density maps.
         masks: a frame's stem -> the mask of its salient objects.
     """
     name: str
@@ -33,24 +33,26 @@ class Video:
     masks: dict[str, Path] = field(default_factory=dict)
 
     def is_annotated(self, index: int) -> bool:
+        """Whether the frame of this index has a density map, and a fixation map if the video has any."""
         stem = self.frames[index].stem
         return stem in self.maps and (stem in self.fixations or not self.fixations)
 
     def annotated(self) -> list[int]:
-        """Indices of the frames with a density and a fixation map; with a density map, if the video has no other."""
+        """Indices of the frames for which `is_annotated` holds."""
         return [i for i in range(len(self.frames)) if self.is_annotated(i)]
-
-    def like(self, frame: Path) -> Path:
-        """The picture that has the size of a frame's fixation map: its density map, or the frame."""
-        return self.maps.get(frame.stem, frame)
 
     def masked(self) -> list[int]:
         """Indices of the frames with a mask."""
         return [i for i, path in enumerate(self.frames) if path.stem in self.masks]
 
+    def like(self, frame: Path) -> Path:
+        """The picture that has the size of a frame's fixation map: its density map, or the frame."""
+        return self.maps.get(frame.stem, frame)
 
-ANNOTATIONS = {"density": Video.annotated, "mask": Video.masked}           # what networks learn from, and a video's frames that have it
-ANNOTATION_WORDS = {"density": "density and fixation maps", "mask": "masks"}
+
+# What a network learns from -> the indices of a video's frames that have it. "density" also requires that a video has
+# fixation maps; for "density alone" they are optional.
+ANNOTATIONS = {"density": Video.annotated, "density alone": Video.annotated, "mask": Video.masked}
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Problem:
         kind: a key of `PROBLEMS`.
         fatal: whether training or scoring would stop at it.
         video: its name.
-        files: those at fault; at least one.
+        files: the files at fault; at least one.
         message: what is wrong, where, and what to do.
     """
     kind: str
@@ -71,12 +73,14 @@ class Problem:
     message: str
 
     def error(self) -> OSError | ValueError:
+        """The exception to raise where it must not be passed over."""
         return (FileNotFoundError if self.kind == "missing" else ValueError)(self.message)
 
 
 PROBLEMS = {
-    "missing": "files that should be there", "extra": "files that belong to nothing", "unreadable": "damaged files, or of another kind",
-    "size": "frames, maps or masks of different sizes", "constant": "density maps or masks of one value",
+    "missing": "files that should be there", "extra": "files that belong to nothing",
+    "unreadable": "damaged files, or of another kind", "size": "frames, maps or masks of different sizes",
+    "constant": "density maps or masks of one value",
     "fixations": "fixation maps of more than two values, in JPEG, or with very many fixations",
     "mask": "masks that are mostly neither black nor white, or nowhere bright",
     "interpreted": "annotation in an alpha channel, a palette, numbers of objects, a variable of another name",
@@ -84,136 +88,159 @@ PROBLEMS = {
 }
 
 
+# Finding videos
+
 def find_videos(root: Path, split: str, need_annotation: bool = True, skipped: list[str] | None = None,
-                numbers: dict[str, range] | None = None, annotation: str = "density",
-                need_fixations: bool = True) -> list[Video]:
+                numbers: dict[str, range] | None = None, annotation: str = "density") -> list[Video]:
     """All videos of a split, in natural order of their names.
 
     Args:
-        root, split, numbers: of `find_places`.
-        need_annotation: a video of which no frame is annotated is a problem.
+        root, split, numbers: as in `find_video_folders`.
+        need_annotation: whether a video without any annotated frame is refused.
         skipped: None to raise at the first problem; a list to leave such videos out and append what was wrong.
-        annotation: what counts as annotation then: "density", a density and a fixation map; "mask", a mask.
-        need_fixations: whether a video that has density maps and no fixation map is a problem then.
+        annotation: what then counts as annotation, a key of `ANNOTATIONS`.
 
     Returns:
         At least one video.
 
     Raises:
-        FileNotFoundError: no such dataset or split, nothing in it, or something is missing from a video.
+        FileNotFoundError: there is no such dataset or split, nothing is in it, or something is missing from a video.
         ValueError: another problem of a video.
     """
     videos = []
-    for place in find_places(root, split, numbers):
+    for folders in find_video_folders(root, split, numbers):
         try:
-            videos.append(open_place(place, need_annotation, annotation, need_fixations))
+            videos.append(open_folders(folders, need_annotation, annotation))
         except (OSError, ValueError) as error:
             if skipped is None:
                 raise
             skipped.append(str(error))
     if not videos:
-        raise FileNotFoundError(f"no usable video in {root / split}: all {len(skipped)} were skipped, the first because {skipped[0]}")
+        raise FileNotFoundError(f"no usable video in {root / split}: all {len(skipped)} were skipped, "
+                                f"the first because {skipped[0]}")
     return videos
 
 
 def open_video(folder: Path, need_annotation: bool = True) -> Video:
     """The video in a folder with images/, maps/ and fixation/; raises as `find_videos` does."""
     folders = {pattern: folder.parent / pattern.format(video=folder.name) for pattern in TREES[0].patterns()}
-    return open_place(TREES[0].place(folder.name, folders), need_annotation)
+    return open_folders(TREES[0].video_folders(folder.name, folders), need_annotation)
 
 
-def open_place(place: VideoFolders, need_annotation: bool = True, annotation: str = "density",
-               need_fixations: bool = True) -> Video:
-    """The video at a place; raises the first problem that would stop training."""
-    video, problems = list_video(place)
+def open_folders(folders: VideoFolders, need_annotation: bool = True, annotation: str = "density") -> Video:
+    """The video in these folders; raises the first problem at which training would stop."""
+    video, problems = list_video(folders)
     for problem in problems:
         if problem.fatal:
             raise problem.error()
     if need_annotation and not ANNOTATIONS[annotation](video):
-        raise FileNotFoundError(no_annotation(video, place, annotation))
-    if need_annotation and need_fixations and annotation == "density" and not video.fixations:
-        raise FileNotFoundError(density_only(video, place))
+        raise FileNotFoundError(no_annotation_message(video, folders, annotation))
+    if need_annotation and annotation == "density" and not video.fixations:
+        raise FileNotFoundError(no_fixations_message(video, folders))
     return video
 
 
-def density_only(video: Video, place: VideoFolders) -> str:
-    """What can be done with a video that has density maps and no fixation map."""
+def no_fixations_message(video: Video, folders: VideoFolders) -> str:
+    """What to do with a video that has density maps and no fixation map."""
     return (f"no fixation maps for video {video.name}: {len(video.maps)} of its {len(video.frames)} frames have a "
-            f"density map in {place.maps}, and none has a fixation map in {' or '.join(map(str, place.fixations))}. "
-            "The objective's NSS needs them: give --nss-weight 0 to train without. test.py scores such a video by CC, "
-            "SIM and KL")
+            f"density map in {folders.maps}, and none has a fixation map in "
+            f"{' or '.join(map(str, folders.fixations))}. The objective's NSS needs them: give --nss-weight 0 to train "
+            "without. test.py scores such a video by CC, SIM and KL")
 
 
-def no_annotation(video: Video, place: VideoFolders, annotation: str) -> str:
+def no_annotation_message(video: Video, folders: VideoFolders, annotation: str) -> str:
     """Why a video has none of the annotation that is needed, and what to do."""
-    if annotation != place.tree.annotation:                                # a dataset of another kind than the network learns from
-        there, example = ANNOTATION_WORDS[place.tree.annotation], {"density": "dhf1k", "mask": "vsod"}[annotation]
-        return (f"no {ANNOTATION_WORDS[annotation]} for video {video.name}: the network needs {ANNOTATION_WORDS[annotation]}, but {place.frames} is "
-                f"of a dataset of {there} (its tree: {place.tree.used_by}). Choose a network that learns from {there}, or a dataset of "
-                f"{ANNOTATION_WORDS[annotation]}, such as --dataset {example}; their trees: data/README.md")
+    count = len(video.frames)
+    if (annotation == "mask") != bool(folders.tree.masks):                 # the network learns from something else
+        needed, there, example = "density and fixation maps", "masks", "dhf1k"
+        if annotation == "mask":
+            needed, there, example = there, needed, "vsod"
+        return (f"no {needed} for video {video.name}: the network needs {needed}, but {folders.frames} is of a dataset "
+                f"of {there} (its tree: {folders.tree.used_by}). Choose a network that learns from {there}, or a "
+                f"dataset of {needed}, such as --dataset {example}; their trees: data/README.md")
     if annotation == "mask":
-        return (f"no masks for video {video.name}: of {len(video.frames)} frames in {place.frames} none has one in "
-                f"{' or '.join(map(str, place.masks))}. A frame and its mask have the same name; for videos without masks use predict.py")
-    remedy = ("`python -m data.make_maps` makes density maps from fixation maps" if video.fixations and not video.maps else
-              "Videos 701-1000 of DHF1K have no public annotation: use predict.py for those")
-    return (f"no annotation for video {video.name}: of {len(video.frames)} frames in {place.frames} none has both a density map in {place.maps} "
-            f"({len(video.maps)} files) and a fixation map in {place.fixations[0]} ({len(video.fixations)} files). {remedy}; {TREE}")
+        return (f"no masks for video {video.name}: of {count} frames in {folders.frames} none has one in "
+                f"{' or '.join(map(str, folders.masks))}. A frame and its mask have the same name; "
+                "for videos without masks use predict.py")
+    remedy = "Videos 701-1000 of DHF1K have no public annotation: use predict.py for those"
+    if video.fixations and not video.maps:
+        remedy = "`python -m data.make_maps` makes density maps from fixation maps"
+    return (f"no annotation for video {video.name}: of {count} frames in {folders.frames} none has both a density map "
+            f"in {folders.maps} ({len(video.maps)} files) and a fixation map in {folders.fixations[0]} "
+            f"({len(video.fixations)} files). {remedy}; {TREE}")
 
 
-def list_video(place: VideoFolders) -> tuple[Video, list[Problem]]:
+# Pairing a video's files, and what is wrong with their names
+
+def list_video(folders: VideoFolders) -> tuple[Video, list[Problem]]:
     """A video's frames, each with its annotation if it has any, and everything that is wrong with the names."""
     problems = []
-    frames = pick(place, "frames", [place.images(place.frames)], problems)
-    maps = pick(place, "density maps", [images_in(place.maps)] if place.maps else [], problems)
-    folders = list(reversed(place.fixations))                              # of groups, a later one counts more
-    matlab = [files_in(folder / below, {".mat"}) for below in ("maps", ".") for folder in folders]
-    fixations = pick(place, "fixation maps", matlab + [images_in(folder) for folder in folders], problems)
-    masks = pick(place, "masks", [place.images(folder) for folder in reversed(place.masks)], problems)
+    frames = by_key(folders, "frames", [folders.images(folders.frames)], problems)
+    maps = by_key(folders, "density maps", [images_in(folders.maps)] if folders.maps else [], problems)
+    reverse = list(reversed(folders.fixations))                            # a later group takes precedence
+    matlab = [files_in(folder / below, {".mat"}) for below in ("maps", ".") for folder in reverse]
+    fixations = by_key(folders, "fixation maps", matlab + [images_in(folder) for folder in reverse], problems)
+    masks = by_key(folders, "masks", [folders.images(folder) for folder in reversed(folders.masks)], problems)
     if not frames:
-        return Video(place.name, ()), [*problems, Problem("missing", True, place.name, (place.frames,), no_frames(place))]
-    video = Video(place.name, in_order(frames), *({frames[key].stem: path for key, path in found.items() if key in frames}
-                                                        for found in (maps, fixations, masks)))
-    if not place.files:                                                    # else numbers may mean nothing: unrelated pictures share a folder
-        problems += [*gaps(video, strict=place.tree.annotation == "density"), *doubtful_order(video)]
-    extra = tuple(found[key] for found in (maps, fixations, masks) for key in natural(found.keys() - frames.keys()))
+        problems.append(Problem("missing", True, folders.name, (folders.frames,), no_frames_message(folders)))
+        return Video(folders.name, ()), problems
+    annotation = (maps, fixations, masks)
+    paired = ({frames[key].stem: path for key, path in found.items() if key in frames} for found in annotation)
+    video = Video(folders.name, in_order(frames), *paired)
+    if not folders.files:                                                  # numbers of unrelated stills mean nothing
+        problems += [*gaps(video, strict=folders.tree.annotation == "density"), *doubtful_order(video)]
+    extra = tuple(found[key] for found in annotation for key in natural(found.keys() - frames.keys()))
     if extra:
-        where = f"{video.frames[0].parent} holds {len(video.frames)} frames, {video.frames[0].name} to {video.frames[-1].name}"
-        problems.append(Problem("extra", True, video.name, extra, f"annotation without frame in video {video.name}: {len(extra)} files, "
-                                                                  f"the first {extra[0]}; {where}"))
-    return video, problems + without_annotation(video)
+        first, last = video.frames[0], video.frames[-1]
+        problems.append(Problem("extra", True, video.name, extra,
+                                f"annotation without frame in video {video.name}: {len(extra)} files, the first "
+                                f"{extra[0]}; {first.parent} holds {len(video.frames)} frames, {first.name} to "
+                                f"{last.name}"))
+    return video, problems + frames_without_annotation(video)
 
 
-def pick(place: VideoFolders, kind: str, groups: list[list[Path]], problems: list[Problem], key: Callable[[str], str] = frame_key) -> dict[str, Path]:
-    """A stem's key -> file; of two in one group that share their key, one is taken and the other is a problem."""
-    picked = {}
+def by_key(folders: VideoFolders, kind: str, groups: list[list[Path]], problems: list[Problem],
+           key: Callable[[str], str] = frame_key) -> dict[str, Path]:
+    """A video's files of one kind, by the key of their stem.
+
+    Args:
+        folders: the video's.
+        kind: what the files are, for messages.
+        groups: the files; those of a later group replace those of an earlier one.
+        problems: gets a problem for every two files in one group that have the same key.
+        key: stem -> key.
+    """
+    found = {}
     for files in groups:
         group = {}
         for path in sorted(files, key=lambda path: path.name):
             first = group.setdefault(key(path.stem), path)
             if first != path:
-                problems.append(Problem("extra", True, place.name, (first, path), f"two {kind} share a name in {path.parent}: "
-                                                                                  f"{first.name} and {path.name}; remove one"))
-        picked |= group
-    return picked
+                message = f"two {kind} share a name in {path.parent}: {first.name} and {path.name}; remove one"
+                problems.append(Problem("extra", True, folders.name, (first, path), message))
+        found |= group
+    return found
 
 
-def no_frames(place: VideoFolders) -> str:
-    """Why a video has no frames."""
-    if place.files:
-        masks = [path for files in place.files.values() for path in files]
-        return (f"no frames of video {place.name} in {place.frames}, although it has {len(masks)} masks, the first {min(masks)}. A frame and its "
-                "mask have the same name: restore the frames, or remove the masks")
-    if place.frames.is_dir():
-        return f"no frames in {place.frames}: it holds no images"
-    present = ", ".join(natural(p.name for p in place.frames.parent.iterdir())[:10]) if place.frames.parent.is_dir() else ""
-    return f"no frames of video {place.name}: {place.frames} does not exist ({place.frames.parent} holds {present or 'nothing'}); {TREE}"
+def no_frames_message(folders: VideoFolders) -> str:
+    """Why a video has no frames, and what to do."""
+    name, frames = folders.name, folders.frames
+    if folders.files:
+        masks = [path for files in folders.files.values() for path in files]
+        return (f"no frames of video {name} in {frames}, although it has {len(masks)} masks, the first {min(masks)}. "
+                "A frame and its mask have the same name: restore the frames, or remove the masks")
+    if frames.is_dir():
+        return f"no frames in {frames}: it holds no images"
+    present = natural(p.name for p in frames.parent.iterdir())[:10] if frames.parent.is_dir() else []
+    return (f"no frames of video {name}: {frames} does not exist ({frames.parent} holds "
+            f"{', '.join(present) or 'nothing'}); {TREE}")
 
 
 def gaps(video: Video, strict: bool) -> list[Problem]:
     """Frames that are missing between two others, which would make a clip jump.
 
-    Where numbers never go up by one, the video was thinned out on purpose: their smallest step is then the usual one. Datasets of
-    masks (not `strict`) were thinned out at any step, to frames that have a mask: gaps are worth a word there.
+    Where numbers never go up by one, the video was thinned out on purpose: their smallest step is then the usual one.
+    Datasets of masks (not `strict`) were thinned out unevenly, to frames with a mask: a gap there is a warning.
     """
     numbers = [re.search(r"(\d+)$", path.stem) for path in video.frames]
     pairs = [(a, b, int(second[0]) - int(first[0])) for (a, b), (first, second) in
@@ -222,35 +249,43 @@ def gaps(video: Video, strict: bool) -> list[Problem]:
     jumps = [(before, after) for before, after, step in pairs if step != usual]
     if jumps and not strict:
         before, after = jumps[0]
-        return [Problem("missing", False, video.name, tuple(after for _, after in jumps), f"numbers of frames jump in {after.parent}, {len(jumps)} "
-                        f"times, first where {after.name} follows {before.name}: these are taken for neighbours, also by optical flow")]
-    return [Problem("missing", True, video.name, (after,), f"missing frame in {after.parent}: {after.name} follows {before.name}; "
-                    "restore the frames between, or split the video there") for before, after in jumps]
+        return [Problem("missing", False, video.name, tuple(after for _, after in jumps),
+                        f"numbers of frames jump in {after.parent}, {len(jumps)} times, first where {after.name} "
+                        f"follows {before.name}: these are taken for neighbours, also by optical flow")]
+    return [Problem("missing", True, video.name, (after,),
+                    f"missing frame in {after.parent}: {after.name} follows {before.name}; restore the frames between, "
+                    "or split the video there") for before, after in jumps]
 
 
 def doubtful_order(video: Video) -> list[Problem]:
-    """Names that sort otherwise as text than by their numbers, or that have none."""
+    """Names that sort differently as text than by their numbers, or that have no number."""
     stems = [path.stem for path in video.frames]
-    unnumbered = [path for path in video.frames if not re.search(r"\d$", path.stem)]
-    reason = ("have no number at their end: they are taken in alphabetical order" if unnumbered and len(stems) > 1 else
-              "sort differently as text, as other programs sort: we go by their numbers" if stems != sorted(stems) else None)
-    return [Problem("order", False, video.name, tuple(unnumbered) or video.frames[:1],
-                    f"the names of frames in {video.frames[0].parent} {reason} ({stems[0]} to {stems[-1]})")] if reason else []
+    unnumbered = tuple(path for path in video.frames if not re.search(r"\d$", path.stem))
+    if unnumbered and len(stems) > 1:
+        reason = "have no number at their end: they are taken in alphabetical order"
+    elif stems != sorted(stems):
+        reason = "sort differently as text, as other programs sort: we go by their numbers"
+    else:
+        return []
+    return [Problem("order", False, video.name, unnumbered or video.frames[:1],
+                    f"the names of frames in {video.frames[0].parent} {reason} ({stems[0]} to {stems[-1]})")]
 
 
-def without_annotation(video: Video) -> list[Problem]:
-    """Frames without annotation between those that have it; they are watched, but neither trained on nor scored."""
+def frames_without_annotation(video: Video) -> list[Problem]:
+    """Frames without annotation in a video that has some: networks see them, and they are not trained on nor scored."""
     having = {*(video.masked() or video.annotated())}
-    bare = [path for index, path in enumerate(video.frames) if index not in having]
+    bare = tuple(path for index, path in enumerate(video.frames) if index not in having)
     if not bare or not having:
         return []
     lacking = "a mask" if video.masks else "a density map or a fixation map"
-    return [Problem("missing", False, video.name, tuple(bare), f"{len(bare)} of {len(video.frames)} frames of video {video.name} lack {lacking}, "
-                                                               f"the first {bare[0].name}")]
+    return [Problem("missing", False, video.name, bare, f"{len(bare)} of {len(video.frames)} frames of video "
+                                                        f"{video.name} lack {lacking}, the first {bare[0].name}")]
 
+
+# Folders of frames or pictures alone
 
 def list_frames(folder: Path) -> list[Path]:
-    """The images of a folder in natural order.
+    """The images in a folder, in natural order.
 
     Raises:
         FileNotFoundError: there are none.
@@ -258,26 +293,32 @@ def list_frames(folder: Path) -> list[Path]:
     """
     frames = images_by(folder, "frames", str)                              # two that differ in zeros may both be meant
     if not frames:
-        raise FileNotFoundError(f"no frames in {folder}: {'it holds no images' if folder.is_dir() else 'the folder does not exist'}")
+        reason = "it holds no images" if folder.is_dir() else "the folder does not exist"
+        raise FileNotFoundError(f"no frames in {folder}: {reason}")
     return list(in_order(frames))
 
 
 def images_by(folder: Path, kind: str, key: Callable[[str], str]) -> dict[str, Path]:
-    """A stem's key -> image, for a folder that need not exist; a ValueError where two share theirs."""
+    """The images in a folder, which need not exist, by the key of their stem.
+
+    Raises:
+        ValueError: two have the same key; the message calls them `kind`.
+    """
     problems = []
-    images = pick(VideoFolders(folder.name, folder, folder, ()), kind, [images_in(folder)], problems, key)
+    images = by_key(VideoFolders(folder.name, folder, folder, ()), kind, [images_in(folder)], problems, key)
     if problems:
         raise problems[0].error()
     return images
 
 
 def in_order(frames: dict[str, Path]) -> tuple[Path, ...]:
-    """Frames in natural order."""
+    """Frames in natural order of their stems."""
     return tuple(sorted(frames.values(), key=lambda path: natural_key(path.stem)))
 
 
 def check_same_size(density: np.ndarray, fixations: np.ndarray, video: Video, stem: str) -> None:
-    """Raise a ValueError where the two maps of a frame differ in size."""
+    """Raise a ValueError where the two maps of a frame, (H, W) each, differ in size."""
     if density.shape != fixations.shape:
-        raise ValueError(f"density and fixation map of frame {stem} of video {video.name} differ in size: {video.maps[stem]} is "
-                         f"{density.shape[0]} x {density.shape[1]}, {video.fixations[stem]} is {fixations.shape[0]} x {fixations.shape[1]} (H x W)")
+        sizes = [f"{height} x {width}" for height, width in (density.shape, fixations.shape)]
+        raise ValueError(f"density and fixation map of frame {stem} of video {video.name} differ in size: "
+                         f"{video.maps[stem]} is {sizes[0]}, {video.fixations[stem]} is {sizes[1]} (H x W)")
