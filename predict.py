@@ -33,11 +33,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import utils
-from baselines import MODELS, optical_flow
-from baselines.optical_flow import AUTO, Flow, FlowSource, flow_arguments
-from dataloader import folders_in, images_in, list_frames, natural, natural_key
+from baselines import MODELS
 from saliency_model import FIRST_FRAMES, EngineOptions, PreparedFrame, SaliencyModel, Step, stretch
 from utils import in_threads
+from videos import optical_flow
 from videos.decoding import (
     FFMPEG_ERRORS,
     av,
@@ -52,6 +51,9 @@ from videos.decoding import (
     timed_frames,
 )
 from videos.images import IMAGE_SUFFIXES, READING, is_animation, read_frame, timed_pictures
+from videos.names import folders_in, images_in, natural, natural_key
+from videos.optical_flow import AUTO, Flow, FlowSource, flow_arguments
+from videos.video import list_frames
 from weights import save_safetensors, sha256_of
 
 DONE = object()

@@ -27,24 +27,7 @@ from tqdm import tqdm
 
 import utils
 from baselines import MODELS
-from baselines.optical_flow import AUTO, METHODS, FlowSource, flow_arguments
 from baselines.smcf import VSOD_LABELS, vsod_average, vsod_frame, vsod_measures
-from dataloader import (
-    DATASET_FOLDERS,
-    DATASETS,
-    TREE,
-    Video,
-    check_same_size,
-    dataset_folder,
-    find_videos,
-    folder_called,
-    frame_key,
-    images_by,
-    imresize,
-    inventory,
-    natural,
-    resize_density,
-)
 from loss import LABELS, MEASURES, is_constant, measures, to_device
 from predict import (
     BoundedExecutor,
@@ -77,7 +60,14 @@ from videos.annotation import (
     read_prediction,
     remarks_on_density,
 )
+from videos.check import inventory
 from videos.images import IMAGE_SUFFIXES, read_frame, read_image
+from videos.names import folder_called, frame_key, natural
+from videos.optical_flow import AUTO, METHODS, FlowSource, flow_arguments
+from videos.resizing import imresize, resize_density
+from videos.splits import DATASET_FOLDERS, DATASETS, dataset_folder
+from videos.trees import TREE
+from videos.video import Video, check_same_size, find_videos, images_by
 from weights import sha256_of
 
 OTHERS = 10                                                                # frames whose fixations s-AUC compares with

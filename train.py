@@ -38,22 +38,7 @@ from tqdm import tqdm
 
 import utils
 from baselines import MODELS
-from baselines.optical_flow import PICTURES, FlowSource, flow_arguments
-from dataloader import (
-    DATASET_FOLDERS,
-    DATASETS,
-    SAME_SPLIT,
-    ClipDataset,
-    FrameCache,
-    Video,
-    VideoClips,
-    clip_loader,
-    dataset_folder,
-    find_videos,
-    inventory,
-    naming_deaths,
-    readable,
-)
+from dataloader import ClipDataset, VideoClips, clip_loader, explain_worker_deaths, readable
 from loss import KL_OVER, LABELS, OBJECTIVES, SIGNS, TERMS, cc, kldiv, l1, nss, objective, similarity
 from predict import (
     at_least,
@@ -70,6 +55,11 @@ from predict import (
     select_device,
 )
 from saliency_model import AllMaps, Carried, SaliencyModel, map_state
+from videos.check import inventory
+from videos.optical_flow import PICTURES, FlowSource, flow_arguments
+from videos.prepared import FrameCache
+from videos.splits import DATASET_FOLDERS, DATASETS, SAME_SPLIT, dataset_folder
+from videos.video import Video, find_videos
 from weights import describe, load_entries, read_checkpoint, read_weights, torchvision_weights
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
@@ -495,7 +485,7 @@ class DataSource:
         """The videos of a split with this annotation, and a line that says what was found; with --skip-bad, a line for each left out."""
         skipped = [] if skip_bad else None
         videos = find_videos(self.folder, split, skipped=skipped, numbers=DATASETS[self.dataset].numbers,
-                             annotation=annotation, need_fixations=need_fixations)
+                             annotation="density alone" if annotation == "density" and not need_fixations else annotation)
         for message in skipped or []:
             print(f"skipped: {message}")
         print(f"{self.folder}, {split}: {inventory(videos)}" + (f"; {len(skipped)} videos skipped" if skipped else ""))
@@ -829,7 +819,7 @@ def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, steps
     """Train until `epochs` epochs are finished; returns False where the user stopped it before."""
     batches = train_loader.batch_sampler
     model = for_training(run.model, thaw or run.model.has_idle_parameters)
-    with contextlib.suppress(Stopped), stop, naming_deaths(train_loader, *filter(None, [val_loader])):
+    with contextlib.suppress(Stopped), stop, explain_worker_deaths(train_loader, *filter(None, [val_loader])):
         while run.epoch < epochs and not any(utils.all_reduce_sum([stop.requested])):  # all stop after the same epoch
             started = time.time()
             batches.epoch, batches.start = run.epoch, 0

@@ -14,14 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saliency_model import (
-    Recipe,
-    RecurrentModel,
-    check_frame_size,
-    rounded_to_8_bits,
-    weighted,
-    without_autocast,
-)
+from saliency_model import Recipe, RecurrentModel, check_frame_size, rounded_to_8_bits, weighted, without_autocast
 from weights import load_entries
 
 State = Tensor | tuple[Tensor, ...] | None  # what is carried from frame to frame; None before the first

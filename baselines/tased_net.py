@@ -12,14 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model import check_clip, check_frame_stride
-from saliency_model import (
-    Recipe,
-    WindowModel,
-    check_frame_size,
-    gaussian_blur,
-    truncated_to_8_bits,
-    without_autocast,
-)
+from saliency_model import Recipe, WindowModel, check_frame_size, gaussian_blur, truncated_to_8_bits, without_autocast
 from weights import load_pretrained_part
 
 # Widths of the Mixed blocks: 3b and 3c, 4b to 4f, 5b and 5c of S3D. Attributes of modules are the authors' names in
@@ -157,9 +150,7 @@ class TASEDNet(WindowModel):
         """
         with without_autocast(output.device):                              # or the blur would round to bfloat16
             maps = (255 * output.float()).trunc() / 255
-            places = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, device=maps.device, dtype=maps.dtype)
-            weights = torch.exp(-places ** 2 / (2 * BLUR_SIGMA ** 2))
-            maps = gaussian_blur(maps, weights / weights.sum(), repeat_edges=True)
+            maps = gaussian_blur(maps, blur_weights(maps), repeat_edges=True)
         peaks = maps.amax(dim=(1, 2), keepdim=True)
         maps = maps / peaks.where(peaks > 0, 1)
         return maps if maps.shape[1:] == tuple(size) else super().finish(maps, size)
@@ -300,6 +291,13 @@ def max_unpool(x: Tensor, where: Tensor) -> Tensor:
     last = numbers.new_full((*x.shape[:2], 4 * numbers.shape[2]), -1).scatter_reduce(2, where, numbers, "amax")
     placed = x.flatten(2).gather(2, last.clamp(min=0)).masked_fill(last < 0, 0)
     return placed.unflatten(2, (frames, 2 * height, 2 * width))
+
+
+def blur_weights(like: Tensor) -> Tensor:
+    """The weights of `scipy.ndimage.gaussian_filter` with sigma 7, (57,), of the type and on the device of maps."""
+    places = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, device=like.device, dtype=like.dtype)
+    weights = torch.exp(-places ** 2 / (2 * BLUR_SIGMA ** 2))
+    return weights / weights.sum()
 
 
 def prepare_frame(frame: np.ndarray, size: tuple[int, int]) -> Tensor:

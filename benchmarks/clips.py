@@ -22,9 +22,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.timing import report
-from dataloader import ClipDataset, FrameCache, Video, clip_loader, find_videos
+from dataloader import ClipDataset, clip_loader
 from predict import at_least, keep_freed_memory
 from saliency_model import prepare_frame
+from videos.prepared import FrameCache
+from videos.video import Video, find_videos
 
 
 def make_videos(root: Path, videos: int, frames: int, size: tuple[int, int]) -> list[Video]:

@@ -27,12 +27,21 @@ import utils
 from benchmarks import plain
 from benchmarks.measures import PLAIN, TARGETS
 from benchmarks.timing import median_seconds, report
-from dataloader import Video, open_video
 from loss import measures
 from model import RecSalNet
-from predict import Source, at_least, default_batch_size, float32_is_float32, keep_freed_memory, predict_source, select_device, write_map
+from predict import (
+    Source,
+    at_least,
+    default_batch_size,
+    float32_is_float32,
+    keep_freed_memory,
+    predict_source,
+    select_device,
+    write_map,
+)
 from saliency_model import EngineOptions, WindowModel
 from videos.images import read_frame
+from videos.video import Video, open_video
 
 
 class Costless(WindowModel):

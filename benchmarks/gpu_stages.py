@@ -24,10 +24,11 @@ import utils
 from baselines import MODELS
 from benchmarks import clips, evaluation, network
 from benchmarks.timing import matrix_rate, median_seconds, synchronise
-from dataloader import ClipDataset, FrameCache, clip_loader
+from dataloader import ClipDataset, clip_loader
 from predict import Source, default_precision, float32_is_float32, predict_source, select_device
 from saliency_model import prepare_frame
 from videos.decoding import av
+from videos.prepared import FrameCache
 
 Keep = Callable[[dict], None]
 SIZE, TINY_SIZE = (224, 384), (32, 32)

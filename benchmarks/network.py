@@ -21,7 +21,15 @@ from benchmarks import plain, timing
 from benchmarks.timing import median_seconds, peak_memory, report
 from loss import objective
 from model import RecSalNet
-from predict import PRECISIONS, at_least, compile_network, float32_is_float32, keep_freed_memory, precision_context, select_device
+from predict import (
+    PRECISIONS,
+    at_least,
+    compile_network,
+    float32_is_float32,
+    keep_freed_memory,
+    precision_context,
+    select_device,
+)
 
 PLAIN = "plain float32"
 LOSS = RecSalNet.recipe.loss_weights

@@ -1,10 +1,10 @@
 """Make density maps from fixation maps, with the Gaussian that a dataset was published with.
 
-    python -m data.make_maps data/UCF-Sports --gaussian ucf-sports      # for every frame that has fixations and no density map
-    python -m data.make_maps data/UCF-Sports --compare                  # how far the maps that are there are from either Gaussian's
+    python -m data.make_maps data/UCF-Sports --gaussian ucf-sports  # for every frame with fixations and no density map
+    python -m data.make_maps data/UCF-Sports --compare              # how much existing maps differ from each Gaussian's
 
-It takes every tree that the programs take, and puts a map where the tree has them: beside the fixation maps, as FRAME.png. From the
-root of this repository. DHF1K's raw gaze is prepare_dhf1k.py's.
+It takes every tree that the programs take, and writes FRAME.png into the tree's folder of density maps. Run it in the
+root of this repository. For DHF1K's raw gaze there is prepare_dhf1k.py.
 """
 
 import argparse
@@ -19,10 +19,13 @@ from tqdm import tqdm
 
 try:
     from data.prepare_dhf1k import at_least_one, density_map, encode_png, run_all, write_atomically
-    from dataloader import VideoFolders, all_places, check_folder, check_same_size, find_places, open_place
     from videos.annotation import read_density, read_fixations
+    from videos.splits import all_video_folders, check_folder, find_video_folders
+    from videos.trees import VideoFolders
+    from videos.video import check_same_size, open_folders
 except ModuleNotFoundError as error:
-    sys.exit(f"make_maps.py: error: {error}. It uses the programs' own code: run it as `python -m data.make_maps`, in the root of this repository")
+    sys.exit(f"make_maps.py: error: {error}. It uses the programs' own code: run it as `python -m data.make_maps`, in "
+             "the root of this repository")
 
 LENGTH, SIGMA = 150, 20     # pixels: fspecial('gaussian', 150, 20), whatever the frame's size
 
@@ -30,8 +33,9 @@ LENGTH, SIGMA = 150, 20     # pixels: fspecial('gaussian', 150, 20), whatever th
 def replicated_density_map(fixations: np.ndarray) -> np.ndarray:
     """Blur a fixation map into a density map as those of Hollywood-2 and UCF-Sports were made.
 
-    A Gaussian of sigma 20 in 150 x 150 pixels, beyond the frame its border pixels again, divided by the frame's maximum. An even
-    length has no middle: as in MATLAB's imfilter, 74 pixels before the one that is computed take part, and 75 after it.
+    A Gaussian of sigma 20 in 150 x 150 pixels, border pixels repeated outside the frame, divided by the frame's
+    maximum. An even length has no middle: as in MATLAB's imfilter, a pixel is computed from 74 pixels before it and 75
+    after it.
 
     Args:
         fixations: (H, W) bool.
@@ -47,32 +51,36 @@ def replicated_density_map(fixations: np.ndarray) -> np.ndarray:
 
 
 GAUSSIANS = {"dhf1k": density_map, "hollywood2": replicated_density_map, "ucf-sports": replicated_density_map}
-ABOUT = "dhf1k: sigma 12.74 pixels (FWHM 30), nothing beyond the frame; hollywood2 and ucf-sports: sigma 20 in 150 pixels, borders replicated"
+ABOUT = ("dhf1k: sigma 12.74 pixels (FWHM 30), nothing beyond the frame; hollywood2 and ucf-sports: sigma 20 in 150 "
+         "pixels, borders replicated")
 
 
-def write_maps(place: VideoFolders, make: Callable[[np.ndarray], np.ndarray], overwrite: bool) -> int:
+def write_maps(folders: VideoFolders, make: Callable[[np.ndarray], np.ndarray], overwrite: bool) -> int:
     """Write the density maps of one video; returns how many.
 
     Raises:
         FileNotFoundError, ValueError: something is wrong with the video, or a fixation map cannot be read.
     """
-    video = open_place(place, need_annotation=False)
+    video = open_folders(folders, need_annotation=False)
     frames = {path.stem: path for path in video.frames}
     wanted = {stem: path for stem, path in video.fixations.items() if overwrite or stem not in video.maps}
     if wanted:
-        place.maps.mkdir(parents=True, exist_ok=True)
+        folders.maps.mkdir(parents=True, exist_ok=True)
     for stem, path in wanted.items():
         before = video.maps.get(stem)
-        target = place.maps / f"{before.stem if before else stem}.png"
+        target = folders.maps / f"{before.stem if before else stem}.png"
         write_atomically(target, encode_png(make(read_fixations(path, frames[stem]))))
         if before and before != target:
             before.unlink()                                         # or a frame would have two
     return len(wanted)
 
 
-def compare_maps(place: VideoFolders) -> dict[str, np.ndarray]:
-    """How far one video's maps are from each Gaussian's: its name -> (frames, 2), each frame's largest and mean difference of 255."""
-    video = open_place(place, need_annotation=False)
+def compare_maps(folders: VideoFolders) -> dict[str, np.ndarray]:
+    """How much one video's maps differ from each Gaussian's: its name -> each frame's largest and mean difference.
+
+    The differences are (frames, 2), of 255.
+    """
+    video = open_folders(folders, need_annotation=False)
     differences = {name: [] for name in GAUSSIANS}
     for index in video.annotated() if video.fixations else ():
         stem = video.frames[index].stem
@@ -86,39 +94,47 @@ def compare_maps(place: VideoFolders) -> dict[str, np.ndarray]:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m data.make_maps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m data.make_maps", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     files = parser.add_argument_group("files")
     files.add_argument("root", type=Path, metavar="FOLDER", help="the dataset's folder, in any tree of data/README.md")
     files.add_argument("--split", help="a folder below it, a list, or numbers such as 1-600 (default: every video)")
-    files.add_argument("--workers", type=at_least_one, default=1, metavar="N", help="videos at the same time, in a process each (default: 1)")
+    files.add_argument("--workers", type=at_least_one, default=1, metavar="N",
+                       help="videos at the same time, in a process each (default: 1)")
     what = parser.add_argument_group("what to do").add_mutually_exclusive_group(required=True)
     what.add_argument("--gaussian", choices=list(GAUSSIANS), help=f"whose maps to make; {ABOUT}")
-    what.add_argument("--compare", action="store_true", help="write nothing; say how far the maps that are there are from each Gaussian's")
-    files.add_argument("--overwrite", action="store_true", help="replace density maps that are there (default: leave them)")
+    what.add_argument("--compare", action="store_true",
+                      help="write nothing; say how far the maps that are there are from each Gaussian's")
+    files.add_argument("--overwrite", action="store_true",
+                       help="replace density maps that are there (default: leave them)")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     check_folder(args.root)
-    places = find_places(args.root, args.split) if args.split else all_places(args.root)
-    if not places:
+    videos = find_video_folders(args.root, args.split) if args.split else all_video_folders(args.root)
+    if not videos:
         raise FileNotFoundError(f"no videos in {args.root}: expected one of the trees in data/README.md")
     if args.compare:
-        calls = [partial(compare_maps, place) for place in places]
+        calls = [partial(compare_maps, folders) for folders in videos]
     else:
-        calls = [partial(write_maps, place, GAUSSIANS[args.gaussian], args.overwrite) for place in places]
+        calls = [partial(write_maps, folders, GAUSSIANS[args.gaussian], args.overwrite) for folders in videos]
     results = []
-    for result in tqdm(run_all(calls, args.workers), total=len(places), unit="video", disable=None):
+    for result in tqdm(run_all(calls, args.workers), total=len(videos), unit="video", disable=None):
         if isinstance(result, Exception):
             raise result
         results.append(result)
     if not args.compare:
-        print(f"{args.root}: {sum(results)} density maps written, in {sum(count > 0 for count in results)} of {len(places)} videos")
+        print(f"{args.root}: {sum(results)} density maps written, in {sum(count > 0 for count in results)} of "
+              f"{len(videos)} videos")
         return
     for name in GAUSSIANS:
         frames = np.concatenate([result[name] for result in results])
-        print(f"{name}: {len(frames)} frames, " + (f"largest difference {frames[:, 0].max():.0f} of 255, mean {frames[:, 1].mean():.4f}, "
-                                                   f"{(frames[:, 0] == 0).sum()} frames equal" if len(frames) else "none has both maps"))
+        found = "none has both maps"
+        if len(frames):
+            found = (f"largest difference {frames[:, 0].max():.0f} of 255, mean {frames[:, 1].mean():.4f}, "
+                     f"{(frames[:, 0] == 0).sum()} frames equal")
+        print(f"{name}: {len(frames)} frames, {found}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Turn the released DHF1K files into the tree that the programs read, one folder per video.
 
-    python data/prepare_dhf1k.py SOURCE                          # everything that SOURCE/video holds, into data/DHF1K
-    python data/prepare_dhf1k.py SOURCE --videos 1-20 601-605    # a part of it; run again with more, nothing is done twice
+    python data/prepare_dhf1k.py SOURCE                          # everything in SOURCE/video, into data/DHF1K
+    python data/prepare_dhf1k.py SOURCE --videos 1-20 601-605    # a part; run again with more, nothing is done twice
 
 SOURCE is the folder with DHF1K's own names in it:
 
@@ -10,10 +10,10 @@ SOURCE is the folder with DHF1K's own names in it:
     annotation/0001/fixation/0001.png        fixations, 0 or 255 (or only fixation/maps/0001.mat)
     exportdata_train/P01/P01_Trail001.txt    raw gaze, needed only where annotation/ is not there
 
-and OUT/{train,val,test}/0001/{images,maps,fixation}/0001.png comes out of it: videos 1-600, 601-700 and 701-1000. The last 300
-get images only, for their annotation is withheld. What made the maps of a video stands in its annotation.json.
+and OUT/{train,val,test}/0001/{images,maps,fixation}/0001.png is what comes out: videos 1-600, 601-700 and 701-1000. The
+last 300 get images only, as their annotation is withheld. A video's annotation.json says how its maps were made.
 
-A video is written into OUT/.partial and renamed when it is whole, so a run may be interrupted at any time and run again.
+A video is written into OUT/.partial and renamed when it is whole: interrupt a run at any time, and run it again.
 """
 
 import argparse
@@ -41,10 +41,10 @@ SIGMA = 12.74               # pixels: a Gaussian of FWHM 30 px, at the 640 x 360
 PNG_LEVEL = 4               # zlib: files 12 % larger than at level 6, in half the time
 SAMPLE = np.dtype([("time", np.int64), ("x", np.float64), ("y", np.float64), ("fixation", bool)])
 COLUMNS = {"time": "Time", "x": "L POR X [px]", "y": "L POR Y [px]", "event": "L Event Info"}
-VIDEO_ERRORS = (FileNotFoundError, ValueError)      # the fault of one video; a full disk is the fault of none, and stops the run
+VIDEO_ERRORS = (FileNotFoundError, ValueError)      # the fault of one video; a full disk is not, and stops the run
 
 
-# --- raw gaze to fixation and density maps ---------------------------------------------------------------------------------
+# Raw gaze to fixation and density maps
 
 def read_gaze(path: Path) -> np.ndarray:
     """Read one observer's gaze during one video, a tab-separated text file with one header line.
@@ -53,11 +53,11 @@ def read_gaze(path: Path) -> np.ndarray:
         path: such as `exportdata_train/P01/P01_Trail002.txt`.
 
     Returns:
-        One record per sample, of dtype SAMPLE: `time` in microseconds (any origin), `x` and `y` in pixels of the screen,
-        `fixation` whether the eye tracker's event begins with "F".
+        One record per sample, of dtype SAMPLE: `time` in microseconds (any origin), `x` and `y` in pixels of the
+        screen, `fixation` whether the eye tracker's event begins with "F".
 
     Raises:
-        ValueError: a column is missing, a number is none, or there is no sample; with file and line.
+        ValueError: a column or a number is missing, or there is no sample; with file and line.
     """
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         header = next(file, "").rstrip("\r\n").split("\t")
@@ -81,11 +81,13 @@ def gaze_columns(header: list[str], path: Path) -> dict[str, int]:
 def gaze_sample(fields: list[str], places: dict[str, int], where: str) -> tuple[int, float, float, bool]:
     """One record of dtype SAMPLE from the fields of one line; `where` is named in errors."""
     if len(fields) <= max(places.values()):
-        raise ValueError(f"{where}: expected at least {max(places.values()) + 1} tab-separated fields, found {len(fields)}: {fields}.")
+        raise ValueError(f"{where}: expected at least {max(places.values()) + 1} tab-separated fields, found "
+                         f"{len(fields)}: {fields}.")
     try:
         time, x, y = int(fields[places["time"]]), float(fields[places["x"]]), float(fields[places["y"]])
     except ValueError as error:
-        raise ValueError(f"{where}: expected a whole number of microseconds and two numbers of pixels: {error}.") from error
+        raise ValueError(f"{where}: expected a whole number of microseconds and two numbers of pixels: "
+                         f"{error}.") from error
     if not (math.isfinite(x) and math.isfinite(y)):
         raise ValueError(f"{where}: expected a finite gaze position, found x = {x}, y = {y}.")
     return time, x, y, fields[places["event"]].startswith("F")
@@ -99,9 +101,10 @@ def round_half_away(values: np.ndarray) -> np.ndarray:
 def locate_gaze(gaze: np.ndarray, num_frames: int, size: tuple[int, int]) -> tuple[np.ndarray, dict[str, int]]:
     """Find the frame and the pixel of each fixation sample of one observer, as DHF1K's authors did.
 
-    The video filled the width of the screen and was letter-boxed. Pixels count from 1, and the published rule drops those of the
-    last column and row too (x >= W, y >= H). A sample belongs to frame k, from 1, if k - 1 < FPS * seconds < k, counted from the
-    observer's first sample: one exactly on a boundary (the first one is) belongs to none. Whole numbers keep that exact.
+    The video filled the width of the screen and was letter-boxed. Pixels count from 1, and the published rule drops
+    those of the last column and row too (x >= W, y >= H). A sample belongs to frame k, from 1, if k - 1 < FPS * seconds
+    < k, counted from the observer's first sample: one exactly on a boundary (the first one is) belongs to none. Whole
+    numbers keep that exact.
 
     Args:
         gaze: records of dtype SAMPLE, from `read_gaze`.
@@ -109,32 +112,36 @@ def locate_gaze(gaze: np.ndarray, num_frames: int, size: tuple[int, int]) -> tup
         size: (H, W) of the video, pixels.
 
     Returns:
-        (n, 3) integers (frame, row, column), all from 0, by ascending frame; and how many samples were `used`, or dropped as
-        `not_fixation`, `off_video` (beside the picture) or `off_time` (after the last frame or on a boundary), each counted once.
+        (n, 3) integers (frame, row, column), all from 0, by ascending frame; and how many samples were `used`, or
+        dropped as `not_fixation`, `off_video` (beside the picture) or `off_time` (after the last frame or on a
+        boundary), each counted once.
     """
     height, width = size
     scale = width / SCREEN[1]
-    margin = (SCREEN[0] - height / scale) / 2                       # the black bar above the video, pixels of the screen
+    margin = (SCREEN[0] - height / scale) / 2                      # the black bar above the video, pixels of the screen
     x, y = round_half_away(scale * gaze["x"]), round_half_away(scale * (gaze["y"] - margin))
     frame, rest = np.divmod(FPS * (gaze["time"] - gaze["time"][:1]), 1_000_000)
     fixation = gaze["fixation"]
     on_video = (x > 0) & (x < width) & (y > 0) & (y < height)
     in_time = (frame >= 0) & (frame < num_frames) & (rest > 0)
     used = fixation & on_video & in_time
-    counts = {"used": used, "not_fixation": ~fixation, "off_video": fixation & ~on_video, "off_time": fixation & on_video & ~in_time}
+    counts = {"used": used, "not_fixation": ~fixation, "off_video": fixation & ~on_video,
+              "off_time": fixation & on_video & ~in_time}
     points = np.stack([frame, y - 1, x - 1], axis=1)[used]
     return points[np.argsort(points[:, 0], kind="stable")], {name: int(mask.sum()) for name, mask in counts.items()}
 
 
-def gaze_to_fixations(observers: Sequence[np.ndarray], num_frames: int, size: tuple[int, int], rule: str = "grid") -> Iterator[np.ndarray]:
+def gaze_to_fixations(observers: Sequence[np.ndarray], num_frames: int, size: tuple[int, int],
+                      rule: str = "grid") -> Iterator[np.ndarray]:
     """Make the fixation map of each frame from the gaze of all observers, one frame at a time.
 
     Args:
         observers: one array of `read_gaze` per observer.
         num_frames: frames of the video.
         size: (H, W) of the video, pixels.
-        rule: "points" sets the pixels that were looked at. "grid" sets all combinations of one observer's rows and columns within
-            a frame: the published maps were made so (by a statement that indexes with two lists), and show 2 to 3 times the pixels.
+        rule: "points" sets the pixels that were looked at. "grid" sets all combinations of one observer's rows and
+            columns within a frame: the published maps were made so (by a statement that indexes with two lists), and
+            show 2 to 3 times the pixels.
 
     Returns:
         An iterator over `num_frames` maps, (H, W) bool.
@@ -151,7 +158,10 @@ def gaze_to_fixations(observers: Sequence[np.ndarray], num_frames: int, size: tu
 
 
 def mark_fixations(observers: Iterable[np.ndarray], size: tuple[int, int], rule: str) -> np.ndarray:
-    """The (H, W) bool map of one frame from each observer's (n, 2) pixels (row, column), from 0; rules as in `gaze_to_fixations`."""
+    """The (H, W) bool map of one frame from each observer's (n, 2) pixels (row, column), from 0.
+
+    The rules are those of `gaze_to_fixations`.
+    """
     fixations = np.zeros(size, dtype=bool)
     for pixels in observers:
         rows, columns = pixels[:, 0], pixels[:, 1]
@@ -174,7 +184,7 @@ def density_map(fixations: np.ndarray, sigma: float = SIGMA) -> np.ndarray:
     return np.floor(255 * density / max(density.max(), np.finfo(np.float64).tiny) + 0.5).astype(np.uint8)
 
 
-# --- files -----------------------------------------------------------------------------------------------------------------
+# Files
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it is never seen half written."""
@@ -193,7 +203,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def frame_files(folder: Path, suffix: str) -> list[Path]:
-    """The files of one kind in a folder, sorted; hidden ones (as some systems leave them beside each file) do not count."""
+    """The files of one kind in a folder, sorted, without hidden ones, which some systems leave beside each file."""
     return sorted(p for p in folder.glob(f"*{suffix}") if not p.name.startswith(".")) if folder.is_dir() else []
 
 
@@ -211,14 +221,14 @@ def check_names(files: Sequence[Path], num_frames: int, what: str) -> None:
         return
     missing, unexpected = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     raise ValueError(
-        f"{what}: {num_frames} frames were decoded, so {num_frames} files 0001 to {num_frames:04d} were expected, but there are "
-        f"{len(found)} (missing: {missing[:3] or 'none'}, unexpected: {unexpected[:3] or 'none'}). "
+        f"{what}: {num_frames} frames were decoded, so {num_frames} files 0001 to {num_frames:04d} were expected, but "
+        f"there are {len(found)} (missing: {missing[:3] or 'none'}, unexpected: {unexpected[:3] or 'none'}). "
         f"Fetch the video or its annotation again, or leave such videos out with --skip-bad."
     )
 
 
 def copy_frames(files: Sequence[Path], folder: Path) -> None:
-    """Copy annotation files into a new folder; a PNG without its end (a broken download or unpacking) is a ValueError."""
+    """Copy annotation files into a new folder; a PNG without its end (a broken download) is a ValueError."""
     folder.mkdir()
     for file in files:
         content = file.read_bytes()
@@ -227,7 +237,7 @@ def copy_frames(files: Sequence[Path], folder: Path) -> None:
         (folder / file.name).write_bytes(content)
 
 
-# --- one video -------------------------------------------------------------------------------------------------------------
+# One video
 
 @dataclass(frozen=True)
 class Job:
@@ -267,11 +277,12 @@ def prepare_video(job: Job) -> dict:
 
 
 def check_present(job: Job) -> int:
-    """Number of frames of a folder that is there already; ValueError unless it is whole and made the way it would be made now."""
+    """The number of frames in an existing folder; a ValueError unless it is whole and made as it would be now."""
     facts = read_facts(job.folder)
     if (facts["source"], facts["rule"]) != (job.source, job.rule):
-        raise ValueError(f"{job.folder} is there with annotation {facts['source']!r}, rule {facts['rule']!r}, but {job.source!r}, "
-                         f"{job.rule!r} is asked for. Remove the folder, choose another --out, or give --annotation and --fixation-rule.")
+        raise ValueError(f"{job.folder} is there with annotation {facts['source']!r}, rule {facts['rule']!r}, but "
+                         f"{job.source!r}, {job.rule!r} is asked for. Remove the folder, choose another --out, or give "
+                         "--annotation and --fixation-rule.")
     for kind, suffix in facts["files"].items():
         count = len(frame_files(job.folder / kind, suffix))
         if count != facts["frames"]:
@@ -288,13 +299,13 @@ def read_facts(folder: Path) -> dict:
     except json.JSONDecodeError:
         facts = {}
     if not {"source", "rule", "frames", "files"} <= set(facts):
-        raise ValueError(f"{folder} is there, but was not written by this program (expected its annotation.json in it). "
-                         f"Move it away or choose another --out.")
+        raise ValueError(f"{folder} is there, but was not written by this program (expected its annotation.json in "
+                         f"it). Move it away or choose another --out.")
     return facts
 
 
 def extract_frames(video: Path, folder: Path) -> tuple[int, tuple[int, int]]:
-    """Decode a video into folder/0001.png and so on; the frames are counted as they come, since headers lie.
+    """Decode a video into folder/0001.png and so on; the frames are counted while decoding, since headers lie.
 
     Returns:
         Number of frames, and their size (H, W).
@@ -309,13 +320,19 @@ def extract_frames(video: Path, folder: Path) -> tuple[int, tuple[int, int]]:
         (folder / f"{number:04d}.png").write_bytes(encode_png(read[1]))
     capture.release()
     if number == 0:
-        raise ValueError(f"{video} ({video.stat().st_size} bytes) was opened, but not one frame could be decoded. Fetch it again.")
+        raise ValueError(f"{video} ({video.stat().st_size} bytes) was opened, but not one frame could be decoded. "
+                         "Fetch it again.")
     return number, size
 
 
 def annotate(job: Job, num_frames: int, size: tuple[int, int]) -> dict:
-    """Add maps/ and fixation/ to an unfinished folder, unless the annotation is withheld; returns the content of annotation.json."""
-    facts = {"source": job.source, "rule": job.rule, "frames": num_frames, "size": list(size), "files": {"images": ".png"}}
+    """Add maps/ and fixation/ to an unfinished folder, unless the annotation is withheld.
+
+    Returns:
+        The content of annotation.json.
+    """
+    facts = {"source": job.source, "rule": job.rule, "frames": num_frames, "size": list(size),
+             "files": {"images": ".png"}}
     if job.source == "released":
         kinds = copy_released(job.annotation, job.unfinished, num_frames)
         return {**facts, "files": {**facts["files"], **kinds}}
@@ -341,7 +358,11 @@ def released_fixations(folder: Path) -> list[Path]:
 
 
 def rebuild(gaze: Sequence[Path], folder: Path, num_frames: int, size: tuple[int, int], rule: str) -> dict:
-    """Make the maps of one video from raw gaze; sigma stays at the published pixels whatever the size. Returns what was used."""
+    """Make the maps of one video from raw gaze; sigma stays at the published pixels whatever the size.
+
+    Returns:
+        What they were made from, for annotation.json.
+    """
     observers = [read_gaze(path) for path in gaze]
     (folder / "maps").mkdir()
     (folder / "fixation").mkdir()
@@ -349,18 +370,19 @@ def rebuild(gaze: Sequence[Path], folder: Path, num_frames: int, size: tuple[int
         (folder / "fixation" / f"{number:04d}.png").write_bytes(encode_png(fixations))
         (folder / "maps" / f"{number:04d}.png").write_bytes(encode_png(density_map(fixations)))
     counts = [locate_gaze(samples, num_frames, size)[1] for samples in observers]
-    return {"sigma_px": SIGMA, "observers": len(observers), "samples": {name: sum(c[name] for c in counts) for name in counts[0]}}
+    samples = {name: sum(c[name] for c in counts) for name in counts[0]}
+    return {"sigma_px": SIGMA, "observers": len(observers), "samples": samples}
 
 
-# --- which videos, and what is there for them ------------------------------------------------------------------------------
+# Which videos, and what is there for them
 
 def find_videos(source: Path) -> tuple[dict[int, Path], int]:
-    """The videos of SOURCE/video by number, and how many files there were none of them (not NNN.AVI)."""
+    """The videos in SOURCE/video by number, and how many other files are there (not NNN.AVI)."""
     folder = source / "video"
     if not folder.is_dir():
         present = sorted(p.name for p in source.iterdir())[:5] if source.is_dir() else "no such folder"
-        raise FileNotFoundError(f"expected DHF1K's videos in {folder}, which is not there ({source}: {present}). SOURCE is the folder "
-                                f"that holds video/ and annotation/: see data/README.md.")
+        raise FileNotFoundError(f"expected DHF1K's videos in {folder}, which is not there ({source}: {present}). "
+                                f"SOURCE is the folder that holds video/ and annotation/: see data/README.md.")
     files = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     videos = {}
     for path in (p for p in files if re.fullmatch(r"\d+\.avi", p.name.lower())):
@@ -368,7 +390,8 @@ def find_videos(source: Path) -> tuple[dict[int, Path], int]:
             raise ValueError(f"{path} and {videos[int(path.stem)]} are the same video. Remove one of them.")
         videos[int(path.stem)] = path
     if not videos:
-        raise FileNotFoundError(f"expected videos 001.AVI to 1000.AVI in {folder}, found {[p.name for p in files[:5]] or 'nothing'}.")
+        raise FileNotFoundError(f"expected videos 001.AVI to 1000.AVI in {folder}, found "
+                                f"{[p.name for p in files[:5]] or 'nothing'}.")
     return videos, len(files) - len(videos)
 
 
@@ -379,7 +402,8 @@ def find_gaze(source: Path, number: int) -> tuple[Path, ...]:
     files = [p / f"{p.name}_Trail{name}.txt" for p in observers for name in names]
     files = [path for path in files if path.is_file()]
     if len({path.parent for path in files}) < len(files):
-        raise ValueError(f"video {number:04d}: two gaze files of one observer among {[str(path) for path in files]}. Remove one of them.")
+        raise ValueError(f"video {number:04d}: two gaze files of one observer among {[str(path) for path in files]}. "
+                         "Remove one of them.")
     return tuple(files)
 
 
@@ -397,14 +421,16 @@ def choose_source(released: bool, raw: bool, annotation: str, where: str) -> str
     wanted = present[:1] if annotation == "auto" else [annotation]
     if not wanted or wanted[0] not in present:
         raise FileNotFoundError(
-            f"{where}: --annotation {annotation} found no such annotation (there is: {' and '.join(present) or 'none'}). Expected "
-            f"annotation/NNNN/maps and /fixation, or exportdata_train/P*/P*_TrailNNN.txt. For images alone give --split test."
+            f"{where}: --annotation {annotation} found no such annotation (there is: "
+            f"{' and '.join(present) or 'none'}). Expected annotation/NNNN/maps and /fixation, or "
+            "exportdata_train/P*/P*_TrailNNN.txt. For images alone give --split test."
         )
     return wanted[0]
 
 
-def plan_video(number: int, videos: dict[int, Path], source: Path, out: Path, annotation: str, rule: str, split: str) -> Job:
-    """Find out what is to be done for one video, without doing it, so that what is missing shows before hours of decoding."""
+def plan_video(number: int, videos: dict[int, Path], source: Path, out: Path, annotation: str, rule: str,
+               split: str) -> Job:
+    """Find out what is to be done for one video, so that missing files are reported before hours of decoding."""
     if number not in videos:
         raise FileNotFoundError(f"video {number} was asked for, but {source / 'video'} has no {number:03d}.AVI "
                                 f"(it holds {len(videos)} videos, {min(videos)} to {max(videos)}).")
@@ -417,7 +443,7 @@ def plan_video(number: int, videos: dict[int, Path], source: Path, out: Path, an
                source=origin, rule=rule if origin == "raw" else None, annotation=released, gaze=gaze)
 
 
-# --- all videos ------------------------------------------------------------------------------------------------------------
+# All videos
 
 def attempt(function: partial) -> dict | Exception:
     """What the function returns, or what is wrong with its video."""
@@ -428,7 +454,7 @@ def attempt(function: partial) -> dict | Exception:
 
 
 def run_all(functions: Sequence[partial], workers: int) -> Iterator[dict | Exception]:
-    """Call the functions, in order or in several processes; new ones, because OpenCV's threads do not survive a fork."""
+    """Call the functions, in order or in several processes; spawned, as OpenCV's threads do not survive a fork."""
     if workers == 1:
         yield from map(attempt, functions)
         return
@@ -437,7 +463,7 @@ def run_all(functions: Sequence[partial], workers: int) -> Iterator[dict | Excep
 
 
 def keep_good(results: Iterable, bad: list[str], skip_bad: bool) -> list:
-    """The results that are no errors; an error is added to `bad` with `skip_bad`, and raised without."""
+    """The results that are not errors; an error is added to `bad` if `skip_bad`, else raised."""
     good = []
     for result in results:
         if not isinstance(result, Exception):
@@ -467,7 +493,8 @@ def at_least_one(text: str) -> int:
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     files = parser.add_argument_group("files")
-    files.add_argument("source", type=Path, metavar="SOURCE", help="folder that holds video/ and annotation/ (or exportdata_train/)")
+    files.add_argument("source", type=Path, metavar="SOURCE",
+                       help="folder that holds video/ and annotation/ (or exportdata_train/)")
     files.add_argument("--out", type=Path, default=Path("data/DHF1K"),
                        help="folder that gets train/, val/ and test/ (default: %(default)s)")
     videos = parser.add_argument_group("videos")
@@ -475,16 +502,19 @@ def arguments() -> argparse.ArgumentParser:
                         help="numbers and ranges of videos, such as 1-600 650 (default: all that SOURCE/video holds)")
     videos.add_argument("--split", choices=["auto", *SPLITS], default="auto",
                         help="where to put them; auto: 1-600 train, 601-700 val, 701-1000 test (default: %(default)s)")
-    videos.add_argument("--skip-bad", action="store_true", help="go on after a video whose files are missing or do not agree; they are "
-                        "listed at the end, and the exit code is 1 (default: stop at the first)")
+    videos.add_argument("--skip-bad", action="store_true",
+                        help="go on after a video whose files are missing or do not agree; they are listed at the "
+                             "end, and the exit code is 1 (default: stop at the first)")
     videos.add_argument("--workers", type=at_least_one, default=1, metavar="N",
-                        help="number of videos that are prepared at the same time, in a process each (default: %(default)s)")
+                        help="number of videos that are prepared at the same time, in a process each (default: "
+                             "%(default)s)")
     annotation = parser.add_argument_group("annotation")
     annotation.add_argument("--annotation", choices=["auto", "released", "raw"], default="auto",
-                            help="copy the released maps, or make them from raw gaze; auto: the released maps where there are any "
-                            "(default: %(default)s)")
-    annotation.add_argument("--fixation-rule", choices=RULES, default="grid", help="for raw gaze; grid: as published, all combinations of "
-                            "one observer's x's and y's within a frame; points: the pixels looked at (default: %(default)s)")
+                            help="copy the released maps, or make them from raw gaze; auto: the released maps where "
+                            "there are any (default: %(default)s)")
+    annotation.add_argument("--fixation-rule", choices=RULES, default="grid",
+                            help="for raw gaze; grid: as published, all combinations of one observer's x's and y's "
+                                 "within a frame; points: the pixels looked at (default: %(default)s)")
     return parser
 
 
@@ -492,14 +522,15 @@ def main(args: argparse.Namespace) -> int:
     videos, ignored = find_videos(args.source)
     numbers = sorted({n for numbers in args.videos for n in numbers} if args.videos else videos)
     bad = []
-    plans = (partial(plan_video, n, videos, args.source, args.out, args.annotation, args.fixation_rule, args.split) for n in numbers)
+    plans = (partial(plan_video, number, videos, args.source, args.out, args.annotation, args.fixation_rule, args.split)
+             for number in numbers)
     jobs = keep_good(map(attempt, plans), bad, args.skip_bad)
     results = run_all([partial(prepare_video, job) for job in jobs], args.workers)
     done = keep_good(tqdm(results, total=len(jobs), unit="video", disable=None), bad, args.skip_bad)
     remove_empty(args.out / ".partial")
     written = [result for result in done if result["written"]]
-    print(f"{args.out}: {len(written)} videos written ({sum(r['frames'] for r in written)} frames), {len(done) - len(written)} were there "
-          f"already, {len(bad)} bad ones skipped")
+    print(f"{args.out}: {len(written)} videos written ({sum(r['frames'] for r in written)} frames), "
+          f"{len(done) - len(written)} were there already, {len(bad)} bad ones skipped")
     if ignored:
         print(f"{ignored} files in {args.source / 'video'} are no NNN.AVI and were left out")
     for reason in bad:

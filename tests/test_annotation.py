@@ -6,9 +6,17 @@ import pytest
 import scipy.io
 import scipy.sparse
 from PIL import Image
+from small_sets import cut, write
 
-from dataloader import PROBLEMS
-from videos.annotation import examine_density, examine_fixations, examine_mask, read_fixations, read_mask, read_prediction
+from videos.annotation import (
+    examine_density,
+    examine_fixations,
+    examine_mask,
+    read_fixations,
+    read_mask,
+    read_prediction,
+)
+from videos.video import PROBLEMS
 
 POINTS = np.zeros((12, 16), bool)                                          # three fixations, 1.6 % of the pixels
 POINTS[2, 3] = POINTS[7, 7] = POINTS[11, 15] = True
@@ -304,3 +312,30 @@ def test_a_pointer_coordinates_and_what_is_no_matrix_in_a_mat_file_are_named(tmp
     scipy.io.savemat(tmp_path / "b.mat", {"I": np.arange(1, 41).reshape(20, 2)})
     with pytest.raises(ValueError, match="are these coordinates"):
         examine_fixations(tmp_path / "b.mat")
+
+
+@pytest.mark.parametrize("content, said", [({"other": np.zeros((2, 2))}, "no variable I"), ({"I": np.zeros((2, 2, 2))}, r"shape \(2, 2, 2\)"), ({"I": "text"}, "must be a fixation map")])
+def test_a_mat_file_without_a_fixation_map_is_an_error(tmp_path, content, said):
+    scipy.io.savemat(tmp_path / "a.mat", content)
+    with pytest.raises(ValueError, match=said):
+        read_fixations(tmp_path / "a.mat")
+
+
+def test_a_damaged_mat_file_is_an_error(tmp_path):
+    (tmp_path / "a.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(100))
+    with pytest.raises(ValueError, match="cannot read fixation map"):
+        read_fixations(tmp_path / "a.mat")
+
+
+def test_a_mask_of_zeros_and_ones_is_brought_to_255_and_others_are_grey_as_they_are(tmp_path):
+    for levels, expected in (([0, 0], [0, 0]), ([0, 1], [0, 255]), ([1, 1], [255, 255]), ([0, 38], [0, 38]), ([0, 1, 254], [0, 1, 254])):
+        write(tmp_path / "a.png", np.array([levels], np.uint8))
+        mask = read_mask(tmp_path / "a.png")
+        assert mask.dtype == np.uint8 and mask.tolist() == [expected]
+    Image.fromarray(np.array([[False, True]])).save(tmp_path / "bits.png")
+    assert read_mask(tmp_path / "bits.png").tolist() == [[0, 255]]
+    write(tmp_path / "colours.png", np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8))
+    assert read_mask(tmp_path / "colours.png").tolist() == [[0, 255]]
+    cut(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"cannot read image .*a.png \(30 bytes\)"):
+        read_mask(tmp_path / "a.png")

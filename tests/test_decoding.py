@@ -259,3 +259,10 @@ def test_a_file_in_which_jpeg_pictures_lie_is_no_video(tmp_path, name, start):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).save(picture, "JPEG")
     (tmp_path / name).write_bytes(start + 3 * picture.getvalue())
     assert not is_video(tmp_path / name)
+
+
+def test_a_video_of_an_unknown_codec_is_an_error(tmp_path):
+    path = write_video(tmp_path / "a.avi", grey_frames(4), codec="mpeg4")
+    path.write_bytes(path.read_bytes().replace(b"FMP4", b"ZZZZ").replace(b"fmp4", b"zzzz"))
+    with pytest.raises(ValueError, match="no frame could be decoded from .*a.avi: its pictures are of a kind"):
+        list(read_video(path))

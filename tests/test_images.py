@@ -1,10 +1,14 @@
+
 import numpy as np
 import pytest
+import scipy.io
+from conftest import grey_frames, write_video
 from PIL import ExifTags, Image, TiffImagePlugin
+from small_sets import write
 
 from videos import images
-from videos.annotation import read_density
-from videos.decoding import timed_frames
+from videos.annotation import read_density, read_fixations
+from videos.decoding import read_video, timed_frames
 from videos.images import is_animation, read_frame, timed_pictures
 
 # Orientation
@@ -154,3 +158,31 @@ def test_what_was_fetched_in_the_place_of_a_picture_is_named(tmp_path, content, 
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(ValueError, match=rf"cannot read image .*a.png \(\d+ bytes\): {said}"):
         read_frame(tmp_path / "a.png")
+
+
+def test_images_of_sixteen_bits_are_refused_rather_than_clipped(tmp_path):
+    write(tmp_path / "a.png", np.full((4, 4), 40000, np.uint16))
+    with pytest.raises(ValueError, match="expected 8 bits"):
+        read_density(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.mat", "a.avi"])
+def test_a_picture_that_claims_to_be_huge_is_refused_before_memory_is_taken(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(images, "MAX_PIXELS", 48 * 64 - 1)
+    path = tmp_path / name
+    if name == "a.mat":
+        scipy.io.savemat(path, {"I": np.zeros((48, 64), np.uint8)})
+    elif name == "a.avi":
+        write_video(path, grey_frames(2), codec="mpeg4")
+    else:
+        write(path, np.zeros((48, 64), np.uint8))
+    read = {"a.mat": read_fixations, "a.png": read_density, "a.avi": lambda path: list(read_video(path))}[name]
+    with pytest.raises(ValueError, match=r"claims .* pixels .H x W., more than the 3071"):
+        read(path)
+
+
+def test_frames_are_rgb_and_densities_go_from_zero_to_one(tmp_path):
+    write(tmp_path / "a.png", np.full((2, 3, 3), (255, 128, 0), np.uint8))
+    write(tmp_path / "d.png", np.array([[0, 51, 255]], np.uint8))
+    assert read_frame(tmp_path / "a.png")[0, 0].tolist() == [255, 128, 0]
+    np.testing.assert_allclose(read_density(tmp_path / "d.png"), [[0, 0.2, 1]])

@@ -6,7 +6,22 @@ import pytest
 import torch
 from conftest import TESTS
 
-from loss import MEASURES, SIGNS, TERMS, auc_judd, auc_shuffled, bce, cc, euclidean, kldiv, logits, measures, nss, objective, similarity
+from loss import (
+    MEASURES,
+    SIGNS,
+    TERMS,
+    auc_judd,
+    auc_shuffled,
+    bce,
+    cc,
+    euclidean,
+    kldiv,
+    logits,
+    measures,
+    nss,
+    objective,
+    similarity,
+)
 
 
 def maps(*rows):

@@ -5,8 +5,8 @@ from PIL import Image
 
 from data import make_maps
 from data.prepare_dhf1k import density_map
-from dataloader import find_videos, open_video
 from videos.annotation import read_density
+from videos.video import find_videos, open_video
 
 
 def run(*flags):

@@ -7,7 +7,8 @@ import cv2
 import make_sample
 import numpy as np
 import pytest
-from make_sample import Thing
+import scenes
+from scenes import Thing
 
 TINY = ("--train-videos", "2", "--val-videos", "1", "--frames", "12", "--size", "36", "64", "--observers", "5")
 TINY_VSOD = ("--kind", "vsod", "--train-videos", "2", "--val-videos", "2", "--frames", "12", "--size", "36", "64", "--stills", "3")
@@ -46,11 +47,11 @@ def vsod_sample(tmp_path_factory):
 
 def test_gaze_that_is_nowhere_or_beside_the_frame_gives_an_empty_map():
     gaze = np.array([[[np.nan, np.nan]], [[-0.6, 3.0]], [[63.5, 3.0]], [[2.0, 35.6]]])
-    assert not any(fixations.any() for fixations in make_sample.fixation_maps(gaze, SIZE))
+    assert not any(fixations.any() for fixations in scenes.fixation_maps(gaze, SIZE))
 
 
 def test_gaze_sets_the_nearest_pixel_row_from_y_and_column_from_x():
-    fixations, = make_sample.fixation_maps(np.array([[[5.4, 7.6], [np.nan, np.nan], [63.4, 0.0]]]), SIZE)
+    fixations, = scenes.fixation_maps(np.array([[[5.4, 7.6], [np.nan, np.nan], [63.4, 0.0]]]), SIZE)
     assert np.argwhere(fixations).tolist() == [[0, 63], [8, 5]]
 
 
@@ -60,30 +61,30 @@ def thing(path):
 
 def test_what_is_out_of_sight_has_no_interest_and_what_stands_still_has_little():
     outside, still, moving = thing([[-9, 5], [-9, 5]]), thing([[5, 5], [5, 5]]), thing([[5, 5], [6.28, 5]])     # 1.28 = 2 x 0.01 x 64
-    interest = make_sample.find_interest([outside, still, moving], np.zeros((*SIZE, 3), dtype=np.uint8), SIZE)
+    interest = scenes.find_interest([outside, still, moving], np.zeros((*SIZE, 3), dtype=np.uint8), SIZE)
     assert interest == pytest.approx(np.array([[0, 0.03, 2], [0, 0.03, 2]]) * 255 / 200)
 
 
 def test_an_entry_is_noticed_three_to_eight_frames_later():
     interest = np.zeros((20, 1))
     interest[5:] = 1
-    assert np.flatnonzero(make_sample.entries(interest)).tolist() == [8, 9, 10, 11, 12, 13]
+    assert np.flatnonzero(scenes.entries(interest)).tolist() == [8, 9, 10, 11, 12, 13]
 
 
 def test_a_single_frame_is_possible():
-    gaze = make_sample.watch(np.random.default_rng(0), [thing([[5, 5]])], np.ones((1, 1)), SIZE)
+    gaze = scenes.watch(np.random.default_rng(0), [thing([[5, 5]])], np.ones((1, 1)), SIZE)
     assert gaze.shape == (1, 2) and np.isfinite(gaze).all()
 
 
 def test_a_path_turns_at_the_border_and_may_come_in_from_outside():
-    path = make_sample.bounce(np.array([-2.0, 10.0]), np.array([3.0, 0.0]), 6, (20, 12), radius=2.0)
+    path = scenes.bounce(np.array([-2.0, 10.0]), np.array([3.0, 0.0]), 6, (20, 12), radius=2.0)
     assert path[:, 0].tolist() == [-2, 1, 4, 7, 10, 13] and (path[:, 1] == 10).all()
-    path = make_sample.bounce(np.array([9.0, 10.0]), np.array([3.0, 0.0]), 3, (20, 12), radius=2.0)
+    path = scenes.bounce(np.array([9.0, 10.0]), np.array([3.0, 0.0]), 3, (20, 12), radius=2.0)
     assert path[:, 0].tolist() == [9, 12, 9]
 
 
 def test_an_object_larger_than_the_frame_is_placed_in_its_middle():
-    assert make_sample.place(np.random.default_rng(0), SIZE, 100.0).tolist() == [32, 18]
+    assert scenes.place(np.random.default_rng(0), SIZE, 100.0).tolist() == [32, 18]
 
 
 # --- masks -----------------------------------------------------------------------------------------------------------------
@@ -94,28 +95,28 @@ def square(path, half=5.0, colour=(0.0, 0.0, 255.0)):
 
 
 def test_a_mask_is_where_the_moving_object_is():
-    mask = make_sample.draw_mask(SIZE, [square([[20, 10], [30, 10]])], 1)
+    mask = scenes.draw_mask(SIZE, [square([[20, 10], [30, 10]])], 1)
     assert mask.dtype == bool and mask.shape == SIZE
     assert mask[6:15, 26:35].all() and not mask[:4].any() and not mask[17:].any() and not mask[:, :24].any() and not mask[:, 37:].any()
 
 
 def test_what_stands_still_is_not_in_the_mask_and_hides_what_moves_only_where_it_is_in_front():
     mover, still = square([[0, 20], [20, 20]]), square([[24, 20], [24, 20]])                # overlap in columns 19 to 25
-    behind, before = (make_sample.draw_mask(SIZE, things, 1) for things in ([mover, still], [still, mover]))
+    behind, before = (scenes.draw_mask(SIZE, things, 1) for things in ([mover, still], [still, mover]))
     assert behind[16:25, 16:18].all() and not behind[:, 20:].any()
     assert before[16:25, 16:25].all() and not before[:, 27:].any()
-    assert not make_sample.draw_mask(SIZE, [still], 1).any()
+    assert not scenes.draw_mask(SIZE, [still], 1).any()
 
 
 def test_what_moves_beside_the_frame_is_not_in_the_mask_yet():
     entering = square([[-9, 20], [-1, 20]])
-    assert not make_sample.draw_mask(SIZE, [entering], 0).any() and make_sample.draw_mask(SIZE, [entering], 1)[:, 0].any()
+    assert not scenes.draw_mask(SIZE, [entering], 0).any() and scenes.draw_mask(SIZE, [entering], 1)[:, 0].any()
 
 
 def test_a_mask_is_where_a_frame_with_what_moves_differs_from_one_without_it_but_for_its_anti_aliased_border():
     for seed in range(20):
-        scene = make_sample.make_scene(np.random.default_rng(seed), 12, SIZE, make_sample.VSOD_SPEED)
-        emptier = make_sample.Scene([one for one in scene.things if not one.moves], scene.background, scene.shifts)
+        scene = scenes.make_scene(np.random.default_rng(seed), 12, SIZE, scenes.VSOD_SPEED)
+        emptier = scenes.Scene([one for one in scene.things if not one.moves], scene.background, scene.shifts)
         for t in (0, 5, 9):
             differs = (scene.frame(t) != emptier.frame(t)).any(axis=2).astype(np.uint8)
             mask, near = scene.mask(t).astype(np.uint8), np.ones((3, 3), dtype=np.uint8)
@@ -150,13 +151,13 @@ def test_objects_move(sample):
 
 def test_about_two_percent_of_the_frames_have_no_fixation():
     rng, background = np.random.default_rng(0), np.zeros((*SIZE, 3), dtype=np.uint8)
-    gaze = make_sample.simulate_gaze(rng, [thing(np.full((100, 2), 20.0))], background, observers=17)
+    gaze = scenes.simulate_gaze(rng, [thing(np.full((100, 2), 20.0))], background, observers=17)
     assert np.isnan(gaze).all(axis=(1, 2)).sum() == 2
 
 
 def test_observers_follow_what_moves_and_not_what_stands_still():
     moving, still = thing(np.stack([np.linspace(5, 25, 40), np.full(40, 8)], axis=1)), thing(np.full((40, 2), (50.0, 28.0)))
-    gaze = make_sample.simulate_gaze(np.random.default_rng(0), [still, moving], np.zeros((*SIZE, 3), dtype=np.uint8), observers=17)
+    gaze = scenes.simulate_gaze(np.random.default_rng(0), [still, moving], np.zeros((*SIZE, 3), dtype=np.uint8), observers=17)
     at_moving, at_still = (np.linalg.norm(gaze - one.path[:, None], axis=2) < 8 for one in (moving, still))
     assert at_moving.sum() > 0.5 * np.isfinite(gaze[..., 0]).sum() > 5 * at_still.sum()
 
@@ -200,7 +201,7 @@ def test_masks_are_0_or_255_of_their_frames_size_and_no_sequence_is_without_a_sa
 
 
 def test_a_written_frame_and_its_mask_are_those_of_the_scene(vsod_sample):
-    scene = make_sample.make_scene(np.random.default_rng([0, 1, 1]), 12, list(SIZE), make_sample.VSOD_SPEED)
+    scene = scenes.make_scene(np.random.default_rng([0, 1, 1]), 12, list(SIZE), scenes.VSOD_SPEED)
     frame, mask = (cv2.imread(str(vsod_sample / "TestSet/sample/s004" / name), cv2.IMREAD_UNCHANGED) for name in ("Frame/00007.jpg", "ground-truth/00007.png"))
     assert np.array_equal(mask > 0, scene.mask(7))
     assert np.abs(frame.astype(int) - scene.frame(7)).mean() < 3
@@ -208,7 +209,7 @@ def test_a_written_frame_and_its_mask_are_those_of_the_scene(vsod_sample):
 
 def test_test_sequences_of_the_default_set_are_not_all_of_whole_groups_of_five_frames():
     seeds = [[0, 1, i] for i in range(make_sample.DEFAULTS["vsod"]["val_videos"])]
-    assert any(len(make_sample.make_scene(np.random.default_rng(seed), 40, [90, 160]).shifts) % 5 for seed in seeds)
+    assert any(len(scenes.make_scene(np.random.default_rng(seed), 40, [90, 160]).shifts) % 5 for seed in seeds)
 
 
 def test_the_same_flags_give_the_same_bytes_and_more_videos_and_stills_leave_the_earlier_ones_as_they_were(vsod_sample, tmp_path):
@@ -277,7 +278,7 @@ def test_an_interrupted_run_is_completed_by_the_next_and_lost_frames_are_noticed
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(make_sample, "draw_frame", stop)
+        patch.setattr(scenes, "draw_frame", stop)
         make(tmp_path / "set")
     assert (tmp_path / "set/sample.json.unfinished").is_file() and not (tmp_path / "set/sample.json").exists()
     with pytest.raises(ValueError, match="holds another set"):

@@ -7,9 +7,11 @@ import torch
 from PIL import Image
 from torchvision.models.optical_flow import raft_small
 
-from baselines import optical_flow, stsnet
-from baselines.optical_flow import FlowFolder, FlowSource, components, dis_flow, flows, wheel
-from dataloader import list_frames
+from baselines import optical_flow as command
+from baselines import stsnet
+from videos import images, optical_flow
+from videos.optical_flow import FlowFolder, FlowSource, components, dis_flow, flows, wheel
+from videos.video import list_frames
 
 
 def textured(shift=0, size=(64, 96)):
@@ -51,7 +53,7 @@ def test_there_is_a_flow_for_every_frame_and_the_last_one_repeats_the_one_before
     assert [flow[0, 0, 0] for flow in made] == [1, 2, 2] and len(calls) == 2
 
 
-def test_frames_of_another_size_begin_anew():
+def test_frames_of_another_size_start_a_new_sequence():
     made = list(flows([textured(), textured(size=(32, 32)), textured(1, size=(32, 32))], lambda frame, following: np.ones((*frame.shape[:2], 2), np.float32)))
     assert [flow.shape for flow in made] == [(64, 96, 2), (32, 32, 2), (32, 32, 2)] and [flow.any() for flow in made] == [False, True, True]
 
@@ -82,7 +84,7 @@ def test_flow_is_made_once_and_read_again(folder):
     assert sorted(path.name.partition("-")[0] for path in (folder / "flow_dis").iterdir()) == ["0001", "0002", "0003"]
 
 
-def test_flow_of_a_frame_that_changed_is_made_anew(folder):
+def test_flow_of_a_frame_that_changed_is_made_again(folder):
     before = list(FlowFolder(list_frames(folder), "dis", dis_flow()))
     Image.fromarray(textured(7)).save(folder / "0002.png")
     after = list(FlowFolder(list_frames(folder), "dis", dis_flow()))
@@ -117,7 +119,7 @@ def test_raft_reads_torchvisions_file_and_refuses_another(tmp_path):
 
 
 def test_the_command_writes_arrays_and_pictures(folder, capsys):
-    optical_flow.main(optical_flow.arguments().parse_args([str(folder), "--pictures", "components"]))
+    command.main(command.arguments().parse_args([str(folder), "--pictures", "components"]))
     assert "flow of 4 frames by dis" in capsys.readouterr().out
     picture = np.array(Image.open(folder / "flow_dis_components" / "0001.png"))
     assert np.array_equal(picture, components(next(iter(FlowFolder(list_frames(folder), "dis", dis_flow())))))
@@ -185,7 +187,7 @@ def test_a_missing_folder_or_picture_is_named(tmp_path):
 def test_kept_flow_between_frames_that_were_read_otherwise_is_not_taken(folder, monkeypatch):
     kept = FlowFolder(list_frames(folder), "dis", dis_flow())
     earlier = kept.file_of(kept.pair(0))
-    monkeypatch.setattr(optical_flow, "READING", optical_flow.READING + 1)
+    monkeypatch.setattr(images, "READING", images.READING + 1)
     assert kept.file_of(kept.pair(0)) != earlier
 
 
@@ -212,7 +214,7 @@ def test_a_damaged_file_of_flow_is_named(tmp_path, spoil):
     made = FlowFolder(frames, "dis", dis_flow())
     made[0]
     spoil(next(made.place.iterdir()))
-    with pytest.raises(ValueError, match=r"00001-\w+.npy .*Delete it, and it is made anew"):
+    with pytest.raises(ValueError, match=r"00001-\w+.npy .*Delete it, and it is made again"):
         made[0]
 
 

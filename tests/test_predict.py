@@ -26,8 +26,7 @@ from torch import nn
 
 import predict
 import utils
-from baselines import STSMaxNet
-from dataloader import list_frames
+from baselines.stsnet import STSMaxNet
 from model import RecSalNet
 from predict import (
     BoundedExecutor,
@@ -36,16 +35,26 @@ from predict import (
     choose_precision,
     default_precision,
     find_sources,
-    in_threads,
     precision_context,
     saliency_maps,
     select_device,
     to_8_bit,
     write_map,
 )
-from saliency_model import EngineOptions, GroupModel, PreparedFrame, RecurrentModel, SaliencyModel, WindowModel, prepare_frame, steps_of
+from saliency_model import (
+    EngineOptions,
+    GroupModel,
+    PreparedFrame,
+    RecurrentModel,
+    SaliencyModel,
+    WindowModel,
+    prepare_frame,
+    steps_of,
+)
+from utils import in_threads
 from videos.decoding import orientation
 from videos.images import Orientation, read_frame
+from videos.video import list_frames
 
 
 class NewestAndOldest(WindowModel):

@@ -1,9 +1,9 @@
 import pytest
 
 import test as evaluation
-from dataloader import DATASETS
 from loss import MEASURES
 from scoring.published import PUBLISHED
+from videos.splits import DATASETS
 
 
 def scores_md(tmp_path, dataset):

@@ -11,7 +11,17 @@ from conftest import TESTS, needs_bfloat16
 from parity import fill
 from PIL import Image
 
-from baselines.smcf import SMCF, UNUSED, Attention, CrossStackFusion, Transformer, check_pair, name_in_resnet, vsod_measures, vsod_scores
+from baselines.smcf import (
+    SMCF,
+    UNUSED,
+    Attention,
+    CrossStackFusion,
+    Transformer,
+    check_pair,
+    name_in_resnet,
+    vsod_measures,
+    vsod_scores,
+)
 
 
 @pytest.fixture(scope="module")

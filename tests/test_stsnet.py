@@ -12,8 +12,9 @@ from conftest import TESTS, few_channels, needs_bfloat16
 from parity import fill
 
 from baselines import stsnet
-from baselines.optical_flow import components
-from baselines.stsnet import SSNet, STSConvNet, STSMaxNet, TSNet, blur, mirrored, read_caffemodel
+from baselines.stsnet import SSNet, STSConvNet, STSMaxNet, TSNet, read_caffemodel
+from saliency_model import gaussian_blur, mirrored_indices
+from videos.optical_flow import components
 from weights import check_entries
 
 CLASSES = {"ssnet": SSNet, "tsnet": TSNet, "stsmaxnet": STSMaxNet, "stsconvnet": STSConvNet}
@@ -325,11 +326,11 @@ def test_maps_are_stretched_each_by_its_own_maximum(model):
 @pytest.mark.parametrize("size", [(20, 30), (2, 2), (1, 1), (1, 7), (3, 2)])
 def test_the_blur_is_opencvs_also_where_the_map_is_smaller_than_the_kernel(size):
     maps = noise(1, 1, *size)
-    np.testing.assert_allclose(blur(maps)[0, 0], cv2.GaussianBlur(maps[0, 0].numpy(), (5, 5), 0), atol=1e-6)
+    np.testing.assert_allclose(gaussian_blur(maps[:, 0], torch.tensor([1, 4, 6, 4, 1]) / 16)[0], cv2.GaussianBlur(maps[0, 0].numpy(), (5, 5), 0), atol=1e-6)
 
 
 def test_an_axis_is_continued_without_its_edges_as_often_as_needed():
-    indices = [mirrored(n, 3, torch.device("cpu")).tolist() for n in (1, 2, 4)]
+    indices = [mirrored_indices(n, 3, False, torch.device("cpu")).tolist() for n in (1, 2, 4)]
     assert indices == [[0] * 7, [1, 0, 1, 0, 1, 0, 1, 0], [3, 2, 1, 0, 1, 2, 3, 2, 1, 0]]
 
 

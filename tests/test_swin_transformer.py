@@ -9,7 +9,16 @@ from parity import fill
 from torch import nn
 from torchvision.models.video import swin3d_s
 
-from swin_transformer import Stage, SwinTransformer3D, attention, attention_by_chunks, fit_window, load_encoder, relative_position_index, shift_masks
+from swin_transformer import (
+    Stage,
+    SwinTransformer3D,
+    attention,
+    attention_by_chunks,
+    fit_window,
+    load_encoder,
+    relative_position_index,
+    shift_masks,
+)
 
 SMALL = {"embed_dim": 12, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 2, 2)}
 

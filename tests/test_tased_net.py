@@ -11,8 +11,8 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 import predict
-from baselines.tased_net import APART, OVERLAPPING, TASEDNet, blur, max_pool, max_unpool, mirrored, name_in_s3d
-from saliency_model import EngineOptions
+from baselines.tased_net import APART, OVERLAPPING, TASEDNet, blur_weights, max_pool, max_unpool, name_in_s3d
+from saliency_model import EngineOptions, gaussian_blur, mirrored_indices
 from weights import read_weights
 
 
@@ -212,12 +212,12 @@ def test_maps_are_stretched_each_by_its_own_maximum(model):
 def test_the_blur_is_scipys_also_where_the_map_is_smaller_than_the_kernel(size):
     maps = noise(2, *size)
     expected = np.stack([gaussian_filter(m.double().numpy(), 7) for m in maps])
-    np.testing.assert_allclose(blur(maps), expected, atol=1e-5)
+    np.testing.assert_allclose(gaussian_blur(maps, blur_weights(maps), repeat_edges=True), expected, atol=1e-5)
 
 
 def test_an_axis_is_continued_with_its_edges_repeated_as_often_as_needed():
-    assert mirrored(3, 2, torch.device("cpu")).tolist() == [1, 0, 0, 1, 2, 2, 1]
-    assert mirrored(2, 5, torch.device("cpu")).tolist() == [0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1]
+    assert mirrored_indices(3, 2, True, torch.device("cpu")).tolist() == [1, 0, 0, 1, 2, 2, 1]
+    assert mirrored_indices(2, 5, True, torch.device("cpu")).tolist() == [0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1]
 
 
 def test_finished_and_quantised_maps_are_the_authors_files(model):

@@ -16,14 +16,15 @@ from PIL import Image
 
 import test as evaluation
 import utils
-from baselines import SMCF, STSConvNet
-from baselines.smcf import vsod_scores
-from dataloader import find_videos, imresize, open_video
+from baselines.smcf import SMCF, vsod_scores
+from baselines.stsnet import STSConvNet
 from loss import MEASURES, measures
 from model import RecSalNet
 from predict import saliency_maps, to_8_bit
 from videos.annotation import read_density, read_fixations, read_mask
 from videos.images import read_frame, read_image
+from videos.resizing import imresize
+from videos.video import find_videos, open_video
 
 CPU = torch.device("cpu")
 

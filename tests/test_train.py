@@ -17,10 +17,11 @@ from torch import nn
 import train
 from baselines import MODELS, salema
 from baselines.tased_net import TASEDNet
-from dataloader import ClipDataset, Video, clip_loader, find_videos
+from dataloader import ClipDataset, clip_loader
 from model import RecSalNet
 from saliency_model import Carried, Recipe, RecurrentModel, WindowModel, prepare_frame
 from swin_transformer import SwinTransformer3D
+from videos.video import Video, find_videos
 
 
 def flags_for(tiny_set, run_dir, *extra):

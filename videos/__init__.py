@@ -1,1 +1,1 @@
-"""For dataloader.py: what is read from disk, pictures and annotation, video files."""
+"""For dataloader.py: finding videos, pairing their frames with annotation, reading both, and checking all of it."""

@@ -31,7 +31,7 @@ class Remark(NamedTuple):
     """What a reader of scores must know about a file of annotation: how it was read, or what is doubtful in it.
 
     Attributes:
-        kind: a key of `dataloader.PROBLEMS`.
+        kind: a key of `video.PROBLEMS`.
         reason: in words that are the same for every file that it holds for.
         finding: the same with the numbers of this file; empty where there are none.
     """

@@ -11,8 +11,9 @@ import numpy as np
 from utils import mistaken_for
 from videos.images import EXIF_ORIENTATIONS, MAX_PIXELS, Orientation, check_size, is_animation, timed_pictures
 
-VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".asf", ".flv", ".3gp", ".ogv",
-                  ".vob", ".mxf", ".gif"}                                  # videos to `is_video` without being opened
+# Videos to `is_video` without being opened.
+VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv",
+                  ".asf", ".flv", ".3gp", ".ogv", ".vob", ".mxf", ".gif"}
 # FFmpeg's formats of single pictures, of text, which it draws, and of lists of other files.
 NO_FOOTAGE = {"image2", "ico", "tty", "bin", "xbin", "adf", "idf", "hls", "dash", "concat"}
 STILL_BRANDS = {"heic", "heix", "heim", "heis", "mif1", "avif"}            # pictures that FFmpeg reads as MP4
@@ -27,11 +28,12 @@ except ModuleNotFoundError:                                                # fol
 def check_av() -> None:
     """Raise a ModuleNotFoundError where PyAV, which reads and writes video files, is not installed."""
     if av is None:
-        raise ModuleNotFoundError("video files are read and written with PyAV, which is not installed: pip install av. Folders of frames need none")
+        raise ModuleNotFoundError("video files are read and written with PyAV, which is not installed: pip install av. "
+                                  "Folders of frames need none")
 
 
 def read_video(path: str | Path) -> Iterator[np.ndarray]:
-    """Decode a video file frame by frame, (H, W, 3) uint8, RGB, upright; as many frames as there are, whatever its header says."""
+    """Decode a video file frame by frame, (H, W, 3) uint8, RGB, upright: all frames, whatever its header says."""
     return (frame for _, frame in timed_frames(path))
 
 
@@ -42,15 +44,16 @@ def timed_frames(path: str | Path, start: float = 0.0, end: float = math.inf,
     Args:
         path: anything that FFmpeg reads, an animated WebP, or a TIFF file of several pages.
         start, end: seconds from the file's beginning; frames with start <= time < end are decoded.
-        fps: of pages of a TIFF file, which have no times.
+        fps: the rate of a TIFF file's pages, which have no times.
 
     Yields:
-        The frame's own time in seconds from the file's beginning, whatever its rate; and the frame, (H, W, 3) uint8, RGB,
-        turned upright as the file says.
+        The frame's own time in seconds from the file's beginning, also at a variable rate; and the frame, (H, W, 3)
+        uint8, RGB, turned upright as the file says.
 
     Raises:
         FileNotFoundError, PermissionError: there is no such file, or it may not be read.
-        ValueError: it is no video, is damaged (after the frames before the damage), or holds no frame in this part.
+        ValueError: it is not a video, is damaged (raised after the frames before the damage), or has no frame in this
+            part.
     """
     if is_animation(Path(path)):
         yield from ((begins, picture) for begins, _, picture in timed_pictures(Path(path), fps, start, end))
@@ -70,54 +73,60 @@ def timed_frames(path: str | Path, start: float = 0.0, end: float = math.inf,
             else:
                 check_whole(path, container, finish, longest, decoded, whole)
     except FFMPEG_ERRORS as error:
-        raise ValueError(f"{path} is damaged after {count} frames{f' from second {start:g}' if start else ''}: {error.strerror}. Get the file again, "
-                         "or repair it with FFmpeg; maps of the frames before are whole") from error
+        where = f"after {count} frames" + (f" from second {start:g}" if start else "")
+        raise ValueError(f"{path} is damaged {where}: {error.strerror}. Get the file again, or repair it with FFmpeg; "
+                         "maps of the frames before are whole") from error
     if not count and before is not None:
-        raise ValueError(f"{path} has no frame from second {start:g} to {f'second {end:g}' if end < math.inf else 'its end'}; "
-                         f"the last one that was seen is at second {before:.2f}")
+        until = f"second {end:g}" if end < math.inf else "its end"
+        raise ValueError(f"{path} has no frame from second {start:g} to {until}; the last one that was seen is at "
+                         f"second {before:.2f}")
     if not count:
         raise ValueError(f"no frame could be decoded from {path} ({Path(path).stat().st_size} bytes)")
 
 
-def check_whole(path: str | Path, container: "av.container.InputContainer", finish: float, longest: float, decoded: int, from_first: bool) -> None:
-    """Raise a ValueError where a file's last frame ends long before its header promises, by more than a frame may stand.
+def check_whole(path: str | Path, container: "av.container.InputContainer", finish: float, longest: float,
+                decoded: int, from_first: bool) -> None:
+    """Raise a ValueError where a file's last frame ends long before its header promises.
 
     Args:
         path, container: the file.
-        finish, longest: when the last frame ends, and how long a frame stood at most, in seconds.
-        decoded: frames that were, from the first one on, or (not `from_first`) from another key frame on.
+        finish: when the last frame ends, in seconds.
+        longest: the longest time that a frame was shown, in seconds.
+        decoded: how many frames were decoded.
+        from_first: whether they were decoded from the first one, or from a later key frame.
     """
     frames = picture_stream(container).frames
     if from_first and (decoded == frames or (decoded == 1 and not frames)):
-        return                                                             # how long a single picture stands is unknown
+        return                                                             # a single picture's duration is unknown
     promised = promised_seconds(container)
     missing = lambda until: promised - until > max(0.5, 0.02 * promised, 2 * longest)
     if promised is None and container.format.name in ONE_DURATION:         # the sound may be longer than the picture
         promised = container_seconds(container)
         finish = last_packet(path) if promised is not None and missing(finish) else finish
     if promised is not None and missing(finish):
-        raise ValueError(f"{path} ends after {decoded} frames, at second {finish:.2f}, although its header promises {promised:.2f} seconds: "
-                         "is it cut off? Get the file again; maps of the frames before are whole. If nothing is missing, "
-                         "give an end within it (--end)")
+        raise ValueError(f"{path} ends after {decoded} frames, at second {finish:.2f}, although its header promises "
+                         f"{promised:.2f} seconds: is it cut off? Get the file again; maps of the frames before are "
+                         "whole. If nothing is missing, give an end within it (--end)")
 
 
-OWN_DURATIONS = {"mov,mp4,m4a,3gp,3g2,mj2", "mxf"}                         # formats whose headers have a duration for each track
-ONE_DURATION = {"matroska,webm", "flv", "asf"}                             # for the file, which is its longest track's
+# Formats, as FFmpeg names them, by the durations that their headers have.
+OWN_DURATIONS = {"mov,mp4,m4a,3gp,3g2,mj2", "mxf"}                         # one for each track
+ONE_DURATION = {"matroska,webm", "flv", "asf"}                             # one for the file: that of its longest track
 NO_DURATION = {"mpegts", "mpeg", "ogg"}                                    # none: FFmpeg estimates it from a file's end
 
 
 def promised_seconds(container: "av.container.InputContainer") -> float | None:
-    """When the pictures of a video file end, as its header says; None where it does not, or not of which of several tracks.
+    """When the pictures of a video file end, in seconds, according to its header; None where the header does not tell.
 
-    A stream's duration is not taken at its word: where a format has none, FFmpeg fills in the file's, which may be the
-    sound's, or an estimate. Durations are kept better than the headers' numbers of frames; only AVI has nothing else.
+    A stream's duration alone does not count: where a format has none, FFmpeg fills in the file's, which may be the
+    sound's, or an estimate. Durations are more reliable than numbers of frames; only AVI has nothing else.
     """
     stream, origin, name = picture_stream(container), beginning(container), container.format.name
     if name == "avi":
         return float(stream.frames / stream.average_rate) if stream.frames and stream.average_rate else None
     if name in OWN_DURATIONS and stream.duration:
         return float((stream.duration + (stream.start_time or 0)) * stream.time_base) - origin
-    # Matroska's tag, which counts from 0; FFmpeg adds the tag's language to its name where there is one.
+    # Matroska's tag, which counts from 0; FFmpeg adds the tag's language, if any, to its name.
     tags = [text for key, text in stream.metadata.items() if re.fullmatch("DURATION(-.+)?", key)]
     tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", tags[0]) if tags and name == "matroska,webm" else None
     if tag:
@@ -126,7 +135,7 @@ def promised_seconds(container: "av.container.InputContainer") -> float | None:
 
 
 def container_seconds(container: "av.container.InputContainer") -> float | None:
-    """When a file's longest track ends, as FFmpeg says."""
+    """When a file's longest track ends, in seconds, according to FFmpeg; None where it does not know."""
     if not container.duration:
         return None
     counted_from_0 = container.format.name in ("matroska,webm", "flv")
@@ -141,18 +150,20 @@ def last_packet(path: str | Path) -> float:
 
 
 def open_container(path: str | Path) -> "av.container.InputContainer":
-    """Open a video file; says what is wrong with one that is none."""
+    """Open a video file; raise an error that says what is wrong where it is not one."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no video file {path}: it {'is a folder' if Path(path).is_dir() else 'does not exist'}")
+        held = "is a folder" if Path(path).is_dir() else "does not exist"
+        raise FileNotFoundError(f"no video file {path}: it {held}")
     check_av()
     mistaken = mistaken_for(Path(path))
     if mistaken:
         raise ValueError(f"no frame could be decoded from {path}: it {mistaken}")
     try:
-        container = av.open(str(Path(path).absolute()))                    # FFmpeg takes a relative "a:b.mp4" for a protocol
+        container = av.open(str(Path(path).absolute()))                    # FFmpeg takes "a:b.mp4" for a protocol
     except av.FFmpegError as error:
-        raise ValueError(f"no frame could be decoded from {path} ({Path(path).stat().st_size} bytes): {error.strerror}. "
-                         "It is no video that FFmpeg knows, or an interrupted download") from error
+        size = Path(path).stat().st_size
+        raise ValueError(f"no frame could be decoded from {path} ({size} bytes): {error.strerror}. It is no video that "
+                         "FFmpeg knows, or an interrupted download") from error
     try:
         stream = picture_stream(container)
         if stream is None:
@@ -160,10 +171,11 @@ def open_container(path: str | Path) -> "av.container.InputContainer":
             missing = "video, only a cover picture" if container.streams.video else f"pictures (streams: {held})"
             raise ValueError(f"{path} holds no {missing}: expected a video")
         if stream.codec_context is None:
-            raise ValueError(f"no frame could be decoded from {path}: its pictures are of a kind that FFmpeg does not know")
+            raise ValueError(f"no frame could be decoded from {path}: its pictures are of a kind that FFmpeg does not "
+                             "know")
         stream.thread_type = "AUTO"
         check_size(Path(path), stream.codec_context.width, stream.codec_context.height)
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}     # which may change on the way
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}     # the size may change within the file
     except ValueError:
         container.close()
         raise
@@ -179,13 +191,13 @@ def picture_stream(container: "av.container.InputContainer") -> "av.VideoStream 
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is a video: by its suffix or, where that does not tell, by its content: footage, or several pictures."""
+    """Whether a file is a video, by its suffix or else by its content: footage, or several pictures."""
     if path.suffix.lower() in VIDEO_SUFFIXES or is_animation(path):
         return True
     try:
         with open_container(path) as container:
             name, brand = container.format.name, container.metadata.get("major_brand")
-            if name == "mjpeg":                                            # which FFmpeg finds in archives, PDF and Thumbs.db
+            if name == "mjpeg":                                            # also found in archives, PDF and Thumbs.db
                 with path.open("rb") as file:
                     return file.read(2) == b"\xff\xd8"
             return not (name.endswith("_pipe") or name in NO_FOOTAGE or brand in STILL_BRANDS)
@@ -194,12 +206,12 @@ def is_video(path: Path) -> bool:
 
 
 def beginning(container: "av.container.InputContainer") -> float:
-    """What a file's own clock shows at its beginning, in seconds."""
+    """The time of a file's beginning by its own clock, in seconds."""
     return (container.start_time or 0) / av.time_base
 
 
 def seek(container: "av.container.InputContainer", seconds: float) -> None:
-    """Go to the last key frame before a time that counts from the file's beginning; an FFmpegError where there is no index."""
+    """Go to the last key frame before a time from the file's beginning; an FFmpegError where there is no index."""
     container.seek(round((beginning(container) + seconds) * av.time_base))
 
 
@@ -210,7 +222,7 @@ def decode_from(path: str | Path, start: float,
                 stack: contextlib.ExitStack) -> tuple["av.container.InputContainer", Iterator["av.VideoFrame"], bool]:
     """An opened file, its frames from a key frame before `start` on, and whether that is its first frame.
 
-    It is where the file does not say where its key frames are.
+    It is the first frame where the file does not say where its key frames are.
     """
     container = stack.enter_context(open_container(path))
     frames = container.decode(picture_stream(container))
@@ -219,14 +231,19 @@ def decode_from(path: str | Path, start: float,
     with contextlib.suppress(av.FFmpegError):                              # a file without an index cannot be sought in
         seek(container, start)
         first = next(frames, None)
-        if first is not None and not first.is_corrupt and first.time is not None and first.time - beginning(container) <= start:
+        is_usable = first is not None and not first.is_corrupt and first.time is not None
+        if is_usable and first.time - beginning(container) <= start:
             return container, itertools.chain([first], frames), False
-    container = stack.enter_context(open_container(path))                  # seeking back is not to be relied on either
+    container = stack.enter_context(open_container(path))                  # seeking back is not reliable either
     return container, container.decode(picture_stream(container)), True
 
 
-def with_times(frames: Iterable["av.VideoFrame"], stream: "av.VideoStream", origin: float) -> Iterator[tuple[float, "av.VideoFrame"]]:
-    """Each frame with its time; one that has none, or none later, follows the one before at the stream's average rate."""
+def with_times(frames: Iterable["av.VideoFrame"], stream: "av.VideoStream",
+               origin: float) -> Iterator[tuple[float, "av.VideoFrame"]]:
+    """Each frame with its time in seconds from `origin`.
+
+    A frame that has no time, or none after the frame before, follows that frame at the stream's average rate.
+    """
     step, before = float(1 / (stream.average_rate or 25)), None
     for frame in frames:
         seconds = None if frame.time is None else frame.time - origin
@@ -242,8 +259,8 @@ QUARTER_TURNS = [Orientation(), EXIF_ORIENTATIONS[8], EXIF_ORIENTATIONS[3], EXIF
 def orientation(frame: "av.VideoFrame") -> Orientation:
     """How a player turns and mirrors a frame, from the display matrix (a b u, c d v, x y w) that comes with it.
 
-    A pixel (x, y) of the stored picture is shown at (a x + c y, b x + d y). PyAV's `rotation` tells the angle only, which is
-    wrong where the matrix mirrors. Angles between are brought to the next quarter turn.
+    A pixel (x, y) of the stored picture is shown at (a x + c y, b x + d y). PyAV's `rotation` is only the angle, which
+    is wrong where the matrix mirrors. Angles are rounded to quarter turns.
     """
     try:
         matrix = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)

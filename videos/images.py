@@ -1,8 +1,9 @@
 """Pictures from their files, upright; and the pictures of a file that holds several."""
 import contextlib
+import hashlib
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -14,13 +15,13 @@ from utils import mistaken_for
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 2 ** 26                                                       # of a frame or a map: 8192 x 8192
-READING = 2                                                                # raise it when the same file gives other pixels:
-                                                                           # what was made of frames, and kept, is then made anew
+READING = 2                                                                # raise it when files give other pixels:
+                                                                           # caches made from them are then made again
 ANIMATED = ("PNG", "WEBP", "TIFF", "GIF")                                  # formats whose pictures are a video's frames
 
 
 class Orientation(NamedTuple):
-    """How a stored picture is brought upright: rows and columns are swapped first, then either may be reversed."""
+    """How a stored picture is turned upright: rows and columns are swapped first, then either may be reversed."""
     transposed: bool = False
     upside_down: bool = False                                              # the rows are reversed
     mirrored: bool = False                                                 # the columns are
@@ -40,17 +41,17 @@ EXIF_ORIENTATIONS = {
 
 
 def read_image(path: Path, mode: str) -> np.ndarray:
-    """Decode an image to mode "RGB", (H, W, 3), or "L", (H, W), uint8, upright; raises as `open_image` and `decode` do."""
+    """Decode an image to mode "RGB", (H, W, 3), or "L", (H, W), uint8, upright; errors as `open_image` and `decode`."""
     with open_image(path) as image:
         return decode(image, mode)
 
 
 @contextlib.contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """An image to `decode`, whose mode and palette can be asked.
+    """An opened image, for its mode, its palette and `decode`.
 
     Raises:
-        ValueError: it cannot be read, here or in the block, which is said with its path; or it holds several pictures.
+        ValueError: it cannot be read, here or in the block; or it holds several pictures. The message has its path.
     """
     try:
         with Image.open(path) as image:
@@ -70,25 +71,26 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
 
 def decode(image: Image.Image, mode: str) -> np.ndarray:
-    """The picture that an opened file stands at, in a mode of Pillow's, (H, W) or (H, W, channels) uint8, upright.
+    """The current picture of an opened file, in a mode of Pillow's, (H, W) or (H, W, channels) uint8, upright.
 
     Raises:
-        ValueError: it has not 8 bits a channel.
+        ValueError: it does not have 8 bits a channel.
     """
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"its pixels are of mode {image.mode}, expected 8 bits a channel: save it so")
-    image.load()                                                           # turns a TIFF file upright, and drops its tag
+    image.load()                                                           # turns a TIFF upright, and drops its tag
     try:
         orientation = EXIF_ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation), Orientation())
     except (SyntaxError, struct.error, AttributeError, KeyError, OSError, TypeError, ValueError):
-        orientation = Orientation()                                        # as viewers show a picture of damaged EXIF
+        orientation = Orientation()                                        # as viewers do where EXIF is damaged
     return orientation.apply(np.array(image.convert(mode)))
 
 
 def check_size(path: Path, width: int, height: int) -> None:
-    """Refuse a picture that is larger than any frame, before memory is taken for it."""
+    """Raise a ValueError for a picture larger than any frame, before memory is allocated for it."""
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{path} claims {height} x {width} pixels (H x W), more than the {MAX_PIXELS} that any frame or map may have")
+        raise ValueError(f"{path} claims {height} x {width} pixels (H x W), more than the {MAX_PIXELS} that any frame "
+                         "or map may have")
 
 
 def read_frame(path: Path) -> np.ndarray:
@@ -99,10 +101,10 @@ def read_frame(path: Path) -> np.ndarray:
 # Several pictures in one file
 
 def picture_numbers(image: Image.Image) -> list[int]:
-    """Where the pictures of an opened file are, for its `seek`; the first one alone where the others are no video's frames.
+    """The numbers, for `seek`, of those pictures of an opened file that can be a video's frames; at least one.
 
-    Those are the second picture of a phone's JPEG, the smaller copies and masks among a TIFF file's pages, and what an
-    animated PNG shows where animations are not known.
+    Not among them are the second picture of a phone's JPEG, the smaller copies and masks among a TIFF file's pages, and
+    what an animated PNG shows to programs that know no animations.
     """
     count = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
     if image.format == "TIFF" and count > 1:
@@ -134,14 +136,14 @@ def timed_pictures(path: Path, fps: float, start: float = 0.0,
 
     Args:
         path: the file.
-        fps: pictures a second where the file does not say how long a picture stands, as TIFF cannot.
+        fps: pictures a second where the file does not say how long a picture is shown, as TIFF cannot.
         start, end: seconds; pictures that begin at start <= time < end are given.
 
     Yields:
         When the picture begins and ends, in seconds, and the picture, (H, W, 3) uint8, RGB, upright.
 
     Raises:
-        ValueError: a picture cannot be read (after those before it), or none is in this part.
+        ValueError: a picture cannot be read (raised after those before it), or none is in this part.
     """
     count, number, seconds = 0, 0, Fraction(0)                             # exact, or parts would be a picture off
     try:
@@ -164,4 +166,24 @@ def timed_pictures(path: Path, fps: float, start: float = 0.0,
                          "maps of the pictures before are whole") from error
     if not count:
         until = f"second {end:g}" if end < math.inf else "its end"
-        raise ValueError(f"{path} has no picture from second {start:g} to {until}; it ends at second {float(seconds):.2f}")
+        raise ValueError(f"{path} has no picture from second {start:g} to {until}; "
+                         f"it ends at second {float(seconds):.2f}")
+
+
+# Digests for the names of files that are made from frames and kept
+
+def digest(content: bytes) -> str:
+    """A short digest of some bytes, 12 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def state_digest(frames: Iterable[Path], *made_by: str) -> str:
+    """A short digest of the state of some frames (names, sizes, times of change) and of the way we read them.
+
+    Args:
+        frames: image files.
+        made_by: what else the files that are kept depend on, such as weights.
+    """
+    stated = [(path.name, path.stat()) for path in frames]
+    lines = [f"reading {READING}", *made_by, *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stated)]
+    return digest("\n".join(lines).encode())

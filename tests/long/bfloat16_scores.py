@@ -10,10 +10,10 @@ import torch
 
 import test
 import utils
-from dataloader import find_videos
 from predict import load_model, saliency_maps
 from saliency_model import EngineOptions
 from videos.images import read_frame
+from videos.video import find_videos
 
 MAP_TOLERANCE, SCORE_TOLERANCE = 0.01, 0.002
 

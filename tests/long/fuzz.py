@@ -35,8 +35,10 @@ import predict
 import test as evaluation
 import train
 from baselines import optical_flow
-from dataloader import ClipDataset, check_dataset, find_videos
+from dataloader import ClipDataset
 from model import RecSalNet
+from videos.check import check_dataset
+from videos.video import find_videos
 
 NETWORK = {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
 KINDS = ("png", "jpg", "mat", "mat73", "palette", "alpha", "avi", "mp4", "pth", "json", "description", "map", "last",
