@@ -305,14 +305,10 @@ class Scorer:
         density = to_device(density, self.device)
         columns = self.by_protocol(saliency, density, *fixations)
         if self.baseline:
-            centre = to_device(self.centre(density.shape[1:]), self.device).expand_as(density)
-            columns += self.by_protocol(centre, density, *fixations)
+            centre = centre_gaussian(density.shape[1:])
+            centre = stretch(centre) if self.protocol == "dhf1k" else centre  # of 8 bits where the protocol's maps are
+            columns += self.by_protocol(to_device(centre, self.device).expand_as(density), density, *fixations)
         return torch.stack([*columns, is_constant(saliency)], dim=1)
-
-    def centre(self, size: tuple[int, int]) -> Tensor:
-        """The centre Gaussian, of 8 bits where the protocol's maps are."""
-        centre = centre_gaussian(size)
-        return stretch(centre) if self.protocol == "dhf1k" else centre
 
     def by_protocol(self, saliency: Tensor, density: Tensor, *fixations: Tensor) -> list[Tensor]:
         """The measures in order, (B,) each."""
@@ -344,8 +340,10 @@ class ObjectScorer:
         for index, (mask, about_mask), saliency in zip(indices, masks, maps):
             remarks.append(about_mask)
             about, size = {"video": video.name, "frame": video.frames[index].stem}, tuple(mask.shape)
-            counts.update(resized=tuple(saliency.shape) != size, constant=int(saliency.min() == saliency.max()))
-            rows.append({"method": method, **about, **vsod_frame(bilinear(saliency, size), mask)})
+            saliency = saliency.cpu().numpy()
+            counts.update(resized=saliency.shape != size, constant=int(saliency.min() == saliency.max()))
+            saliency = resize_density(saliency, size) if saliency.shape != size else saliency
+            rows.append({"method": method, **about, **vsod_frame(saliency, mask)})
             if self.baseline:
                 baseline.append({"method": BASELINE, **about, **vsod_frame(stretch(centre_gaussian(size)).numpy(), mask)})
         self.resized[video.name], self.constant[video.name] = counts["resized"], counts["constant"]
@@ -366,11 +364,6 @@ def reasons(frames: Iterable[list[Remark]]) -> list[str]:
 def joined(parts: Iterable[dict]) -> dict:
     """One dict of several."""
     return {name: value for part in parts for name, value in part.items()}
-
-
-def bilinear(saliency: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """A map, (h, w) uint8, at another size, (H, W) uint8."""
-    return saliency.cpu().numpy() if tuple(saliency.shape) == size else resize_density(saliency.cpu().numpy(), size)
 
 
 def read_annotation(video: Video, index: int) -> tuple[np.ndarray, np.ndarray, list[Remark]]:
@@ -457,7 +450,9 @@ class Network:
     def maps(self, video: Video, indices: list[int], protocol: str, folder: Path) -> Iterator[Tensor]:
         """The maps of these frames, as the network gives them ("float") or as the files hold them (other protocols)."""
         frames, wanted = in_threads(read_frame, video.frames), set(indices)
-        maps = self.timed(saliency_maps(self.model, frames, flows=self.flows(video), **self.options))
+        pictures = self.flow and self.flow.pictures(video.frames)
+        flows = pictures and (pictures[index] for index in range(len(video.frames)))
+        maps = self.timed(saliency_maps(self.model, frames, flows=flows, **self.options))
         with BoundedExecutor() as later:
             bar = tqdm(maps, desc=video.name, total=len(video.frames), unit="frame", leave=False, disable=utils.hide_bar())
             for index, saliency in enumerate(bar):
@@ -465,21 +460,15 @@ class Network:
                 if index in wanted:
                     yield saliency if protocol == "float" else self.model.quantise(saliency)
 
-    def flows(self, video: Video) -> Iterator[np.ndarray] | None:
-        """The pictures of the flow of all frames, where the network needs them."""
-        pictures = self.flow and self.flow.pictures(video.frames)
-        return pictures and (pictures[index] for index in range(len(video.frames)))
-
-    def speed(self) -> dict[str, float]:
-        """{"frames_per_second"}: of all processes together, since this was asked last; {"flow_used"}."""
+    def speed(self) -> dict:
+        """Of all processes together: "frames_per_second", since this was asked last; "flow_used": what the pictures of flow came
+        from, methods or names of folders, None where the network needs none.
+        """
         frames, = utils.all_reduce_sum([self.frames])
         seconds = max(utils.all_gather(self.seconds))
         self.frames, self.seconds = 0, 0.0
-        return {"frames_per_second": frames / seconds if seconds else math.nan, "flow_used": self.flow_used()}
-
-    def flow_used(self) -> list[str] | None:
-        """What its pictures of flow came from, in all processes: methods, or names of folders; None where it needs none."""
-        return sorted(set().union(*utils.all_gather(self.flow.used))) if self.flow else None
+        flow_used = sorted(set().union(*utils.all_gather(self.flow.used))) if self.flow else None
+        return {"frames_per_second": frames / seconds if seconds else math.nan, "flow_used": flow_used}
 
     def timed(self, maps: Iterator[Tensor]) -> Iterator[Tensor]:
         """The same maps; how long each is waited for is added up, what is done with them in between is not."""
@@ -518,10 +507,11 @@ class StoredMaps:
         return {}
 
     def maps(self, video: Video, indices: list[int], protocol: str, folder: Path | None) -> Iterator[Tensor]:
-        """The maps of these frames."""
+        """The maps of these frames, (H, W): uint8, so that resizing rounds as the benchmark's does; for "float" float32, 0 to 255."""
         self.check(video, indices)
-        files = stored_files(self.folder, video.name)
-        return in_threads(functools.partial(stored_map, protocol=protocol), [files[frame_key(video.frames[index].stem)] for index in indices])
+        files, dtype = stored_files(self.folder, video.name), torch.float32 if protocol == "float" else torch.uint8
+        read = lambda path: torch.from_numpy(read_prediction(path)).to(dtype)
+        return in_threads(read, [files[frame_key(video.frames[index].stem)] for index in indices])
 
     def check(self, video: Video, indices: list[int]) -> None:
         """Raise a FileNotFoundError where a frame to score has no map: what was expected where, and what is there."""
@@ -553,12 +543,6 @@ def check_all(source: StoredMaps, videos: list[Video], chosen: dict[str, list[in
 def stored_files(folder: Path, video: str) -> dict[str, Path]:
     """A frame's `frame_key` -> file of a video's maps."""
     return images_by(folder_called(folder, video), "maps", frame_key)
-
-
-def stored_map(path: Path, protocol: str) -> Tensor:
-    """A map from its file, (H, W): uint8, so that resizing rounds as the benchmark's does; for "float" float32, 0 to 255."""
-    saliency = torch.from_numpy(read_prediction(path))
-    return saliency.float() if protocol == "float" else saliency
 
 
 # The report
@@ -827,13 +811,6 @@ def put_together(method: Method, videos: list[Video], skipped: list[str] | None)
     method.finished = [(video, rows[video.name]) for video in videos if video.name in rows]
 
 
-def keep_common(methods: list[Method]) -> None:
-    """Leave out videos that not all methods have finished: scores of different frames cannot be compared."""
-    common = set.intersection(*({video.name for video, _ in method.finished} for method in methods))
-    for method in methods:
-        method.finished = [(video, rows) for video, rows in method.finished if video.name in common]
-
-
 def remove_maps(folder: Path, video: Video) -> None:
     """Remove the maps of a video that was not finished, and their folder if it held nothing else."""
     for frame in video.frames:
@@ -901,35 +878,12 @@ def run_name(text: str) -> str:
     return text
 
 
-def find_maps(args: argparse.Namespace, device: torch.device) -> list[Network | StoredMaps]:
-    """Where the maps to score come from, as the command line says."""
-    if args.predictions and (args.model or args.precision or args.batch_size or args.compile or args.interpolate > 1 or args.frame_size):
-        raise ValueError("--model, --precision, --batch-size, --compile, --interpolate and --frame-size are of a network: "
-                         "they have no effect on the files of --predictions")
-    if args.predictions:
-        return [StoredMaps(folder) for folder in args.predictions]
-    models = args.model or ["recsalnet"]
-    models = models * len(args.weights) if args.weights and len(models) == 1 else models
-    if args.weights and len(args.weights) != len(models):
-        raise ValueError(f"--model names {len(models)} networks and --weights {len(args.weights)} files: give one file for each, in the same order")
-    options = {"batch_size": args.batch_size or default_batch_size(device), "interpolate": args.interpolate}
-    precision, networks = choose_precision(args.precision or "float32", device, args.force_bfloat16), []
-    for name, weights in zip(models, args.weights or map(default_weights, models)):
-        model = load_model(weights, device, precision, args.compile, args.frame_size, name)
-        flow = flow_for(model, args.flow, args.keep_flow, args.raft_weights, device)
-        networks.append(Network(model, weights, flow, **options))
-        print_configuration(model, weights)
-    if (args.flow != AUTO or args.raft_weights) and not any(network.flow for network in networks):
-        raise ValueError(f"--flow and --raft-weights are for networks of optical flow, but {', '.join(models)} take none")
-    return networks
-
-
-def name_methods(sources: list[Network | StoredMaps], given: list[str] | None) -> list[str]:
-    """A name for each, no two the same."""
-    names = given or [source.name for source in sources]
-    if len(names) != len(sources) or len(set(names)) < len(names) or BASELINE in names:
-        raise ValueError(f"{len(sources)} methods are compared, called {', '.join(names)}: give each a name of its own with --method NAME NAME ..")
-    return names
+def pair_with_weights(models: list[str], weights: list[str] | None) -> list[tuple[str, str | Path]]:
+    """(model's name, its weight file), the default file where none is given; one model may have several files."""
+    models = models * len(weights) if weights and len(models) == 1 else models
+    if weights and len(weights) != len(models):
+        raise ValueError(f"--model names {len(models)} networks and --weights {len(weights)} files: give one file for each, in the same order")
+    return list(zip(models, weights or map(default_weights, models)))
 
 
 def find_judged(videos: list[Video], protocol: str | None, mask_frames: str | None) -> Judged:
@@ -944,25 +898,38 @@ def find_judged(videos: list[Video], protocol: str | None, mask_frames: str | No
     return MASK_FRAMES[mask_frames or "all"]
 
 
-def find_splits(data: Path, skipped: dict[str, list[str] | None], dataset: str) -> dict[str, list[Video]]:
-    """Split -> its videos, and in `skipped` those that were left out; all are looked for before anything is computed."""
-    found = {split: find_videos(data, split, need_annotation=False, skipped=reasons, numbers=DATASETS[dataset].numbers)
-             for split, reasons in skipped.items()}
-    for split, videos in found.items():
-        print(f"{data}, {split}: {inventory(videos)}")
-    return found
-
-
 def main(args: argparse.Namespace) -> None:
-    dataset = args.dataset or MODELS[(args.model or ["recsalnet"])[0]].dataset
+    models = args.model or ["recsalnet"]
+    dataset = args.dataset or MODELS[models[0]].dataset
     data = dataset_folder(dataset, args.data)
     skipped = {split: [] if args.skip_bad else None for split in args.split or [DATASETS[dataset].test]}
-    splits = find_splits(data, skipped, dataset)
+    splits = {split: find_videos(data, split, need_annotation=False, skipped=reasons, numbers=DATASETS[dataset].numbers)
+              for split, reasons in skipped.items()}                       # all are looked for before anything is computed
+    for split, videos in splits.items():
+        print(f"{data}, {split}: {inventory(videos)}")
     judged = {split: find_judged(videos, args.protocol, args.mask_frames) for split, videos in splits.items()}
     device = select_device(args.device)
     keep_freed_memory()
-    sources = find_maps(args, device)
-    names = name_methods(sources, args.method)
+
+    if args.predictions and (args.model or args.precision or args.batch_size or args.compile or args.interpolate > 1 or args.frame_size):
+        raise ValueError("--model, --precision, --batch-size, --compile, --interpolate and --frame-size are of a network: "
+                         "they have no effect on the files of --predictions")
+    sources = [StoredMaps(folder) for folder in args.predictions or []]
+    if not args.predictions:
+        pairs = pair_with_weights(models, args.weights)
+        options = {"batch_size": args.batch_size or default_batch_size(device), "interpolate": args.interpolate}
+        precision = choose_precision(args.precision or "float32", device, args.force_bfloat16)
+        for name, weights in pairs:
+            model = load_model(weights, device, precision, args.compile, args.frame_size, name)
+            flow = flow_for(model, args.flow, args.keep_flow, args.raft_weights, device)
+            sources.append(Network(model, weights, flow, **options))
+            print_configuration(model, weights)
+        if (args.flow != AUTO or args.raft_weights) and not any(network.flow for network in sources):
+            raise ValueError(f"--flow and --raft-weights are for networks of optical flow, but {', '.join(name for name, _ in pairs)} take none")
+    names = args.method or [source.name for source in sources]
+    if len(names) != len(sources) or len(set(names)) < len(names) or BASELINE in names:
+        raise ValueError(f"{len(sources)} methods are compared, called {', '.join(names)}: give each a name of its own with --method NAME NAME ..")
+
     runs = []
     for split, videos in splits.items():
         chosen = choose_frames(videos, args.sample_frames, args.seed, judged[split])
@@ -984,11 +951,17 @@ def main(args: argparse.Namespace) -> None:
     utils.barrier()                                                   # nobody writes before the first process has looked
     about = {"dataset": dataset, "seed": args.seed, "sample_frames": args.sample_frames, "device": device.type, "hardware": utils.hardware(device),
              "precision": None if args.predictions else args.precision or "float32"}
+    centre_baseline = len(sources) > 1 if args.centre_baseline is None else args.centre_baseline
     for run in runs:
-        methods = run.methods(sources, device, args.seed, args.skip_bad, args.centre_baseline)
+        others, batch_size = OtherFixations(run.videos, args.seed, args.skip_bad), 1 if device.type == "cpu" else 16
+        methods = []
+        for (name, folder), source in zip(run.maps.items(), sources):
+            baseline = centre_baseline and not methods                     # the first method's scorer scores it
+            scorer = (Scorer(others, run.protocol, device, baseline, batch_size) if run.judged is BY_FIXATIONS
+                      else ObjectScorer(baseline))
+            methods.append(Method(name, source, scorer, folder))
         costs = score_split(run, methods, skipped[run.split])
         if utils.is_main():
-            keep_common(methods)
             left_out = skipped[run.split] or []
             notes = notes_on(methods, costs, run.videos, run.judged, left_out, args.interpolate, args.frame_size)
             mask_frames = {} if run.judged is BY_FIXATIONS else {"mask_frames": args.mask_frames or "all"}
@@ -1015,14 +988,6 @@ class SplitRun:
     folder: Path
     maps: dict[str, Path]
 
-    def methods(self, sources: list[Network | StoredMaps], device: torch.device, seed: int, skip_bad: bool, baseline: bool | None) -> list[Method]:
-        """The methods, each with a scorer of its own; the first one's scores the baseline too, by default where there are several."""
-        others, batch_size = OtherFixations(self.videos, seed, skip_bad), 1 if device.type == "cpu" else 16
-        wanted = [number == 0 and (len(sources) > 1 if baseline is None else baseline) for number in range(len(sources))]
-        by_masks = self.judged is not BY_FIXATIONS
-        scorers = [ObjectScorer(centre) if by_masks else Scorer(others, self.protocol, device, centre, batch_size) for centre in wanted]
-        return [Method(name, source, scorer, place) for (name, place), source, scorer in zip(self.maps.items(), sources, scorers)]
-
 
 def score_split(run: SplitRun, methods: list[Method], skipped: list[str] | None) -> dict[str, dict]:
     """Make and score all methods' maps of a split, shared out between processes; returns what each is and costs."""
@@ -1030,6 +995,9 @@ def score_split(run: SplitRun, methods: list[Method], skipped: list[str] | None)
     for method in methods:
         method.finished = list(score_videos(share, run.chosen, method, skipped))
         put_together(method, run.videos, skipped)
+    common = set.intersection(*({video.name for video, _ in method.finished} for method in methods))
+    for method in methods:                                                 # scores of different frames cannot be compared
+        method.finished = [(video, rows) for video, rows in method.finished if video.name in common]
     return {method.name: {**method.source.details, **method.source.speed()} for method in methods}
 
 
@@ -1041,7 +1009,13 @@ def write_results(run: SplitRun, methods: list[Method], details: dict) -> None:
     rows = [row for method in methods for _, rows_of_one in method.finished for row in rows_of_one]
     rows.sort(key=lambda row: row["method"] == BASELINE)                   # it comes last
     if not rows:
-        nothing_to_score(run.data / run.split, methods[0].finished, details["skipped"], predicted=networks)
+        if not methods[0].finished:
+            raise ValueError(f"every video of {run.data / run.split} was skipped: {' / '.join(details['skipped'])}")
+        message = (f"no annotation in {run.data / run.split}: nothing to score. A frame is scored that has a density map and a fixation "
+                   f"map (a density map, where its video has no fixation maps), or a mask; {TREE}")
+        if not networks:
+            raise ValueError(message)
+        print(message)                                                     # maps were predicted, of a set without annotation
         return
     print(report(rows, run.folder, {
         "data": str(run.data), "split": run.split, "protocol": run.protocol, "protocol_means": methods[0].source.protocols[run.protocol],
@@ -1050,17 +1024,6 @@ def write_results(run: SplitRun, methods: list[Method], details: dict) -> None:
     title = f"{', '.join(run.maps)}, {run.data}, split {run.split}, protocol {run.protocol}"
     drawn = figures(grouped(rows, "method"), run.videos, run.maps, run.folder, title, run.judged)
     print(f"written to {run.folder}: {', '.join(['scores.json', 'scores.md', 'per_video.csv', 'per_frame.csv', *drawn])}")
-
-
-def nothing_to_score(folder: Path, finished: list, skipped: list[str], predicted: bool) -> None:
-    """Say why there are no scores: an error, unless maps were predicted for a set without annotation."""
-    if not finished:
-        raise ValueError(f"every video of {folder} was skipped: {' / '.join(skipped)}")
-    message = (f"no annotation in {folder}: nothing to score. A frame is scored that has a density map and a fixation "
-               f"map (a density map, where its video has no fixation maps), or a mask; {TREE}")
-    if not predicted:
-        raise ValueError(message)
-    print(message)
 
 
 if __name__ == "__main__":
