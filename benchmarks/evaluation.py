@@ -22,7 +22,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import test
 import utils
 from benchmarks import plain
 from benchmarks.measures import PLAIN, TARGETS
@@ -31,6 +30,9 @@ from dataloader import Video, open_video
 from loss import measures
 from model import RecSalNet
 from predict import Source, at_least, default_batch_size, float32_is_float32, keep_freed_memory, predict_source, select_device, write_map
+from scoring.methods import Network
+from scoring.other_fixations import OtherFixations
+from scoring.scorers import Scorer
 from videos.images import read_frame
 
 
@@ -66,7 +68,7 @@ def make_video(folder: Path, frames: int, size: tuple[int, int]) -> Video:
 
 # The two evaluations of the whole video
 
-def plain_evaluation(video: Video, weights: dict[str, Tensor], size: tuple[int, int], scorer: "test.Scorer", device: torch.device,
+def plain_evaluation(video: Video, weights: dict[str, Tensor], size: tuple[int, int], scorer: Scorer, device: torch.device,
                      folder: Path) -> None:
     for index, saliency in enumerate(plain.saliency_maps(weights, list(video.frames), size, device)):
         targets = {name: x.numpy() for name, x in scorer.targets(video, index).items() if isinstance(x, Tensor)}
@@ -79,12 +81,12 @@ def plain_measures(saliency: np.ndarray, targets: dict[str, np.ndarray]) -> None
         measure(saliency, *(targets[target] for target in TARGETS.get(name, ("density",))))
 
 
-def our_evaluation(video: Video, network: "test.Network", scorer: "test.Scorer", folder: Path) -> None:
+def our_evaluation(video: Video, network: Network, scorer: Scorer, folder: Path) -> None:
     indices = video.annotated()
     scorer(video, indices, network.maps(video, indices, "float", folder), "ours")
 
 
-def stages(video: Video, model: RecSalNet, weights: dict[str, Tensor], scorer: "test.Scorer", options: dict,
+def stages(video: Video, model: RecSalNet, weights: dict[str, Tensor], scorer: Scorer, options: dict,
            folder: Path) -> dict[str, tuple[Callable, Callable, int]]:
     """Stage -> the plain call, ours, and how many frames ours does at once."""
     like, count, size = next(model.parameters()), options["batch_size"], tuple(model.config["frame_size"])
@@ -137,7 +139,7 @@ def measure(video: Video, folder: Path, size: tuple[int, int], precision: str, b
     weights, options = model.state_dict(), {"batch_size": batch_size or default_batch_size(device)}
     torch.save(weights, folder / "weights.pth")
     weights = {name: x.clone() for name, x in weights.items()}
-    scorer = test.Scorer(test.OtherFixations([video], 0), "float", device, batch_size=1 if device.type == "cpu" else 16)
+    scorer = Scorer(OtherFixations([video], 0), "float", device, batch_size=1 if device.type == "cpu" else 16)
     plain_call = functools.partial(plain_evaluation, weights=weights, size=size, scorer=scorer, device=device, folder=folder)
     of_plain = dataclasses.replace(video, frames=video.frames[:plain_frames])
     plain_seconds = time_whole(plain_call, of_plain, device)              # before our programs' settings
@@ -146,7 +148,7 @@ def measure(video: Video, folder: Path, size: tuple[int, int], precision: str, b
     rows = []
     for stage, (plain_stage, our_stage, together) in stages(video, model, weights, scorer, options, folder).items():
         rows.append((stage, median_seconds(plain_stage, repeats, device, 1), median_seconds(our_stage, repeats, device, 1) / together))
-    costless, network = (test.Network(m, folder / "weights.pth", **options) for m in (Costless(model), model))
+    costless, network = (Network(m, folder / "weights.pth", **options) for m in (Costless(model), model))
     evaluate = functools.partial(our_evaluation, scorer=scorer, folder=folder)
     engine = functools.partial(predict_source, costless.model, Source(video.frames[0].parent), folder, **options)
     rows += [("all but forward", None, median_seconds(lambda: evaluate(video, costless), whole_repeats, device, 1) / count),
