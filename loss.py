@@ -6,6 +6,9 @@ SIM and KL of a constant density map; everything of a map that is not finite.
 Computed in float64, on the device of the saliency map. Fixations may stay on the CPU; then nothing waits for a GPU.
 Source: the definitions of the DHF1K benchmark's evaluation code (MIT Saliency Benchmark; Judd, Bylinskii).
 """
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -207,9 +210,29 @@ def bce(saliency: Tensor, density: Tensor) -> Tensor:
     return defined_where(value, ~is_constant(density))
 
 
-# Short names in files and tables -> functions; in the order of tables.
-MEASURES = {"auc_j": auc_judd, "sim": similarity, "s_auc": auc_shuffled, "cc": cc, "nss": nss, "kl": kldiv}
-LABELS = {"auc_j": "AUC-J", "sim": "SIM", "s_auc": "s-AUC", "cc": "CC", "nss": "NSS", "kl": "KL", "l1": "L1", "bce": "BCE", "mae": "MAE"}
+class Measure(NamedTuple):
+    """An entry of `MEASURES`.
+
+    Attributes:
+        label: its name in tables.
+        function: (saliency, *targets) -> (B,), NaN where undefined.
+        targets: its arguments after the saliency map, of those of `measures`.
+    """
+    label: str
+    function: Callable[..., Tensor]
+    targets: tuple[str, ...] = ("density",)
+
+
+# Short names, for files -> measures, in the order of tables. All that test.py measures is here: a new measure is one more entry.
+MEASURES = {
+    "auc_j": Measure("AUC-J", auc_judd, ("fixations",)),
+    "sim": Measure("SIM", similarity),
+    "s_auc": Measure("s-AUC", auc_shuffled, ("fixations", "other_fixations")),
+    "cc": Measure("CC", cc),
+    "nss": Measure("NSS", nss, ("fixations",)),
+    "kl": Measure("KL", kldiv),
+}
+LABELS = {**{name: measure.label for name, measure in MEASURES.items()}, "l1": "L1", "bce": "BCE", "mae": "MAE"}
 # Terms of the objective, and their sign in the loss.
 SIGNS = {"kl": 1, "cc": -1, "nss": -1, "sim": -1, "l1": 1, "bce": 1}
 TERMS = {"kl": kldiv, "cc": cc, "nss": nss, "sim": similarity, "l1": l1, "bce": bce}
@@ -217,15 +240,16 @@ KL_OVER = ("sample", "batch")                                              # ove
 
 
 def measures(saliency: Tensor, density: Tensor, fixations: Tensor, other_fixations: Tensor) -> dict[str, Tensor]:
-    """All six measures of a batch, {"auc_j": (B,), ..}; NaN where undefined.
+    """All of `MEASURES` of a batch, {"auc_j": (B,), ..}; NaN where undefined.
 
     Args:
         saliency, density: (B, H, W) of one size.
         fixations, other_fixations: (B, H, W) bool.
     """
     saliency, density = accurate_like(saliency), accurate_like(density)    # once for all
-    targets = {"auc_j": (fixations,), "s_auc": (fixations, other_fixations), "nss": (fixations,)}
-    return {name: measure(saliency, *targets.get(name, (density,))) for name, measure in MEASURES.items()}
+    targets = {"density": density, "fixations": fixations, "other_fixations": other_fixations}
+    return {name: measure.function(saliency, *(targets[target] for target in measure.targets))
+            for name, measure in MEASURES.items()}
 
 
 def objective(saliency: Tensor, density: Tensor, fixations: Tensor, weights: dict[str, float],

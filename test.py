@@ -34,12 +34,11 @@ from predict import (
     print_configuration,
     select_device,
 )
-from scoring.figures import figures
-from scoring.methods import Method, Network, StoredMaps, check_all, remove_maps
-from scoring.other_fixations import OtherFixations
+from scoring.figures import draw_figures
+from scoring.methods import MapSource, Method, Network, StoredMaps
 from scoring.report import grouped, notes_on, report
-from scoring.scorers import BASELINE, OBJECTS_PROTOCOL, ObjectScorer, Scorer, joined
-from scoring.targets import BY_FIXATIONS, MASK_FRAMES, PROTOCOLS, Judged, choose_frames, find_judged
+from scoring.scorers import BASELINE, merged
+from scoring.targets import FixationTarget, MaskTarget, ScoringTarget, choose_frames, find_target
 
 # The command line
 
@@ -65,10 +64,10 @@ def arguments() -> argparse.ArgumentParser:
     source.add_argument("--predictions", type=Path, nargs="+", metavar="DIR",
                         help="score the maps in DIR/VIDEO/FRAME.png, of any method and size, instead of a model's (default: none)")
     scores = parser.add_argument_group("scores")
-    scores.add_argument("--protocol", choices=list(PROTOCOLS),
+    scores.add_argument("--protocol", choices=FixationTarget.protocols,
                         help="float: maps as the network gives them; dhf1k: as their 8-bit files hold them, SIM 0 where the density is all "
                              "zero, as the benchmark (default: float, with --predictions dhf1k; masks of salient objects have one of their own)")
-    scores.add_argument("--mask-frames", choices=list(MASK_FRAMES),
+    scores.add_argument("--mask-frames", choices=MaskTarget.choices,
                         help="which frames with a mask of salient objects count; inner: without the first and the last "
                              "frame of each sequence, as in DAVIS's own protocol (default: all)")
     scores.add_argument("--sample-frames", type=at_least(1), metavar="N",
@@ -91,34 +90,6 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def score_videos(videos: list[Video], chosen: dict[str, list[int]], method: Method, skipped: list[str] | None) -> Iterator[tuple[Video, list[dict]]]:
-    """Each video with its rows; one that cannot be read to its end is left out, own maps and all, where `skipped` is a list."""
-    for video in tqdm(videos, desc=method.name, unit="video", disable=utils.hide_bar()):
-        try:
-            maps = method.source.maps(video, chosen[video.name], method.scorer.protocol, method.folder)
-            with contextlib.closing(maps):                                 # before its files are removed
-                rows = method.scorer(video, chosen[video.name], maps, method.name)
-                collections.deque(maps, maxlen=0)                          # frames after the last one that is scored get maps too
-            yield video, rows
-        except (FileNotFoundError, ValueError) as error:
-            if skipped is None:
-                raise
-            skipped.append(f"video {video.name}: {error}")
-            if isinstance(method.source, Network):
-                remove_maps(method.folder / video.name, video)
-
-
-def put_together(method: Method, videos: list[Video], skipped: list[str] | None) -> None:
-    """Make what this process has scored, counted and skipped what all processes have, in the order of the dataset: the same as alone."""
-    utils.barrier()                                                   # one may have had much longer videos
-    method.scorer.gather(videos)
-    parts = utils.all_gather({"rows": {video.name: rows for video, rows in method.finished}, "skipped": skipped or []})
-    rows = joined(part["rows"] for part in parts)
-    if skipped is not None:                                                # those of the listing are the same in all
-        skipped[:] = dict.fromkeys(reason for part in parts for reason in part["skipped"])
-    method.finished = [(video, rows[video.name]) for video in videos if video.name in rows]
-
-
 def run_name(text: str) -> str:
     """An argparse type: a name that can be a folder's."""
     if Path(text).name != text or text in ("", ".."):
@@ -130,27 +101,33 @@ def pair_with_weights(models: list[str], weights: list[str] | None) -> list[tupl
     """(model's name, its weight file), the default file where none is given; one model may have several files."""
     models = models * len(weights) if weights and len(models) == 1 else models
     if weights and len(weights) != len(models):
-        raise ValueError(f"--model names {len(models)} networks and --weights {len(weights)} files: give one file for each, in the same order")
+        raise ValueError(f"--model names {len(models)} networks and --weights {len(weights)} files: "
+                         "give one file for each, in the same order")
     return list(zip(models, weights or map(default_weights, models)))
 
 
 def main(args: argparse.Namespace) -> None:
+    # What is scored, and against what: all of it is looked for before anything is computed.
     models = args.model or ["recsalnet"]
     dataset = args.dataset or MODELS[models[0]].dataset
     data = dataset_folder(dataset, args.data)
     skipped = {split: [] if args.skip_bad else None for split in args.split or [DATASETS[dataset].test]}
     splits = {split: find_videos(data, split, need_annotation=False, skipped=reasons, numbers=DATASETS[dataset].numbers)
-              for split, reasons in skipped.items()}                       # all are looked for before anything is computed
+              for split, reasons in skipped.items()}
     for split, videos in splits.items():
         print(f"{data}, {split}: {inventory(videos)}")
-    judged = {split: find_judged(videos, args.protocol, args.mask_frames) for split, videos in splits.items()}
+    default_protocol = (StoredMaps if args.predictions else Network).default_protocol
+    targets = {split: find_target(videos, args.protocol, args.mask_frames, default_protocol)
+               for split, videos in splits.items()}
     device = select_device(args.device)
     keep_freed_memory()
 
-    if args.predictions and (args.model or args.precision or args.batch_size or args.compile or args.interpolate > 1 or args.frame_size):
+    # Where maps come from.
+    if args.predictions and (args.model or args.precision or args.batch_size or args.compile or args.interpolate > 1
+                             or args.frame_size):
         raise ValueError("--model, --precision, --batch-size, --compile, --interpolate and --frame-size are of a network: "
                          "they have no effect on the files of --predictions")
-    sources = [StoredMaps(folder) for folder in args.predictions or []]
+    sources: list[MapSource] = [StoredMaps(folder) for folder in args.predictions or []]
     if not args.predictions:
         pairs = pair_with_weights(models, args.weights)
         options = {"batch_size": args.batch_size or default_batch_size(device), "interpolate": args.interpolate}
@@ -161,47 +138,48 @@ def main(args: argparse.Namespace) -> None:
             sources.append(Network(model, weights, flow, **options))
             print_configuration(model, weights)
         if (args.flow != AUTO or args.raft_weights) and not any(network.flow for network in sources):
-            raise ValueError(f"--flow and --raft-weights are for networks of optical flow, but {', '.join(name for name, _ in pairs)} take none")
+            raise ValueError("--flow and --raft-weights are for networks of optical flow, "
+                             f"but {', '.join(name for name, _ in pairs)} take none")
     names = args.method or [source.name for source in sources]
     if len(names) != len(sources) or len(set(names)) < len(names) or BASELINE in names:
-        raise ValueError(f"{len(sources)} methods are compared, called {', '.join(names)}: give each a name of its own with --method NAME NAME ..")
+        raise ValueError(f"{len(sources)} methods are compared, called {', '.join(names)}: "
+                         "give each a name of its own with --method NAME NAME ..")
 
+    # One run for each split, in a folder of its own.
     runs = []
     for split, videos in splits.items():
-        chosen = choose_frames(videos, args.sample_frames, args.seed, judged[split])
-        for source in sources if args.predictions and not args.skip_bad else ():
-            check_all(source, videos, chosen)
-        by_fixations = args.protocol or ("dhf1k" if args.predictions else "float")
-        protocol = by_fixations if judged[split] is BY_FIXATIONS else OBJECTS_PROTOCOL
+        target = targets[split]
+        chosen = choose_frames(videos, args.sample_frames, args.seed, target)
+        for source in () if args.skip_bad else sources:
+            source.check(videos, chosen)
         part = Path(split).stem if split.endswith(".txt") else split.replace("/", "_")
-        several = part if len(splits) > 1 else ""
-        folder = args.out / (f"{args.run_name}/{several}" if args.run_name else f"{data.resolve().name}_{part}_{'+'.join(names)}_{protocol}")
-        folders = args.predictions or [folder / name for name in names]
+        default_name = f"{data.resolve().name}_{part}_{'+'.join(names)}_{target.protocol}"
+        folder = args.out / (args.run_name or default_name) / (part if args.run_name and len(splits) > 1 else "")
         if folder in (run.folder for run in runs):
-            raise ValueError(f"two of the splits {', '.join(splits)} would be written to {folder}: score them one by one, each with a --run-name")
+            raise ValueError(f"two of the splits {', '.join(splits)} would be written to {folder}: "
+                             "score them one by one, each with a --run-name")
+        maps = {name: source.folder_of_maps(folder / name) for name, source in zip(names, sources)}
         if not args.overwrite and utils.is_main():
-            own_maps = [] if args.predictions else folders
-            utils.refuse_to_replace([folder / "scores.json", *own_maps], "--overwrite allows it, --run-name NAME keeps both")
-        runs.append(SplitRun(data, split, videos, judged[split], protocol, chosen, folder, dict(zip(names, folders))))
+            written = [maps[name] for name, source in zip(names, sources) if source.writes_maps]
+            utils.refuse_to_replace([folder / "scores.json", *written], "--overwrite allows it, --run-name NAME keeps both")
+        runs.append(SplitRun(data, split, videos, skipped[split], target, chosen, folder, maps))
+    utils.barrier()                                                        # nobody writes before the main process has looked
 
-    utils.barrier()                                                   # nobody writes before the first process has looked
-    about = {"dataset": dataset, "seed": args.seed, "sample_frames": args.sample_frames, "device": device.type, "hardware": utils.hardware(device),
-             "precision": None if args.predictions else args.precision or "float32"}
-    centre_baseline = len(sources) > 1 if args.centre_baseline is None else args.centre_baseline
+    # Maps, scores, report.
+    about = {"dataset": dataset, "seed": args.seed, "sample_frames": args.sample_frames, "device": device.type,
+             "hardware": utils.hardware(device), "precision": None if args.predictions else args.precision or "float32"}
+    baseline = len(sources) > 1 if args.centre_baseline is None else args.centre_baseline
     for run in runs:
-        others, batch_size = OtherFixations(run.videos, args.seed, args.skip_bad), 1 if device.type == "cpu" else 16
-        methods = []
-        for (name, folder), source in zip(run.maps.items(), sources):
-            baseline = centre_baseline and not methods                     # the first method's scorer scores it
-            scorer = (Scorer(others, run.protocol, device, baseline, batch_size) if run.judged is BY_FIXATIONS
-                      else ObjectScorer(baseline))
-            methods.append(Method(name, source, scorer, folder))
-        costs = score_split(run, methods, skipped[run.split])
+        scorers = run.target.scorers(len(sources), run.videos, device, args.seed, args.skip_bad, baseline)
+        methods = [Method(name, source, scorer, folder)
+                   for (name, folder), source, scorer in zip(run.maps.items(), sources, scorers)]
+        costs = score_split(run, methods)
         if utils.is_main():
-            left_out = skipped[run.split] or []
-            notes = notes_on(methods, costs, run.videos, run.judged, left_out, args.interpolate, args.frame_size)
-            mask_frames = {} if run.judged is BY_FIXATIONS else {"mask_frames": args.mask_frames or "all"}
-            write_results(run, methods, {"methods": costs, "notes": notes, "skipped": left_out, **mask_frames, **about})
+            skipped_here = run.skipped or []
+            notes = notes_on(methods, costs, run.videos, run.target, skipped_here, args.interpolate, args.frame_size)
+            about_methods = {name: {**method.source.details, **costs[name]} for name, method in zip(costs, methods)}
+            write_results(run, methods, {"methods": about_methods, "notes": notes, "skipped": skipped_here,
+                                         **run.target.details, **about})
 
 
 @dataclass(frozen=True)
@@ -210,7 +188,8 @@ class SplitRun:
 
     Attributes:
         data, split, videos: the dataset's folder, and what of it.
-        judged, protocol: by what, and how.
+        skipped: reasons why videos were left out, added to as they come up; None if the first one is to stop the run.
+        target: what maps are scored against.
         chosen: of `choose_frames`.
         folder: of tables and figures.
         maps: method -> folder of its maps, in the order of the sources.
@@ -218,47 +197,79 @@ class SplitRun:
     data: Path
     split: str
     videos: list[Video]
-    judged: Judged
-    protocol: str
+    skipped: list[str] | None
+    target: ScoringTarget
     chosen: dict[str, list[int]]
     folder: Path
     maps: dict[str, Path]
 
 
-def score_split(run: SplitRun, methods: list[Method], skipped: list[str] | None) -> dict[str, dict]:
-    """Make and score all methods' maps of a split, shared out between processes; returns what each is and costs."""
+def score_split(run: SplitRun, methods: list[Method]) -> dict[str, dict]:
+    """Make and score the maps of all methods, the videos shared out between processes; returns what each method cost."""
     share = run.videos[utils.rank()::utils.world_size()]
     for method in methods:
-        method.finished = list(score_videos(share, run.chosen, method, skipped))
-        put_together(method, run.videos, skipped)
+        method.finished = list(score_videos(share, run.chosen, method, run.skipped))
+        gather_finished(method, run.videos, run.skipped)
     common = set.intersection(*({video.name for video, _ in method.finished} for method in methods))
     for method in methods:                                                 # scores of different frames cannot be compared
         method.finished = [(video, rows) for video, rows in method.finished if video.name in common]
-    return {method.name: {**method.source.details, **method.source.speed()} for method in methods}
+    return {method.name: method.source.costs() for method in methods}
+
+
+def score_videos(videos: list[Video], chosen: dict[str, list[int]], method: Method,
+                 skipped: list[str] | None) -> Iterator[tuple[Video, list[dict]]]:
+    """Each video with its rows; one that cannot be read to its end is left out with its maps if `skipped` is a list."""
+    for video in tqdm(videos, desc=method.name, unit="video", disable=utils.hide_bar()):
+        try:
+            maps = method.source.maps(video, chosen[video.name], method.scorer.protocol, method.folder)
+            with contextlib.closing(maps):                                 # before its files are removed
+                rows = method.scorer(video, chosen[video.name], maps, method.name)
+                collections.deque(maps, maxlen=0)                          # frames after the last one that is scored get maps too
+            yield video, rows
+        except (FileNotFoundError, ValueError) as error:
+            if skipped is None:
+                raise
+            skipped.append(f"video {video.name}: {error}")
+            method.source.discard(method.folder, video)
+
+
+def gather_finished(method: Method, videos: list[Video], skipped: list[str] | None) -> None:
+    """All-gather what the processes have scored, counted and skipped, in the order of the dataset: the same as one alone has."""
+    utils.barrier()                                                        # one may have had much longer videos
+    method.scorer.gather(videos)
+    parts = utils.all_gather({"rows": {video.name: rows for video, rows in method.finished}, "skipped": skipped or []})
+    rows = merged(part["rows"] for part in parts)
+    if skipped is not None:                                                # those of the listing are the same in all processes
+        skipped[:] = dict.fromkeys(reason for part in parts for reason in part["skipped"])
+    method.finished = [(video, rows[video.name]) for video in videos if video.name in rows]
 
 
 def write_results(run: SplitRun, methods: list[Method], details: dict) -> None:
-    """Tables and figures of a split that is scored; `details` are for the report."""
-    networks = isinstance(methods[0].source, Network)
-    for method in methods if networks else ():
-        print(f"maps of {sum(len(video.frames) for video, _ in method.finished)} frames of {len(method.finished)} videos in {method.folder}")
-    rows = [row for method in methods for _, rows_of_one in method.finished for row in rows_of_one]
+    """Write the tables and figures of a split that is scored; `details` are for the report."""
+    for method in methods:
+        if method.source.writes_maps:
+            frames = sum(len(video.frames) for video, _ in method.finished)
+            print(f"maps of {frames} frames of {len(method.finished)} videos in {method.folder}")
+    rows = [row for method in methods for _, of_video in method.finished for row in of_video]
     rows.sort(key=lambda row: row["method"] == BASELINE)                   # it comes last
+    source = methods[0].source
     if not rows:
         if not methods[0].finished:
             raise ValueError(f"every video of {run.data / run.split} was skipped: {' / '.join(details['skipped'])}")
-        message = (f"no annotation in {run.data / run.split}: nothing to score. A frame is scored that has a density map and a fixation "
-                   f"map (a density map, where its video has no fixation maps), or a mask; {TREE}")
-        if not networks:
+        message = (f"no annotation in {run.data / run.split}: nothing to score. A frame is scored that has a density map and a "
+                   f"fixation map (a density map, where its video has no fixation maps), or a mask; {TREE}")
+        if not source.writes_maps:
             raise ValueError(message)
-        print(message)                                                     # maps were predicted, of a set without annotation
+        print(message)                                                     # all the same: maps were made
         return
+    protocol = run.target.protocol
     print(report(rows, run.folder, {
-        "data": str(run.data), "split": run.split, "protocol": run.protocol, "protocol_means": methods[0].source.protocols[run.protocol],
-        **details, "revision": utils.revision(), "versions": utils.versions(), "date": utils.now(), "other_frames": methods[0].scorer.drawn,
-    }, run.judged))
-    title = f"{', '.join(run.maps)}, {run.data}, split {run.split}, protocol {run.protocol}"
-    drawn = figures(grouped(rows, "method"), run.videos, run.maps, run.folder, title, run.judged)
+        "data": str(run.data), "split": run.split, "protocol": protocol, "protocol_means": source.protocols[protocol],
+        **details, "revision": utils.revision(), "versions": utils.versions(), "date": utils.now(),
+        "other_frames": methods[0].scorer.drawn,
+    }, run.target))
+    title = f"{', '.join(run.maps)}, {run.data}, split {run.split}, protocol {protocol}"
+    drawn = draw_figures(grouped(rows, "method"), run.videos, run.maps, run.folder, title, run.target)
     print(f"written to {run.folder}: {', '.join(['scores.json', 'scores.md', 'per_video.csv', 'per_frame.csv', *drawn])}")
 
 

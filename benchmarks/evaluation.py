@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 import utils
 from benchmarks import plain
-from benchmarks.measures import PLAIN, TARGETS
+from benchmarks.measures import PLAIN
 from benchmarks.timing import median_seconds, report
 from dataloader import Video, open_video
-from loss import measures
+from loss import MEASURES, measures
 from model import RecSalNet
 from predict import Source, at_least, default_batch_size, float32_is_float32, keep_freed_memory, predict_source, select_device, write_map
 from scoring.methods import Network
@@ -78,7 +78,7 @@ def plain_evaluation(video: Video, weights: dict[str, Tensor], size: tuple[int, 
 
 def plain_measures(saliency: np.ndarray, targets: dict[str, np.ndarray]) -> None:
     for name, measure in PLAIN.items():
-        measure(saliency, *(targets[target] for target in TARGETS.get(name, ("density",))))
+        measure(saliency, *(targets[target] for target in MEASURES[name].targets))
 
 
 def our_evaluation(video: Video, network: Network, scorer: Scorer, folder: Path) -> None:

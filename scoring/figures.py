@@ -8,7 +8,7 @@ import utils
 from dataloader import Video, frame_key
 from scoring.methods import stored_files
 from scoring.report import four_digits, grouped, per_video
-from scoring.targets import BY_FIXATIONS, Judged, mean_of
+from scoring.targets import BY_FIXATIONS, ScoringTarget, mean_of
 from videos.images import read_frame, read_image
 
 FIGURES = {"distributions.png": "the videos' averages and their quartiles",
@@ -16,17 +16,20 @@ FIGURES = {"distributions.png": "the videos' averages and their quartiles",
            "comparison.png": "up to six of the frames, evenly chosen"}
 
 
-def figures(rows: dict[str, list[dict]], videos: list[Video], maps: dict[str, Path], folder: Path, title: str,
-            judged: Judged = BY_FIXATIONS) -> list[str]:
-    """Draw the figures, replacing earlier ones; returns their names, none without matplotlib.
+def draw_figures(rows: dict[str, list[dict]], videos: list[Video], maps: dict[str, Path], folder: Path, title: str,
+                 target: ScoringTarget = BY_FIXATIONS) -> list[str]:
+    """Draw the figures, replacing earlier ones.
 
     Args:
-        rows: method -> its rows, of a `Scorer`.
-        videos: the dataset.
-        maps: method -> folder of its maps; the frames beside those of several methods are a comparison, of one its best and worst.
+        rows: method -> its rows, of a scorer.
+        videos: of the split.
+        maps: method -> folder of its maps. Several methods are compared frame by frame, of one the best and worst frames are shown.
         folder: of the figures.
-        title: of all.
-        judged: by what.
+        title: of all figures.
+        target: what maps were scored against.
+
+    Returns:
+        The names of the figures' files; none if matplotlib is not installed.
     """
     for name in FIGURES:
         (folder / name).unlink(missing_ok=True)
@@ -35,28 +38,28 @@ def figures(rows: dict[str, list[dict]], videos: list[Video], maps: dict[str, Pa
     except ModuleNotFoundError:
         print("figures skipped: matplotlib is not installed (pip install '.[figures]' in the checkout)")
         return []
-    drawn = {"distributions.png": draw_distributions(rows, Figure(figsize=(12, 7), layout="constrained"), judged)}
+    drawn = {"distributions.png": draw_distributions(rows, Figure(figsize=(12, 7), layout="constrained"), target)}
     (method, own), several = next(iter(rows.items())), len(maps) > 1
-    best_worst = [(kind, {method: row}) for kind, row in best_and_worst(own, judged.leading)]
+    best_worst = [(kind, {method: row}) for kind, row in best_and_worst(own, target.leading)]
     examples = side_by_side({name: rows[name] for name in maps}) if several else best_worst
     if examples:
         size = (3 * (2 + len(maps)), 0.7 + 2 * len(examples))
         figure = Figure(figsize=size, layout="constrained")
-        drawn[("best_and_worst.png", "comparison.png")[several]] = draw_examples(examples, videos, maps, figure, judged)
+        drawn[("best_and_worst.png", "comparison.png")[several]] = draw_examples(examples, videos, maps, figure, target)
     for name, figure in drawn.items():
-        figure.suptitle(f"{title}\n{FIGURES[name].format(measure=judged.labels[judged.leading])}")
+        figure.suptitle(f"{title}\n{FIGURES[name].format(measure=target.labels[target.leading])}")
         with utils.atomic_path(folder / name) as temporary:
             figure.savefig(temporary, format="png", dpi=100)
     return list(drawn)
 
 
-def draw_distributions(rows: dict[str, list[dict]], figure, judged: Judged = BY_FIXATIONS):
+def draw_distributions(rows: dict[str, list[dict]], figure, target: ScoringTarget = BY_FIXATIONS):
     """One panel a measure: for each method the videos' means as points beside their box of quartiles."""
-    videos = {method: per_video(of_method, judged) for method, of_method in rows.items()}
-    axes = figure.subplots(2, -(-len(judged.labels) // 2)).flat
-    for axis in axes[len(judged.labels):]:
+    videos = {method: per_video(of_method, target) for method, of_method in rows.items()}
+    axes = figure.subplots(2, -(-len(target.labels) // 2)).flat
+    for axis in axes[len(target.labels):]:
         axis.set_axis_off()
-    for axis, (name, label) in zip(axes, judged.labels.items()):
+    for axis, (name, label) in zip(axes, target.labels.items()):
         axis.set_title(label)
         for place, of_method in enumerate(videos.values()):
             values = [video[name] for video in of_method if not math.isnan(video[name])]
@@ -86,17 +89,17 @@ def side_by_side(rows: dict[str, list[dict]]) -> list[tuple[str, dict[str, dict]
 
 
 def draw_examples(examples: list[tuple[str, dict[str, dict]]], videos: list[Video], maps: dict[str, Path], figure,
-                  judged: Judged = BY_FIXATIONS):
+                  target: ScoringTarget = BY_FIXATIONS):
     """A row for each frame: image, density or mask, and the maps of its methods with their leading measure."""
     by_name = {video.name: video for video in videos}
     for (kind, methods), axes in zip(examples, figure.subplots(len(examples), 2 + len(maps), squeeze=False)):
         row = next(iter(methods.values()))
         video = by_name[row["video"]]
         frame = next(path for path in video.frames if path.stem == row["frame"])
-        pictures = [read_frame(frame), judged.target(video, row["frame"])]
+        pictures = [read_frame(frame), target.picture(video, row["frame"])]
         pictures += [read_image(stored_files(maps[name], row["video"])[frame_key(row["frame"])], "L") for name in methods]
-        titles = [f"{kind}: {row['video']}\nframe {row['frame']}".removeprefix(": "), "density" if judged is BY_FIXATIONS else "mask"]
-        titles += [f"{name}, {judged.labels[judged.leading]} {four_digits(own[judged.leading])}" for name, own in methods.items()]
+        titles = [f"{kind}: {row['video']}\nframe {row['frame']}".removeprefix(": "), target.picture_name]
+        titles += [f"{name}, {target.labels[target.leading]} {four_digits(own[target.leading])}" for name, own in methods.items()]
         for axis, picture, title in zip(axes, pictures, titles):
             axis.imshow(picture, cmap="inferno")
             axis.set_title(title, fontsize=9)

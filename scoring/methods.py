@@ -1,4 +1,4 @@
-"""Where maps come from: a network, or files. Both have a name, details for the report, and what they cost."""
+"""Where maps come from: a network, or files; and a method, which is such a source with its name, its scorer and its folder."""
 import contextlib
 import copy
 import math
@@ -13,23 +13,73 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import utils
-from baselines.optical_flow import FlowSource
+from baselines.optical_flow import METHODS, FlowSource
 from dataloader import Video, folder_called, frame_key, images_by, natural
-from predict import BoundedExecutor, saliency_maps, write_map
-from scoring.scorers import OBJECTS_PROTOCOL, ObjectScorer, Scorer
-from scoring.targets import PROTOCOLS
+from predict import BoundedExecutor, mirrored_length, saliency_maps, write_map
+from scoring.scorers import ObjectScorer, Scorer
 from utils import in_threads
 from videos.annotation import read_prediction
 from videos.images import IMAGE_SUFFIXES, read_frame
 from weights import sha256_of
 
-WITH_MASKS = {OBJECTS_PROTOCOL: "maps of 8 bits, as their files hold them, against masks whose objects are above 128, by the library pysodmetrics; "
-                                "every frame that has a mask counts alike, whatever its sequence"}
-STORED = {**PROTOCOLS, "float": "maps as their files have them, resized without rounding; undefined values are left out of the averages"}
+# How maps are scored -> what the report says about it.
+PROTOCOLS = {
+    "float": "maps as the network and its authors' way of finishing give them (RecSal-Net: blurred 11 x 11), at the frame's size, "
+             "not quantised; undefined values are left out of the averages",
+    "dhf1k": "maps of 8 bits, as their files hold them and the benchmark reads them; SIM of an all-zero density map counts as 0, as "
+             "in its code; other undefined values are left out of the averages",
+    ObjectScorer.protocol: "maps of 8 bits, as their files hold them, against masks whose objects are above 128, by the library "
+                           "pysodmetrics; every frame that has a mask counts alike, whatever its sequence",
+}
 
 
-class Network:
-    """A network's maps. It writes one for every frame of a video to FOLDER/VIDEO/FRAME.png, 8 bits, at the frame's size.
+class MapSource:
+    """Where maps come from: a subclass says what the script and the report need of it.
+
+    Attributes:
+        name: in tables, unless the command line gives another.
+        details: entries of scores.json about the method.
+        protocols: as `PROTOCOLS`, for these maps.
+        default_protocol: for fixations.
+        writes_maps: whether maps are written to files as they are scored, or are files already.
+    """
+    name: str
+    details: dict
+    protocols = PROTOCOLS
+    default_protocol: str
+    writes_maps: bool
+
+    def maps(self, video: Video, indices: list[int], protocol: str, folder: Path) -> Iterator[Tensor]:
+        """The maps, (H, W), of these frames: uint8, or float32 if the protocol is "float".
+
+        Args:
+            video, indices: whose maps.
+            protocol: a key of `PROTOCOLS`.
+            folder: of the method's files.
+        """
+        raise NotImplementedError
+
+    def folder_of_maps(self, folder: Path) -> Path:
+        """Where its files are; `folder` is where they would be written."""
+        return folder
+
+    def check(self, videos: list[Video], chosen: dict[str, list[int]]) -> None:
+        """Raise a FileNotFoundError if maps of the chosen frames are missing."""
+
+    def discard(self, folder: Path, video: Video) -> None:
+        """Remove what was written for a video that was not finished."""
+
+    def costs(self) -> dict:
+        """What the maps have cost since the last call, in all processes together; entries of scores.json beside `details`."""
+        return {}
+
+    def notes(self, costs: dict, videos: list[Video]) -> list[str]:
+        """Sentences for the report on the maps of these videos."""
+        return []
+
+
+class Network(MapSource):
+    """A network's maps: one for every frame of a video, written to FOLDER/VIDEO/FRAME.png, 8 bits, at the frame's size.
 
     Args:
         model: in eval mode.
@@ -38,41 +88,32 @@ class Network:
         options: of `saliency_maps`.
 
     Attributes:
-        frames, seconds: maps made so far, and the time that took, reading the frames included.
+        frames, seconds: maps made since the last call of `costs`, and the time that took, reading the frames included.
     """
+    default_protocol, writes_maps = "float", True
 
     def __init__(self, model: nn.Module, weights: str | Path, flow: FlowSource | None = None, **options: int) -> None:
         self.model, self.flow, self.options, self.frames, self.seconds = model, flow, options, 0, 0.0
-        self.name, self.protocols = type(model).__name__, {**PROTOCOLS, **WITH_MASKS}
+        self.name = type(model).__name__
         self.details = {"model": self.name, "weights": str(weights), "weights_sha256": sha256_of(weights),
-                        "configuration": model.config, "parameters": sum(p.numel() for p in model.parameters()), "gflop": gflop(model),
-                        "flow": flow and flow.describe(), **options}
+                        "configuration": model.config, "parameters": sum(p.numel() for p in model.parameters()),
+                        "gflop": gflop(model), "flow": flow and flow.describe(), **options}
 
     def maps(self, video: Video, indices: list[int], protocol: str, folder: Path) -> Iterator[Tensor]:
-        """The maps of these frames, as the network gives them ("float") or as the files hold them (other protocols)."""
         frames, wanted = in_threads(read_frame, video.frames), set(indices)
         pictures = self.flow and self.flow.pictures(video.frames)
         flows = pictures and (pictures[index] for index in range(len(video.frames)))
         maps = self.timed(saliency_maps(self.model, frames, flows=flows, **self.options))
-        with BoundedExecutor() as later:
+        with BoundedExecutor() as submit:
             bar = tqdm(maps, desc=video.name, total=len(video.frames), unit="frame", leave=False, disable=utils.hide_bar())
             for index, saliency in enumerate(bar):
-                later(write_map, folder / video.name / f"{video.frames[index].stem}.png", saliency, self.model.quantise)
+                path = folder / video.name / f"{video.frames[index].stem}.png"
+                submit(write_map, path, saliency, self.model.quantise)
                 if index in wanted:
                     yield saliency if protocol == "float" else self.model.quantise(saliency)
 
-    def speed(self) -> dict:
-        """Of all processes together: "frames_per_second", since this was asked last; "flow_used": what the pictures of flow came
-        from, methods or names of folders, None where the network needs none.
-        """
-        frames, = utils.all_reduce_sum([self.frames])
-        seconds = max(utils.all_gather(self.seconds))
-        self.frames, self.seconds = 0, 0.0
-        flow_used = sorted(set().union(*utils.all_gather(self.flow.used))) if self.flow else None
-        return {"frames_per_second": frames / seconds if seconds else math.nan, "flow_used": flow_used}
-
     def timed(self, maps: Iterator[Tensor]) -> Iterator[Tensor]:
-        """The same maps; how long each is waited for is added up, what is done with them in between is not."""
+        """The same maps; the time spent waiting for each is added to `seconds`, not what is done with it in between."""
         while True:
             asked = time.perf_counter()
             saliency = next(maps, None)
@@ -84,38 +125,87 @@ class Network:
             self.frames += 1
             yield saliency
 
+    def discard(self, folder: Path, video: Video) -> None:
+        """Remove the video's maps, and their folder if it holds nothing else."""
+        for frame in video.frames:
+            (folder / video.name / f"{frame.stem}.png").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (folder / video.name).rmdir()
+
+    def costs(self) -> dict:
+        """"frames_per_second"; and "flow_used", where pictures of flow came from: methods or names of folders, None without flow."""
+        frames, = utils.all_reduce_sum([self.frames])
+        seconds = max(utils.all_gather(self.seconds))
+        self.frames, self.seconds = 0, 0.0
+        flow_used = sorted(set().union(*utils.all_gather(self.flow.used))) if self.flow else None
+        return {"frames_per_second": frames / seconds if seconds else math.nan, "flow_used": flow_used}
+
+    def notes(self, costs: dict, videos: list[Video]) -> list[str]:
+        notes = []
+        if costs["flow_used"]:
+            made_by = (f"made by {name.upper()}, drawn as {self.details['flow']['picture']}" if name in METHODS
+                       else f"pictures in {name}" for name in costs["flow_used"])
+            notes.append(f"Optical flow: {', '.join(made_by)}.")
+        if getattr(self.model, "first_frames", None) == "mirror":
+            short = sum(len(video.frames) < mirrored_length(self.model) for video in videos)
+            if short:
+                notes.append("Videos too short for all windows before the first frame to be time-reversed, so that this frame "
+                             f"fills the others: {short}.")
+        return notes
+
 
 def gflop(model: nn.Module) -> float:
-    """Billions of operations for one map at the network's own frame size, multiply and add counted apart; counted without computing."""
+    """Billions of operations for one map at the network's own frame size, a multiplication and an addition counted as two.
+
+    Nothing is computed: the network is on the meta device.
+    """
     shadow = copy.deepcopy(model).to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         shadow(*shadow.blank())
     return counter.get_total_flops() / 1e9 / (model.clip_len if model.temporal == "group" else 1)
 
 
-class StoredMaps:
-    """Any method's maps, in files FOLDER/VIDEO/FRAME.png (or another kind of image)."""
+class StoredMaps(MapSource):
+    """Any method's maps, in files FOLDER/VIDEO/FRAME.png (or another kind of image).
+
+    Args:
+        folder: of the videos' folders.
+    """
+    protocols = {**PROTOCOLS, "float": "maps as their files have them, resized without rounding; "
+                                       "undefined values are left out of the averages"}
+    default_protocol, writes_maps = "dhf1k", False
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise FileNotFoundError(f"no predictions {folder}: {'it is a file' if folder.exists() else 'the folder does not exist'}; "
-                                    "expected a folder with VIDEO/FRAME.png, videos and frames named like the dataset's")
-        self.folder, self.name, self.protocols = folder, folder.resolve().name, {**STORED, **WITH_MASKS}
-        self.details = {"predictions": str(folder)}
+            raise FileNotFoundError(
+                f"no predictions {folder}: {'it is a file' if folder.exists() else 'the folder does not exist'}; "
+                "expected a folder with VIDEO/FRAME.png, videos and frames named like the dataset's")
+        self.folder, self.name, self.details = folder, folder.resolve().name, {"predictions": str(folder)}
 
-    def speed(self) -> dict:
-        """Nothing: its maps were made elsewhere."""
-        return {}
-
-    def maps(self, video: Video, indices: list[int], protocol: str, folder: Path | None) -> Iterator[Tensor]:
-        """The maps of these frames, (H, W): uint8, so that resizing rounds as the benchmark's does; for "float" float32, 0 to 255."""
-        self.check(video, indices)
-        files, dtype = stored_files(self.folder, video.name), torch.float32 if protocol == "float" else torch.uint8
+    def maps(self, video: Video, indices: list[int], protocol: str, folder: Path) -> Iterator[Tensor]:
+        self.check_video(video, indices)
+        dtype = torch.float32 if protocol == "float" else torch.uint8      # of uint8, resizing rounds as the benchmark's does
         read = lambda path: torch.from_numpy(read_prediction(path)).to(dtype)
+        files = stored_files(self.folder, video.name)
         return in_threads(read, [files[frame_key(video.frames[index].stem)] for index in indices])
 
-    def check(self, video: Video, indices: list[int]) -> None:
-        """Raise a FileNotFoundError where a frame to score has no map: what was expected where, and what is there."""
+    def folder_of_maps(self, folder: Path) -> Path:
+        return self.folder
+
+    def check(self, videos: list[Video], chosen: dict[str, list[int]]) -> None:
+        """Raise the first video's problem, with the number of videos that have one."""
+        problems = []
+        for video in videos:
+            try:
+                self.check_video(video, chosen[video.name])
+            except FileNotFoundError as error:
+                problems.append(str(error))
+        if problems:
+            raise FileNotFoundError(f"{problems[0]}. {len(problems)} of {len(videos)} videos lack maps; "
+                                    "--skip-bad scores the others")
+
+    def check_video(self, video: Video, indices: list[int]) -> None:
+        """Raise a FileNotFoundError if a frame to score has no map: what was expected where, and what is there."""
         files = stored_files(self.folder, video.name)
         missing = [video.frames[index].stem for index in indices if frame_key(video.frames[index].stem) not in files]
         if missing:
@@ -125,20 +215,8 @@ class StoredMaps:
             present = f"holds {held[0]} to {held[-1]}, {len(held)} in all" if held else "is empty"
             raise FileNotFoundError(
                 f"no map for {len(missing)} of the {len(indices)} frames to score of video {video.name}: expected "
-                f"{self.folder / video.name / missing[0]}.png (or {', '.join(sorted(IMAGE_SUFFIXES - {'.png'}))}), but {place} {present}. "
-                "Names are those of the dataset")
-
-
-def check_all(source: StoredMaps, videos: list[Video], chosen: dict[str, list[int]]) -> None:
-    """Raise the first video's problem with its stored maps, and say how many videos have one."""
-    problems = []
-    for video in videos:
-        try:
-            source.check(video, chosen[video.name])
-        except FileNotFoundError as error:
-            problems.append(str(error))
-    if problems:
-        raise FileNotFoundError(f"{problems[0]}. {len(problems)} of {len(videos)} videos lack maps; --skip-bad scores the others")
+                f"{self.folder / video.name / missing[0]}.png (or {', '.join(sorted(IMAGE_SUFFIXES - {'.png'}))}), but {place} "
+                f"{present}. Names are those of the dataset")
 
 
 def stored_files(folder: Path, video: str) -> dict[str, Path]:
@@ -146,23 +224,15 @@ def stored_files(folder: Path, video: str) -> dict[str, Path]:
     return images_by(folder_called(folder, video), "maps", frame_key)
 
 
-def remove_maps(folder: Path, video: Video) -> None:
-    """Remove the maps of a video that was not finished, and their folder if it held nothing else."""
-    for frame in video.frames:
-        (folder / f"{frame.stem}.png").unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        folder.rmdir()
-
-
 @dataclass
 class Method:
-    """Something whose maps are scored: its name in tables, where its maps come from, its scorer, and where its files are.
+    """What is compared: maps with their name in tables, their scorer, and the folder of their files.
 
     Attributes:
-        finished: its videos, in the order of the dataset, each with its rows; once they are scored.
+        finished: its videos, in the order of the dataset, each with its rows; filled as they are scored.
     """
     name: str
-    source: Network | StoredMaps
+    source: MapSource
     scorer: Scorer | ObjectScorer
     folder: Path
     finished: list[tuple[Video, list[dict]]] = field(default_factory=list)

@@ -17,40 +17,43 @@ from utils import in_threads
 from videos.annotation import Remark, examine_density, examine_fixations, examine_mask, remarks_on_density
 
 BASELINE = "centre Gaussian"
-OBJECTS_PROTOCOL = "masks"
 
 
 class Scorer:
-    """Scores maps in batches. The measures do not make the host wait for a GPU; their values are fetched once a video.
+    """Scores maps against density and fixations, in batches.
+
+    The measures do not make the host wait for a GPU; their values are fetched once a video.
 
     Args:
-        others: what shuffled AUC compares with.
-        protocol: a key of `PROTOCOLS`.
+        others: the other frames of shuffled AUC.
+        protocol: "float" or "dhf1k".
         device: where to compute.
         baseline: whether to score the centre Gaussian on the same frames.
         batch_size: maps scored at once; one at a time is fastest on a CPU, whose caches hold no more.
 
     Attributes:
-        drawn: video -> frame -> the frames that s-AUC compared it with, "VIDEO/FRAME".
-        resized, constant: video -> number of maps that had another size than their annotation, and of maps of one value.
-        remarks: video -> the reason of every remark on its annotation, once for each frame that it holds for.
+        drawn: video -> frame -> the other frames of its s-AUC, "VIDEO/FRAME".
+        resized, constant: video -> number of maps that differed from their annotation in size, and of maps of one value.
+        remarks: video -> the reasons of all remarks on its annotation, one for each frame concerned.
     """
 
-    def __init__(self, others: OtherFixations, protocol: str, device: torch.device, baseline: bool = False, batch_size: int = 1) -> None:
-        self.others, self.protocol, self.device, self.baseline, self.batch_size = others, protocol, device, baseline, batch_size
+    def __init__(self, others: OtherFixations, protocol: str, device: torch.device, baseline: bool = False,
+                 batch_size: int = 1) -> None:
+        self.others, self.protocol, self.device = others, protocol, device
+        self.baseline, self.batch_size = baseline, batch_size
         self.drawn, self.resized, self.constant, self.remarks = {}, {}, {}, {}
 
     def __call__(self, video: Video, indices: list[int], maps: Iterable[Tensor], method: str) -> list[dict]:
         """Score some frames of a video.
 
         Args:
-            video: has their annotation, which threads read ahead of the maps.
+            video: whose annotation is read, by threads ahead of the maps.
             indices: of the frames.
-            maps: theirs, (H, W), uint8 or float.
-            method: whose maps they are.
+            maps: of the frames, (H, W), uint8 or float.
+            method: the maps' name in the rows.
 
         Returns:
-            A row for each, {"method", "video", "frame", "auc_j", ..}, and those of the baseline if wanted.
+            A row for each frame, {"method", "video", "frame", "auc_j", ..}; then those of the baseline if wanted.
         """
         frames, values = {}, []
         targets = in_threads(functools.partial(self.targets, video), indices)
@@ -58,26 +61,35 @@ class Scorer:
             values.append(self.score(batch))
             frames |= {sample["frame"]: {name: sample[name] for name in ("others", "resized", "remarks")}
                        for sample in batch}
-        values = torch.cat(values).tolist() if values else []              # the first moment that they are needed
+        values = torch.cat(values).tolist() if values else []              # only now the host waits for the device
         self.constant[video.name] = sum(value.pop() == 1 for value in values)
         self.resized[video.name] = sum(about["resized"] for about in frames.values())
         self.drawn[video.name] = {frame: about["others"] for frame, about in frames.items()}
         self.remarks[video.name] = reasons(about["remarks"] for about in frames.values())
-        six = len(MEASURES)
-        return [{"method": name, "video": video.name, "frame": frame, **dict(zip(MEASURES, value[start:start + six]))}
-                for name, start in ((method, 0), (BASELINE, six)) for frame, value in zip(frames, values) if value[start:]]
+        return [{"method": name, "video": video.name, "frame": frame, **dict(zip(MEASURES, value[start:]))}
+                for name, start in ((method, 0), (BASELINE, len(MEASURES)))
+                for frame, value in zip(frames, values) if value[start:]]
 
     def gather(self, videos: list[Video]) -> None:
-        """Make what this process has drawn and counted what all processes have, in the order of the dataset."""
+        """All-gather what the processes have drawn and counted, in the order of the dataset."""
         parts = utils.all_gather({"drawn": self.drawn, "unreadable": self.others.unreadable, "resized": self.resized,
-                                "constant": self.constant, "remarks": self.remarks})
-        self.drawn = {video.name: drawn for video in videos for part in parts if (drawn := part["drawn"].get(video.name)) is not None}
+                                  "constant": self.constant, "remarks": self.remarks})
+        drawn = merged(part["drawn"] for part in parts)
+        self.drawn = {video.name: drawn[video.name] for video in videos if video.name in drawn}
         self.others.unreadable = set().union(*(part["unreadable"] for part in parts))
-        self.resized, self.constant, self.remarks = (joined(part[name] for part in parts)
+        self.resized, self.constant, self.remarks = (merged(part[name] for part in parts)
                                                      for name in ("resized", "constant", "remarks"))
 
+    def notes(self) -> list[str]:
+        """Sentences for the report on the other frames of s-AUC."""
+        notes = ["s-AUC: only one video is annotated, so the other frames are its own."] if self.others.same_video else []
+        if self.others.unreadable:
+            unreadable = ", ".join(sorted(self.others.unreadable))
+            notes.append(f"s-AUC: unreadable fixation maps of other frames count as empty: {unreadable}.")
+        return notes
+
     def targets(self, video: Video, index: int) -> dict:
-        """What a frame's map is compared with, on the CPU."""
+        """What a frame's map is scored against, on the CPU: "density", "fixations", "other_fixations"; and what is said about it."""
         density, fixations, remarks = read_annotation(video, index)
         drawn = self.others.draw(video, index)
         arrays = {"density": density, "fixations": fixations, "other_fixations": self.others.union(drawn, density.shape)}
@@ -85,28 +97,28 @@ class Scorer:
                 **{name: torch.from_numpy(x) for name, x in arrays.items()}}
 
     def sample(self, targets: dict, saliency: Tensor) -> dict:
-        """The targets with their map, at their size, on the device."""
+        """A frame's targets with its map, which is resized to theirs, on the device."""
         size = tuple(targets["density"].shape)
         resized = tuple(saliency.shape) != size
-        if resized:                                                        # without the cubic kernel's undershoot: KL's logarithm
+        if resized:                                                        # clamped: below 0, where the cubic kernel undershoots, KL is NaN
             saliency = imresize(saliency.cpu(), size).clamp(min=saliency.min().item())
         return {**targets, "saliency": to_device(saliency, self.device), "resized": resized}
 
     @torch.no_grad()
     def score(self, batch: list[dict]) -> Tensor:
-        """A column for each measure, six more of the baseline if wanted, and whether the map is constant: (B, 7 or 13)."""
+        """A column for each measure, as many for the baseline if wanted, and one for whether the map is constant: (B, 7 or 13)."""
         saliency, density, *fixations = (torch.stack([sample[name] for sample in batch])
                                          for name in ("saliency", "density", "fixations", "other_fixations"))
         density = to_device(density, self.device)
         columns = self.by_protocol(saliency, density, *fixations)
         if self.baseline:
             centre = centre_gaussian(density.shape[1:])
-            centre = stretch(centre) if self.protocol == "dhf1k" else centre  # of 8 bits where the protocol's maps are
+            centre = stretch(centre) if self.protocol == "dhf1k" else centre  # 8 bits, as the maps
             columns += self.by_protocol(to_device(centre, self.device).expand_as(density), density, *fixations)
         return torch.stack([*columns, is_constant(saliency)], dim=1)
 
     def by_protocol(self, saliency: Tensor, density: Tensor, *fixations: Tensor) -> list[Tensor]:
-        """The measures in order, (B,) each."""
+        """The measures in order, (B,) each, as the protocol has them."""
         values = measures(saliency, density, *fixations)
         if self.protocol == "dhf1k":
             values["sim"] = values["sim"].masked_fill(density.amax((1, 2)) == 0, 0)
@@ -114,7 +126,7 @@ class Scorer:
 
 
 class ObjectScorer:
-    """Scores maps against masks of salient objects, as `Scorer` does against fixations.
+    """Scores maps, uint8, against masks of salient objects, as `Scorer` does against fixations.
 
     Args:
         baseline: whether to score the centre Gaussian on the same frames.
@@ -123,13 +135,13 @@ class ObjectScorer:
         resized, constant, remarks: as of `Scorer`.
     """
 
-    protocol, others, drawn = OBJECTS_PROTOCOL, None, {}                   # nothing is drawn at random
+    protocol, drawn = "masks", {}                                          # nothing is drawn at random
 
     def __init__(self, baseline: bool = False) -> None:
         self.baseline, self.resized, self.constant, self.remarks = baseline, {}, {}, {}
 
     def __call__(self, video: Video, indices: list[int], maps: Iterable[Tensor], method: str) -> list[dict]:
-        """A row for each of these frames, {"method", "video", "frame", "mae", ..}, and those of the baseline if wanted; maps are uint8."""
+        """A row for each of these frames, {"method", "video", "frame", "mae", ..}; then those of the baseline if wanted."""
         rows, baseline, counts, remarks = [], [], collections.Counter(), []
         masks = in_threads(lambda index: examine_mask(video.masks[video.frames[index].stem]), indices)
         for index, (mask, about_mask), saliency in zip(indices, masks, maps):
@@ -146,21 +158,28 @@ class ObjectScorer:
         return rows + baseline
 
     def gather(self, videos: list[Video]) -> None:
-        """Make what this process has counted what all processes have."""
+        """All-gather what the processes have counted."""
         parts = utils.all_gather((self.resized, self.constant, self.remarks))
-        self.resized, self.constant, self.remarks = map(joined, zip(*parts))
+        self.resized, self.constant, self.remarks = map(merged, zip(*parts))
+
+    def notes(self) -> list[str]:
+        """None: the report says nothing more about masks."""
+        return []
 
 
 def centre_gaussian(size: tuple[int, int]) -> Tensor:
-    """The baseline that looks at no frame, (H, W): a Gaussian in the centre, sigma a quarter of height and width."""
+    """The baseline that looks at no frame, (H, W) float32 in (0, 1]: a Gaussian in the centre, sigma a quarter of each side."""
     row, column = (torch.exp(-0.5 * ((torch.arange(n) - (n - 1) / 2) / (n / 4)) ** 2) for n in size)
     return row[:, None] * column
 
 
 def read_annotation(video: Video, index: int) -> tuple[np.ndarray, np.ndarray, list[Remark]]:
-    """Density, (H, W) float32, fixations, (H, W) bool, and remarks on both; a ValueError where they differ in size.
+    """Density, (H, W) float32 in [0, 1], fixations, (H, W) bool, and remarks on both.
 
-    Of a video with density maps alone, no pixel is fixated: measures of fixations are undefined there.
+    In a video with density maps alone, no pixel is fixated: measures of fixations are undefined there.
+
+    Raises:
+        ValueError: the two differ in size, or one is not what it claims to be.
     """
     stem = video.frames[index].stem
     density, remarks = examine_density(video.maps[stem])
@@ -172,17 +191,17 @@ def read_annotation(video: Video, index: int) -> tuple[np.ndarray, np.ndarray, l
 
 
 def reasons(frames: Iterable[list[Remark]]) -> list[str]:
-    """The reasons of all frames' remarks, one after the other; of a frame each reason once."""
+    """The reasons of all frames' remarks in a row; each reason once a frame."""
     return [reason for remarks in frames for reason in dict.fromkeys(remark.reason for remark in remarks)]
 
 
-def joined(parts: Iterable[dict]) -> dict:
-    """One dict of several."""
+def merged(parts: Iterable[dict]) -> dict:
+    """One dict from several."""
     return {name: value for part in parts for name, value in part.items()}
 
 
 def batches(samples: Iterable[dict], size: int) -> Iterator[list[dict]]:
-    """Groups of up to `size` samples in a row whose maps have one shape."""
+    """Up to `size` consecutive samples at a time, their maps all of one shape."""
     group = []
     for sample in samples:
         if len(group) == size or (group and group[0]["saliency"].shape != sample["saliency"].shape):

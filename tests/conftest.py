@@ -128,7 +128,7 @@ def scored(tiny_set, weights_file, tmp_path_factory):
 @pytest.fixture
 def no_figures(monkeypatch):
     import test as evaluation
-    monkeypatch.setattr(evaluation, "figures", lambda *arguments: [])
+    monkeypatch.setattr(evaluation, "draw_figures", lambda *arguments: [])
 
 
 def write_video(path, pictures, times=None, rate=25, sound=None, codec="libx264", index_first=False, sound_lasts=None):

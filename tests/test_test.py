@@ -22,7 +22,6 @@ from scoring.scorers import Scorer
 from videos.annotation import read_density, read_fixations
 from videos.images import read_frame
 
-
 # Which data
 
 def test_another_dataset_is_scored_on_its_own_split_short_videos_included(ucf_set, weights_file, tmp_path, capsys):
@@ -154,7 +153,7 @@ def test_a_process_waits_for_the_others_however_long_before_it_hands_over_its_sc
     method = Method("M", None, scorer, None)
     monkeypatch.setattr(utils, "barrier", lambda: calls.append("wait"))
     monkeypatch.setattr(utils, "all_gather", lambda value: (calls.append("gather"), [value])[1])
-    evaluation.put_together(method, [], None)
+    evaluation.gather_finished(method, [], None)
     assert method.finished == [] and calls == ["wait", "gather", "gather"]  # rows, and counts
 
 
