@@ -1,4 +1,4 @@
-"""Predict a dataset's saliency maps and score them. With no argument: saved_models/RecSalNet.pth on DHF1K's validation set.
+"""Predict a dataset's saliency maps and score them; by default those of saved_models/RecSalNet.pth on DHF1K's val.
 
     python test.py
     python test.py --data data/sample --weights saved_models/demo/RecSalNet.pth --centre-baseline
@@ -47,41 +47,50 @@ def arguments() -> argparse.ArgumentParser:
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", choices=list(DATASETS),
                       help="whose split names are known; folder: your own (default: dhf1k; of smcf vsod)")
-    data.add_argument("--data", type=Path, metavar="FOLDER", help=f"where it lies, in any tree of data/README.md (default: {DATASET_FOLDERS})")
+    data.add_argument("--data", type=Path, metavar="FOLDER",
+                      help=f"where it lies, in any tree of data/README.md (default: {DATASET_FOLDERS})")
     data.add_argument("--split", nargs="+",
-                      help="what to score, one or several, each in a run of its own: a folder below --data, a list of names (.txt), numbers such as "
-                           "601-700, or all (default: val; hollywood2 and ucf-sports: testing; diem: test; vsod: TestSet/DAVIS)")
+                      help="what to score, one or several, each in a run of its own: a folder below --data, a list of "
+                           "names (.txt), numbers such as 601-700, or all (default: val; hollywood2 and ucf-sports: "
+                           "testing; diem: test; vsod: TestSet/DAVIS)")
     data.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
-                      help="leave out videos that cannot be read, counted and reported, instead of stopping (default: off)")
+                      help="leave out videos that cannot be read, counted and reported, instead of stopping "
+                           "(default: off)")
     maps = parser.add_argument_group("maps")
     model_argument(maps, nargs="+", default=None)
     source = maps.add_mutually_exclusive_group()
     source.add_argument("--weights", nargs="+", metavar="FILE",
-                        help="weight file of each network, or several of one: a path, or an https URL (URL#sha256=HEX: and checked); FILE#KEY: "
-                             "one of several state dicts in it; a .json beside it, or the metadata of a .safetensors file, is read for the "
-                             "configuration (default: saved_models/RecSalNet.pth, or so "
-                             "for the other models)")
+                        help="weight file of each network, or several of one: a path, or an https URL (URL#sha256=HEX: "
+                             "and checked); FILE#KEY: one of several state dicts in it; a .json beside it, or the "
+                             "metadata of a .safetensors file, is read for the configuration (default: "
+                             "saved_models/RecSalNet.pth, or likewise for the other networks)")
     source.add_argument("--predictions", type=Path, nargs="+", metavar="DIR",
-                        help="score the maps in DIR/VIDEO/FRAME.png, of any method and size, instead of a model's (default: none)")
+                        help="score the maps in DIR/VIDEO/FRAME.png, of any method and size, instead of a network's "
+                             "(default: none)")
     scores = parser.add_argument_group("scores")
     scores.add_argument("--protocol", choices=FixationTarget.protocols,
-                        help="float: maps as the network gives them; dhf1k: as their 8-bit files hold them, SIM 0 where the density is all "
-                             "zero, as the benchmark (default: float, with --predictions dhf1k; masks of salient objects have one of their own)")
+                        help="float: maps as the network gives them; dhf1k: as their 8-bit files hold them, SIM 0 "
+                             "where the density is all zero, as the benchmark (default: float, with --predictions "
+                             "dhf1k; masks of salient objects have one of their own)")
     scores.add_argument("--mask-frames", choices=MaskTarget.choices,
                         help="which frames with a mask of salient objects count; inner: without the first and the last "
                              "frame of each sequence, as in DAVIS's own protocol (default: all)")
     scores.add_argument("--sample-frames", type=at_least(1), metavar="N",
-                        help="score N annotated frames, drawn at random; the benchmark's code takes 50000. Maps are made of all frames nevertheless "
-                             "(default: all)")
+                        help="score N annotated frames, drawn at random; the benchmark's code takes 50000. Maps are "
+                             "made of all frames nevertheless (default: all)")
     scores.add_argument("--centre-baseline", action=argparse.BooleanOptionalAction,
-                        help="score a Gaussian in the centre too (default: on where several methods are compared, else off)")
-    scores.add_argument("--seed", type=at_least(0), default=0, help="of the frames drawn for s-AUC and --sample-frames (default: 0)")
+                        help="score a Gaussian in the centre too (default: on where several methods are compared, else "
+                             "off)")
+    scores.add_argument("--seed", type=at_least(0), default=0,
+                        help="of the frames drawn for s-AUC and --sample-frames (default: 0)")
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, default=Path("results"), help="folder that holds runs (default: results)")
-    output.add_argument("--method", type=run_name, nargs="+", help="name of each method in tables and folders (default: the model's class, or the "
-                                                                   "last folder of --predictions)")
-    output.add_argument("--run-name", type=run_name, help="name of this run: maps go to OUT/RUN_NAME/METHOD/VIDEO/FRAME.png, tables and figures to "
-                                                          "OUT/RUN_NAME (default: DATA_SPLIT_METHODS_PROTOCOL)")
+    output.add_argument("--method", type=run_name, nargs="+",
+                        help="name of each method in tables and folders (default: the model's class, or the last "
+                             "folder of --predictions)")
+    output.add_argument("--run-name", type=run_name,
+                        help="name of this run: maps go to OUT/RUN_NAME/METHOD/VIDEO/FRAME.png, tables and figures to "
+                             "OUT/RUN_NAME (default: DATA_SPLIT_METHODS_PROTOCOL)")
     output.add_argument("--overwrite", action=argparse.BooleanOptionalAction, default=False,
                         help="replace the scores of an earlier run of this name (default: off)")
     flow_arguments(parser)
@@ -125,8 +134,8 @@ def main(args: argparse.Namespace) -> None:
     # Where maps come from.
     if args.predictions and (args.model or args.precision or args.batch_size or args.compile or args.interpolate > 1
                              or args.frame_size):
-        raise ValueError("--model, --precision, --batch-size, --compile, --interpolate and --frame-size are of a network: "
-                         "they have no effect on the files of --predictions")
+        raise ValueError("--model, --precision, --batch-size, --compile, --interpolate and --frame-size are of a "
+                         "network: they have no effect on the files of --predictions")
     sources: list[MapSource] = [StoredMaps(folder) for folder in args.predictions or []]
     if not args.predictions:
         pairs = pair_with_weights(models, args.weights)
@@ -161,9 +170,10 @@ def main(args: argparse.Namespace) -> None:
         maps = {name: source.folder_of_maps(folder / name) for name, source in zip(names, sources)}
         if not args.overwrite and utils.is_main():
             written = [maps[name] for name, source in zip(names, sources) if source.writes_maps]
-            utils.refuse_to_replace([folder / "scores.json", *written], "--overwrite allows it, --run-name NAME keeps both")
+            utils.refuse_to_replace([folder / "scores.json", *written],
+                                    "--overwrite allows it, --run-name NAME keeps both")
         runs.append(SplitRun(data, split, videos, skipped[split], target, chosen, folder, maps))
-    utils.barrier()                                                        # nobody writes before the main process has looked
+    utils.barrier()                                                   # nobody writes before the main process has looked
 
     # Maps, scores, report.
     about = {"dataset": dataset, "seed": args.seed, "sample_frames": args.sample_frames, "device": device.type,
@@ -205,13 +215,13 @@ class SplitRun:
 
 
 def score_split(run: SplitRun, methods: list[Method]) -> dict[str, dict]:
-    """Make and score the maps of all methods, the videos shared out between processes; returns what each method cost."""
+    """Make and score all methods' maps, each process those of its share of the videos; returns each method's costs."""
     share = run.videos[utils.rank()::utils.world_size()]
     for method in methods:
         method.finished = list(score_videos(share, run.chosen, method, run.skipped))
         gather_finished(method, run.videos, run.skipped)
     common = set.intersection(*({video.name for video, _ in method.finished} for method in methods))
-    for method in methods:                                                 # scores of different frames cannot be compared
+    for method in methods:                                               # scores of different frames cannot be compared
         method.finished = [(video, rows) for video, rows in method.finished if video.name in common]
     return {method.name: method.source.costs() for method in methods}
 
@@ -224,7 +234,7 @@ def score_videos(videos: list[Video], chosen: dict[str, list[int]], method: Meth
             maps = method.source.maps(video, chosen[video.name], method.scorer.protocol, method.folder)
             with contextlib.closing(maps):                                 # before its files are removed
                 rows = method.scorer(video, chosen[video.name], maps, method.name)
-                collections.deque(maps, maxlen=0)                          # frames after the last one that is scored get maps too
+                collections.deque(maps, maxlen=0)                # frames after the last one that is scored get maps too
             yield video, rows
         except (FileNotFoundError, ValueError) as error:
             if skipped is None:
@@ -234,12 +244,12 @@ def score_videos(videos: list[Video], chosen: dict[str, list[int]], method: Meth
 
 
 def gather_finished(method: Method, videos: list[Video], skipped: list[str] | None) -> None:
-    """All-gather what the processes have scored, counted and skipped, in the order of the dataset: the same as one alone has."""
+    """All-gather what the processes have scored, counted and skipped: the same, in the same order, as of one alone."""
     utils.barrier()                                                        # one may have had much longer videos
     method.scorer.gather(videos)
     parts = utils.all_gather({"rows": {video.name: rows for video, rows in method.finished}, "skipped": skipped or []})
     rows = merged(part["rows"] for part in parts)
-    if skipped is not None:                                                # those of the listing are the same in all processes
+    if skipped is not None:                                         # those of the listing are the same in all processes
         skipped[:] = dict.fromkeys(reason for part in parts for reason in part["skipped"])
     method.finished = [(video, rows[video.name]) for video in videos if video.name in rows]
 
@@ -256,8 +266,8 @@ def write_results(run: SplitRun, methods: list[Method], details: dict) -> None:
     if not rows:
         if not methods[0].finished:
             raise ValueError(f"every video of {run.data / run.split} was skipped: {' / '.join(details['skipped'])}")
-        message = (f"no annotation in {run.data / run.split}: nothing to score. A frame is scored that has a density map and a "
-                   f"fixation map (a density map, where its video has no fixation maps), or a mask; {TREE}")
+        message = (f"no annotation in {run.data / run.split}: nothing to score. A frame is scored that has a density "
+                   f"map and a fixation map (a density map, where its video has no fixation maps), or a mask; {TREE}")
         if not source.writes_maps:
             raise ValueError(message)
         print(message)                                                     # all the same: maps were made
@@ -270,7 +280,8 @@ def write_results(run: SplitRun, methods: list[Method], details: dict) -> None:
     }, run.target))
     title = f"{', '.join(run.maps)}, {run.data}, split {run.split}, protocol {protocol}"
     drawn = draw_figures(grouped(rows, "method"), run.videos, run.maps, run.folder, title, run.target)
-    print(f"written to {run.folder}: {', '.join(['scores.json', 'scores.md', 'per_video.csv', 'per_frame.csv', *drawn])}")
+    files = ["scores.json", "scores.md", "per_video.csv", "per_frame.csv", *drawn]
+    print(f"written to {run.folder}: {', '.join(files)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """SMCF: three ResNet-50 trunks (frames, optical flow, both merged), self-attention over groups of frames, two decoders.
 
 It finds salient objects, with sharp edges, where the other networks predict where people look.
-Their measures are in scoring/salient_objects.py.
+The measures for such maps are in scoring/salient_objects.py.
 
 Source: Yang, Mu, Guo, Hu, Wang, "Video salient object detection via self-attention-guided multilayer cross-stack fusion", 2023.
 """

@@ -23,7 +23,7 @@ def draw_figures(rows: dict[str, list[dict]], videos: list[Video], maps: dict[st
     Args:
         rows: method -> its rows, of a scorer.
         videos: of the split.
-        maps: method -> folder of its maps. Several methods are compared frame by frame, of one the best and worst frames are shown.
+        maps: method -> folder of its maps. Several methods are shown side by side, of one the best and worst frames.
         folder: of the figures.
         title: of all figures.
         target: what maps were scored against.
@@ -54,7 +54,7 @@ def draw_figures(rows: dict[str, list[dict]], videos: list[Video], maps: dict[st
 
 
 def draw_distributions(rows: dict[str, list[dict]], figure, target: ScoringTarget = BY_FIXATIONS):
-    """One panel a measure: for each method the videos' means as points beside their box of quartiles."""
+    """A panel for each measure: for each method the videos' means as points, beside the box of their quartiles."""
     videos = {method: per_video(of_method, target) for method, of_method in rows.items()}
     axes = figure.subplots(2, -(-len(target.labels) // 2)).flat
     for axis in axes[len(target.labels):]:
@@ -65,7 +65,7 @@ def draw_distributions(rows: dict[str, list[dict]], figure, target: ScoringTarge
             values = [video[name] for video in of_method if not math.isnan(video[name])]
             if values:
                 axis.boxplot(values, positions=[place], widths=0.4, showfliers=False)
-                spread = np.random.default_rng(0).uniform(0.25, 0.45, len(values))  # sideways, so that none hides another
+                spread = np.random.default_rng(0).uniform(0.25, 0.45, len(values))  # so that none hides another
                 axis.plot(place + spread, values, ".", alpha=0.6)
         labels = [f"{method}\n{four_digits(mean_of(of_method, [name])[name])}" for method, of_method in videos.items()]
         axis.set_xticks(range(len(videos)), labels, fontsize=8)
@@ -73,7 +73,7 @@ def draw_distributions(rows: dict[str, list[dict]], figure, target: ScoringTarge
 
 
 def best_and_worst(rows: list[dict], measure: str = "cc") -> list[tuple[str, dict]]:
-    """("best" or "worst", row) of up to three videos each: those videos' own best, or worst, frame by a measure."""
+    """Up to three ("best", row), then up to three ("worst", row): each a video's best, or worst, frame by a measure."""
     score = lambda row: row[measure]
     videos = [[row for row in frames if not math.isnan(score(row))] for frames in grouped(rows, "video").values()]
     best = sorted((max(frames, key=score) for frames in videos if frames), key=score, reverse=True)
@@ -90,16 +90,18 @@ def side_by_side(rows: dict[str, list[dict]]) -> list[tuple[str, dict[str, dict]
 
 def draw_examples(examples: list[tuple[str, dict[str, dict]]], videos: list[Video], maps: dict[str, Path], figure,
                   target: ScoringTarget = BY_FIXATIONS):
-    """A row for each frame: image, density or mask, and the maps of its methods with their leading measure."""
+    """A row for each frame: the frame, its density map or mask, and each method's map with the leading measure."""
     by_name = {video.name: video for video in videos}
     for (kind, methods), axes in zip(examples, figure.subplots(len(examples), 2 + len(maps), squeeze=False)):
         row = next(iter(methods.values()))
         video = by_name[row["video"]]
         frame = next(path for path in video.frames if path.stem == row["frame"])
         pictures = [read_frame(frame), target.picture(video, row["frame"])]
-        pictures += [read_image(stored_files(maps[name], row["video"])[frame_key(row["frame"])], "L") for name in methods]
+        files = [stored_files(maps[name], row["video"])[frame_key(row["frame"])] for name in methods]
+        pictures += [read_image(path, "L") for path in files]
         titles = [f"{kind}: {row['video']}\nframe {row['frame']}".removeprefix(": "), target.picture_name]
-        titles += [f"{name}, {target.labels[target.leading]} {four_digits(own[target.leading])}" for name, own in methods.items()]
+        titles += [f"{name}, {target.labels[target.leading]} {four_digits(own[target.leading])}"
+                   for name, own in methods.items()]
         for axis, picture, title in zip(axes, pictures, titles):
             axis.imshow(picture, cmap="inferno")
             axis.set_title(title, fontsize=9)

@@ -1,4 +1,4 @@
-"""Where maps come from: a network, or files; and a method, which is such a source with its name, its scorer and its folder."""
+"""Where maps come from, a network or files; a method is such a source with its name, its scorer and its folder."""
 import contextlib
 import copy
 import math
@@ -24,12 +24,12 @@ from weights import sha256_of
 
 # How maps are scored -> what the report says about it.
 PROTOCOLS = {
-    "float": "maps as the network and its authors' way of finishing give them (RecSal-Net: blurred 11 x 11), at the frame's size, "
-             "not quantised; undefined values are left out of the averages",
-    "dhf1k": "maps of 8 bits, as their files hold them and the benchmark reads them; SIM of an all-zero density map counts as 0, as "
-             "in its code; other undefined values are left out of the averages",
-    ObjectScorer.protocol: "maps of 8 bits, as their files hold them, against masks whose objects are above 128, by the library "
-                           "pysodmetrics; every frame that has a mask counts alike, whatever its sequence",
+    "float": "maps as the network and its authors' way of finishing give them (RecSal-Net: blurred 11 x 11), at the "
+             "frame's size, not quantised; undefined values are left out of the averages",
+    "dhf1k": "maps of 8 bits, as their files hold them and the benchmark reads them; SIM of an all-zero density map "
+             "counts as 0, as in its code; other undefined values are left out of the averages",
+    ObjectScorer.protocol: "maps of 8 bits, as their files hold them, against masks whose objects are above 128, by "
+                           "the library pysodmetrics; every frame that has a mask counts alike, whatever its sequence",
 }
 
 
@@ -70,7 +70,7 @@ class MapSource:
         """Remove what was written for a video that was not finished."""
 
     def costs(self) -> dict:
-        """What the maps have cost since the last call, in all processes together; entries of scores.json beside `details`."""
+        """What maps have cost since the last call, all processes together: entries of scores.json beside `details`."""
         return {}
 
     def notes(self, costs: dict, videos: list[Video]) -> list[str]:
@@ -105,8 +105,9 @@ class Network(MapSource):
         flows = pictures and (pictures[index] for index in range(len(video.frames)))
         maps = self.timed(saliency_maps(self.model, frames, flows=flows, **self.options))
         with BoundedExecutor() as submit:
-            bar = tqdm(maps, desc=video.name, total=len(video.frames), unit="frame", leave=False, disable=utils.hide_bar())
-            for index, saliency in enumerate(bar):
+            maps = tqdm(maps, desc=video.name, total=len(video.frames), unit="frame", leave=False,
+                        disable=utils.hide_bar())
+            for index, saliency in enumerate(maps):
                 path = folder / video.name / f"{video.frames[index].stem}.png"
                 submit(write_map, path, saliency, self.model.quantise)
                 if index in wanted:
@@ -133,7 +134,7 @@ class Network(MapSource):
             (folder / video.name).rmdir()
 
     def costs(self) -> dict:
-        """"frames_per_second"; and "flow_used", where pictures of flow came from: methods or names of folders, None without flow."""
+        """"frames_per_second"; "flow_used": the methods, or names of folders, that flow came from, or None."""
         frames, = utils.all_reduce_sum([self.frames])
         seconds = max(utils.all_gather(self.seconds))
         self.frames, self.seconds = 0, 0.0
@@ -149,13 +150,13 @@ class Network(MapSource):
         if getattr(self.model, "first_frames", None) == "mirror":
             short = sum(len(video.frames) < mirrored_length(self.model) for video in videos)
             if short:
-                notes.append("Videos too short for all windows before the first frame to be time-reversed, so that this frame "
-                             f"fills the others: {short}.")
+                notes.append("Videos too short for all windows before the first frame to be time-reversed, so that "
+                             f"this frame fills the others: {short}.")
         return notes
 
 
 def gflop(model: nn.Module) -> float:
-    """Billions of operations for one map at the network's own frame size, a multiplication and an addition counted as two.
+    """Billions of operations for one map at the network's own frame size, a multiply-add counted as two.
 
     Nothing is computed: the network is on the meta device.
     """
@@ -184,7 +185,7 @@ class StoredMaps(MapSource):
 
     def maps(self, video: Video, indices: list[int], protocol: str, folder: Path) -> Iterator[Tensor]:
         self.check_video(video, indices)
-        dtype = torch.float32 if protocol == "float" else torch.uint8      # of uint8, resizing rounds as the benchmark's does
+        dtype = torch.float32 if protocol == "float" else torch.uint8      # uint8: resizing rounds, as in the benchmark
         read = lambda path: torch.from_numpy(read_prediction(path)).to(dtype)
         files = stored_files(self.folder, video.name)
         return in_threads(read, [files[frame_key(video.frames[index].stem)] for index in indices])
@@ -215,8 +216,8 @@ class StoredMaps(MapSource):
             present = f"holds {held[0]} to {held[-1]}, {len(held)} in all" if held else "is empty"
             raise FileNotFoundError(
                 f"no map for {len(missing)} of the {len(indices)} frames to score of video {video.name}: expected "
-                f"{self.folder / video.name / missing[0]}.png (or {', '.join(sorted(IMAGE_SUFFIXES - {'.png'}))}), but {place} "
-                f"{present}. Names are those of the dataset")
+                f"{self.folder / video.name / missing[0]}.png (or {', '.join(sorted(IMAGE_SUFFIXES - {'.png'}))}), "
+                f"but {place} {present}. Names are those of the dataset")
 
 
 def stored_files(folder: Path, video: str) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""The fixations of other frames, which shuffled AUC compares with."""
+"""For shuffled AUC: the fixations of other frames, against which a frame's own are told apart."""
 import functools
 from pathlib import Path
 
@@ -7,16 +7,16 @@ import numpy as np
 from dataloader import Video
 from videos.annotation import read_fixations
 
-OTHERS = 10                                                                # frames whose fixations s-AUC compares with
+OTHERS = 10                                                                # frames, as in the benchmark
 
 
 class OtherFixations:
-    """For shuffled AUC: the union of the fixations of frames of other videos, drawn at random but reproducibly.
+    """The union of the fixations of frames of other videos, drawn at random but reproducibly.
 
     Args:
-        videos: the dataset. If only one is annotated, the other frames are that video's own (`same_video`).
-        seed: with the dataset, the video's name and the frame's index it determines the frames drawn.
-        skip_bad: whether an unreadable fixation map counts as empty, and is listed in `unreadable`, or raises.
+        videos: of the split. If only one is annotated, the other frames are that video's own (`same_video`).
+        seed: determines, with the split, the video's name and the frame's index, which frames are drawn.
+        skip_bad: whether an unreadable fixation map counts as empty and is listed in `unreadable`, or raises.
     """
 
     def __init__(self, videos: list[Video], seed: int, skip_bad: bool = False) -> None:
@@ -26,12 +26,13 @@ class OtherFixations:
                  for video, frames in zip(videos, fixated) for frame in frames}
         self.frames, self.files = list(files), files
         stops = np.cumsum([len(frames) for frames in fixated]).tolist()
-        self.span = {video.name: (start, stop) for video, start, stop in zip(videos, [0, *stops], stops)}  # where its own frames are
+        self.span = {video.name: (start, stop)                             # of its own frames in `frames`
+                     for video, start, stop in zip(videos, [0, *stops], stops)}
         self.same_video = sum(stop > start for start, stop in self.span.values()) == 1
         self.positions = functools.cache(self.read_positions)              # a frame is drawn by ten others on average
 
     def read_positions(self, path: Path, like: Path) -> np.ndarray:
-        """The fixations of a file as (n, 2) rows and columns from 0, the first pixel, to 1, the last.
+        """The fixations of a file, (n, 2): rows and columns, from 0, the first pixel, to 1, the last.
 
         Args:
             path, like: of `read_fixations`.
@@ -57,7 +58,7 @@ class OtherFixations:
         return [self.frames[number if number < start else number + stop - start] for number in drawn]
 
     def union(self, drawn: list[tuple[str, str]], size: tuple[int, int]) -> np.ndarray:
-        """(H, W) bool: all fixations of those frames, their coordinates rescaled to this size and rounded."""
+        """All fixations of the frames drawn, (H, W) bool, their coordinates rescaled to `size` and rounded."""
         union = np.zeros(size, dtype=bool)
         for frame in drawn:
             row, column = np.round(self.positions(*self.files[frame]) * (np.array(size) - 1)).astype(int).T

@@ -1,4 +1,4 @@
-"""Averages of the rows of scores, and the report: tables in Markdown and CSV, scores.json, and the notes a reader needs."""
+"""Averages of scores, and the report: tables in Markdown and CSV, scores.json, and the notes that a reader needs."""
 import collections
 import csv
 import io
@@ -12,8 +12,8 @@ from scoring.methods import Method
 from scoring.published import PUBLISHED
 from scoring.targets import BY_FIXATIONS, ScoringTarget, mean_of
 
-SPEED = ("Parameters and operations are those of the network at its own frame size, for one map. Frames/s are those of this run: "
-         "reading and resizing frames included, scoring not.")
+SPEED = ("Parameters and operations are those of the network at its own frame size, for one map. Frames/s are those of "
+         "this run: reading and resizing frames included, scoring not.")
 
 
 # Averages
@@ -26,9 +26,9 @@ def summarise(rows: list[dict], target: ScoringTarget = BY_FIXATIONS) -> dict:
         target: what the rows were scored against.
 
     Returns:
-        "frames" and "videos", their numbers; "frame_average", measure -> mean over frames; "video_average", measure -> mean
-        over videos of the mean over their frames; "left_out", measure -> number of frames where it is undefined, which no
-        mean includes.
+        "frames" and "videos", their numbers; "frame_average", measure -> mean over frames; "video_average", measure ->
+        mean over videos of the mean over their frames; "left_out", measure -> number of frames where it is undefined,
+        which no mean includes.
     """
     videos = per_video(rows, target)
     return {
@@ -91,7 +91,7 @@ def entries_in_words(about: dict, *names: str) -> str:
 
 
 def table(summaries: dict[str, dict], target: ScoringTarget = BY_FIXATIONS) -> str:
-    """Markdown: for each method a row for each average, and one for the frames left out of both if a measure may be undefined."""
+    """Markdown: a method's rows are its two averages and, if measures may be undefined, the frames left out of both."""
     labels = target.labels
     lines = [table_row(["method", "", *labels.values()]), table_row(["---"] * (2 + len(labels)))]
     for method, summary in summaries.items():
@@ -121,7 +121,7 @@ def cost_table(methods: dict[str, dict]) -> str:
 
 
 def published_sections(dataset: str | None, labels: dict[str, str]) -> list[str]:
-    """Markdown: what others have published on a dataset, a key of `DATASETS`, if it was measured as here; else nothing."""
+    """Markdown: what others have published on a dataset, a key of `DATASETS`, if by the measures of `labels`."""
     if dataset not in PUBLISHED or not set(PUBLISHED[dataset].measures) <= set(labels):
         return []
     about, names, scores = PUBLISHED[dataset]
@@ -148,8 +148,8 @@ def csv_table(rows: list[dict], columns: list[str], measures: Iterable[str]) -> 
 
 # Notes
 
-def notes_on(methods: list[Method], costs: dict[str, dict], videos: list[Video], target: ScoringTarget, skipped: list[str],
-             interpolate: int, frame_size: list[int] | None) -> list[str]:
+def notes_on(methods: list[Method], costs: dict[str, dict], videos: list[Video], target: ScoringTarget,
+             skipped: list[str], interpolate: int, frame_size: list[int] | None) -> list[str]:
     """Sentences on what a reader of the scores must know.
 
     Args:
@@ -162,22 +162,24 @@ def notes_on(methods: list[Method], costs: dict[str, dict], videos: list[Video],
     """
     finished, scorer = methods[0].finished, methods[0].scorer
     frames = sum(len(video.frames) for video, _ in finished)
-    annotated, counted = (sum(len(indices(video)) for video, _ in finished) for indices in (target.annotated, target.counted))
+    annotated, counted = (sum(len(indices(video)) for video, _ in finished)
+                          for indices in (target.annotated, target.counted))
     density_alone = sum(len(video.annotated()) for video, _ in finished if not video.fixations)
     doubts = collections.Counter(reason for video, _ in finished for reason in scorer.remarks[video.name])
     scored = sum(len({row["frame"] for row in rows}) for _, rows in finished)
     seen = " x ".join(map(str, frame_size or []))
     notes = [
         (annotated < frames, f"{frames - annotated} of {frames} frames have no annotation and were not scored."),
-        (counted < annotated, f"**{annotated - counted} of {annotated} frames with a {target.picture_name} were not scored**: "
-                              f"{target.not_counted}."),
+        (counted < annotated, f"**{annotated - counted} of {annotated} frames with a {target.picture_name} were not "
+                              f"scored**: {target.not_counted}."),
         (scored < counted, f"{scored} of {counted} annotated frames were drawn at random and scored."),
         (density_alone, f"**{density_alone} of {annotated} annotated frames have a density map alone**, for their "
                         "videos have no fixation maps: AUC-J, s-AUC and NSS are undefined there and left out."),
         *((True, f"**Annotation of {count} of {scored} frames**: {reason}.") for reason, count in doubts.most_common()),
         (interpolate > 1, f"**APPROXIMATION: one frame in {interpolate} went through the network**, "
                           "maps between are interpolated."),
-        (frame_size, f"**APPROXIMATION unless trained so: the network saw frames of {seen} (H x W) pixels**, by --frame-size."),
+        (frame_size, f"**APPROXIMATION unless trained so: the network saw frames of {seen} (H x W) pixels**, "
+                     "by --frame-size."),
         *((True, note) for note in scorer.notes()),
         (skipped, f"**Skipped, {len(finished)} of {len(videos)} videos scored.** {' / '.join(skipped)}"),
     ]

@@ -33,7 +33,7 @@ class Scorer:
 
     Attributes:
         drawn: video -> frame -> the other frames of its s-AUC, "VIDEO/FRAME".
-        resized, constant: video -> number of maps that differed from their annotation in size, and of maps of one value.
+        resized, constant: video -> number of maps whose size was not their annotation's, and of maps of one value.
         remarks: video -> the reasons of all remarks on its annotation, one for each frame concerned.
     """
 
@@ -82,17 +82,20 @@ class Scorer:
 
     def notes(self) -> list[str]:
         """Sentences for the report on the other frames of s-AUC."""
-        notes = ["s-AUC: only one video is annotated, so the other frames are its own."] if self.others.same_video else []
+        notes = []
+        if self.others.same_video:
+            notes.append("s-AUC: only one video is annotated, so the other frames are its own.")
         if self.others.unreadable:
             unreadable = ", ".join(sorted(self.others.unreadable))
             notes.append(f"s-AUC: unreadable fixation maps of other frames count as empty: {unreadable}.")
         return notes
 
     def targets(self, video: Video, index: int) -> dict:
-        """What a frame's map is scored against, on the CPU: "density", "fixations", "other_fixations"; and what is said about it."""
+        """What a frame's map is scored against, on the CPU: "density", "fixations", "other_fixations"; and about it."""
         density, fixations, remarks = read_annotation(video, index)
         drawn = self.others.draw(video, index)
-        arrays = {"density": density, "fixations": fixations, "other_fixations": self.others.union(drawn, density.shape)}
+        others = self.others.union(drawn, density.shape)
+        arrays = {"density": density, "fixations": fixations, "other_fixations": others}
         return {"frame": video.frames[index].stem, "others": ["/".join(other) for other in drawn], "remarks": remarks,
                 **{name: torch.from_numpy(x) for name, x in arrays.items()}}
 
@@ -100,13 +103,13 @@ class Scorer:
         """A frame's targets with its map, which is resized to theirs, on the device."""
         size = tuple(targets["density"].shape)
         resized = tuple(saliency.shape) != size
-        if resized:                                                        # clamped: below 0, where the cubic kernel undershoots, KL is NaN
+        if resized:                                # clamped: the cubic kernel undershoots, and KL is undefined below 0
             saliency = imresize(saliency.cpu(), size).clamp(min=saliency.min().item())
         return {**targets, "saliency": to_device(saliency, self.device), "resized": resized}
 
     @torch.no_grad()
     def score(self, batch: list[dict]) -> Tensor:
-        """A column for each measure, as many for the baseline if wanted, and one for whether the map is constant: (B, 7 or 13)."""
+        """A column for each measure, as many again for the baseline if wanted, and whether the map is constant."""
         saliency, density, *fixations = (torch.stack([sample[name] for sample in batch])
                                          for name in ("saliency", "density", "fixations", "other_fixations"))
         density = to_device(density, self.device)
@@ -141,7 +144,7 @@ class ObjectScorer:
         self.baseline, self.resized, self.constant, self.remarks = baseline, {}, {}, {}
 
     def __call__(self, video: Video, indices: list[int], maps: Iterable[Tensor], method: str) -> list[dict]:
-        """A row for each of these frames, {"method", "video", "frame", "mae", ..}; then those of the baseline if wanted."""
+        """A row for each frame, {"method", "video", "frame", "mae", ..}; then those of the baseline if wanted."""
         rows, baseline, counts, remarks = [], [], collections.Counter(), []
         masks = in_threads(lambda index: examine_mask(video.masks[video.frames[index].stem]), indices)
         for index, (mask, about_mask), saliency in zip(indices, masks, maps):
@@ -152,7 +155,8 @@ class ObjectScorer:
             saliency = resize_density(saliency, size) if saliency.shape != size else saliency
             rows.append({"method": method, **about, **vsod_frame(saliency, mask)})
             if self.baseline:
-                baseline.append({"method": BASELINE, **about, **vsod_frame(stretch(centre_gaussian(size)).numpy(), mask)})
+                centre = stretch(centre_gaussian(size)).numpy()
+                baseline.append({"method": BASELINE, **about, **vsod_frame(centre, mask)})
         self.resized[video.name], self.constant[video.name] = counts["resized"], counts["constant"]
         self.remarks[video.name] = reasons(remarks)
         return rows + baseline
@@ -168,7 +172,7 @@ class ObjectScorer:
 
 
 def centre_gaussian(size: tuple[int, int]) -> Tensor:
-    """The baseline that looks at no frame, (H, W) float32 in (0, 1]: a Gaussian in the centre, sigma a quarter of each side."""
+    """The baseline that looks at no frame, (H, W) float32 in (0, 1]: a Gaussian, sigma a quarter of each side."""
     row, column = (torch.exp(-0.5 * ((torch.arange(n) - (n - 1) / 2) / (n / 4)) ** 2) for n in size)
     return row[:, None] * column
 

@@ -15,7 +15,7 @@ from videos.annotation import read_density, read_mask
 
 
 class ScoringTarget:
-    """A kind of annotation that maps are scored against: a subclass says what the script, the report and the figures need of it.
+    """A kind of annotation that maps are scored against; a subclass says what script, report and figures need of it.
 
     Attributes:
         protocol: how maps are scored, a key of `methods.PROTOCOLS`.
@@ -54,7 +54,8 @@ class ScoringTarget:
         """Measure -> its average over frames."""
         raise NotImplementedError
 
-    def scorers(self, count: int, videos: list[Video], device: torch.device, seed: int, skip_bad: bool, baseline: bool) -> list:
+    def scorers(self, count: int, videos: list[Video], device: torch.device, seed: int, skip_bad: bool,
+                baseline: bool) -> list:
         """A scorer for each of `count` methods; the first one scores the centre Gaussian too if `baseline`.
 
         Args:
@@ -75,11 +76,12 @@ class FixationTarget(ScoringTarget):
     leading, picture_name, can_be_undefined = "cc", "density", True
     constant_maps = "CC, SIM, s-AUC and NSS are undefined there and left out, which flatters the method."
     explained = (
-        "AUC-J is the expectation over the random breaking of ties, s-AUC the exact expectation over random splits against the "
-        f"fixations of {OTHERS} other frames. Maps that differ from their annotation in size are resized to it as MATLAB's imresize "
-        "does (bicubic, antialiased)",
-        "Files that test.py and predict.py write are made 8 bits as each network's authors do (RecSal-Net: stretched to 0 .. 255 "
-        "frame by frame). KL depends on that stretch, the other measures do not: compare KL within one protocol only",
+        "AUC-J is the expectation over the random breaking of ties, s-AUC the exact expectation over random splits "
+        f"against the fixations of {OTHERS} other frames. Maps that differ from their annotation in size are resized "
+        "to it as MATLAB's imresize does (bicubic, antialiased)",
+        "Files that test.py and predict.py write are made 8 bits as each network's authors do (RecSal-Net: stretched "
+        "to 0 .. 255 frame by frame). KL depends on that stretch, the other measures do not: compare KL within one "
+        "protocol only",
     )
 
     def annotated(self, video: Video) -> list[int]:
@@ -133,7 +135,8 @@ class MaskTarget(ScoringTarget):
 BY_FIXATIONS = FixationTarget()
 
 
-def find_target(videos: list[Video], protocol: str | None, mask_frames: str | None, default_protocol: str) -> ScoringTarget:
+def find_target(videos: list[Video], protocol: str | None, mask_frames: str | None,
+                default_protocol: str) -> ScoringTarget:
     """What the maps of these videos are scored against: masks if any video has them, else fixations.
 
     Args:
@@ -143,7 +146,7 @@ def find_target(videos: list[Video], protocol: str | None, mask_frames: str | No
 
     Raises:
         ValueError: `protocol` or `mask_frames` was given for the other kind.
-        ModuleNotFoundError: the measures of masks need a package that is not installed. Better now than after the maps are made.
+        ModuleNotFoundError: the measures of masks need a package that is not installed.
     """
     if not any(video.masked() for video in videos):
         if mask_frames:
@@ -152,13 +155,13 @@ def find_target(videos: list[Video], protocol: str | None, mask_frames: str | No
     if protocol:
         raise ValueError(f"--protocol {protocol} is for maps that are scored by fixations: "
                          "these videos have masks of salient objects")
-    vsod_measures()
+    vsod_measures()                                                        # raises now, not after the maps are made
     return MaskTarget(mask_frames or "all")
 
 
 def choose_frames(videos: list[Video], sample: int | None, seed: int,
                   target: ScoringTarget = BY_FIXATIONS) -> dict[str, list[int]]:
-    """Video's name -> indices of the frames to score: all that count, or `sample` of them, drawn at random from all videos."""
+    """Video's name -> indices of the frames to score: all that count, or `sample` of all videos', drawn at random."""
     every = [(video.name, index) for video in videos for index in target.counted(video)]
     if sample is not None and sample < len(every):
         drawn = np.random.default_rng(seed).choice(len(every), size=sample, replace=False)
