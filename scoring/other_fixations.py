@@ -1,4 +1,4 @@
-"""For shuffled AUC: the fixations of other frames, against which a frame's own are told apart."""
+"""For shuffled AUC: the fixations of other frames, its negatives."""
 import functools
 from pathlib import Path
 

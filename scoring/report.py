@@ -150,7 +150,7 @@ def csv_table(rows: list[dict], columns: list[str], measures: Iterable[str]) -> 
 
 def notes_on(methods: list[Method], costs: dict[str, dict], videos: list[Video], target: ScoringTarget,
              skipped: list[str], interpolate: int, frame_size: list[int] | None) -> list[str]:
-    """Sentences on what a reader of the scores must know.
+    """What a reader of the scores must know, in sentences.
 
     Args:
         methods: scored.

@@ -91,7 +91,7 @@ class Scorer:
         return notes
 
     def targets(self, video: Video, index: int) -> dict:
-        """What a frame's map is scored against, on the CPU: "density", "fixations", "other_fixations"; and about it."""
+        """A frame's "density", "fixations" and "other_fixations", on the CPU; its name, the frames drawn, remarks."""
         density, fixations, remarks = read_annotation(video, index)
         drawn = self.others.draw(video, index)
         others = self.others.union(drawn, density.shape)
@@ -138,7 +138,7 @@ class ObjectScorer:
         resized, constant, remarks: as of `Scorer`.
     """
 
-    protocol, drawn = "masks", {}                                          # nothing is drawn at random
+    protocol, drawn = "masks", {}
 
     def __init__(self, baseline: bool = False) -> None:
         self.baseline, self.resized, self.constant, self.remarks = baseline, {}, {}, {}
@@ -167,7 +167,7 @@ class ObjectScorer:
         self.resized, self.constant, self.remarks = map(merged, zip(*parts))
 
     def notes(self) -> list[str]:
-        """None: the report says nothing more about masks."""
+        """No sentences: nothing is drawn at random."""
         return []
 
 
