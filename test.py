@@ -1,4 +1,4 @@
-"""Predict a dataset's saliency maps and score them; by default those of saved_models/RecSalNet.pth on DHF1K's val.
+"""Predict a dataset's saliency maps and score them; by default saved_models/RecSalNet.pth on DHF1K's validation set.
 
     python test.py
     python test.py --data data/sample --weights saved_models/demo/RecSalNet.pth --centre-baseline
