@@ -1,11 +1,14 @@
-"""How two maps are compared: the six measures, and the training objective built from the same functions.
+"""The six measures of saliency, and the training objective built from the same functions.
 
 Every measure takes a batch and returns one value a sample, NaN where it is undefined: NSS and both AUCs of a frame
 without fixations; AUC-Judd where every pixel is fixated; CC, NSS, SIM and shuffled AUC of a constant saliency map; CC,
-SIM and KL of a constant density map; everything of a map that is not finite.
+SIM and KL of a constant density map; all of them for a map that is not finite.
 Computed in float64, on the device of the saliency map. Fixations may stay on the CPU; then nothing waits for a GPU.
 Source: the definitions of the DHF1K benchmark's evaluation code (MIT Saliency Benchmark; Judd, Bylinskii).
 """
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,7 +44,7 @@ def similarity(saliency: Tensor, density: Tensor) -> Tensor:
         (B,); NaN where either map is constant.
     """
     check(saliency, density)
-    p, d = (above_minimum(x) for x in (saliency, density))                 # dividing by the maximum too would cancel out
+    p, d = (above_minimum(x) for x in (saliency, density))                # dividing by the maximum too would cancel out
     value = torch.minimum(p / p.sum(1, keepdim=True), d / d.sum(1, keepdim=True)).sum(1)
     return defined_where(value, ~is_constant(saliency) & ~is_constant(density))
 
@@ -114,8 +117,8 @@ def plain_area(values: Tensor, inside: Tensor, p: Tensor, n: Tensor, m: Tensor) 
     """The trapezoid rule through (0, 0), one point a fixated value, and (1, 1)."""
     rank = n[:, None] - torch.arange(values.shape[1], device=n.device)     # n .. 1 along ascending values
     fp = accurate_like(count_from(p, values)[0] - rank) / m[:, None]
-    # In ascending order: (1, 1), (fp, n / n), .. (fp, 1 / n), (0, 0). The rule sums the mean TP of neighbours times their
-    # distance in FP, which is the sum over all points of FP times half the difference of its neighbours' TP.
+    # In ascending order: (1, 1), (fp, n / n), .. (fp, 1 / n), (0, 0). The rule sums the mean TP of neighbours times
+    # their distance in FP, which is the sum over all points of FP times half the difference of its neighbours' TP.
     # Half the difference is 1 / n, but 1 / (2 n) at the topmost-TP point, whose neighbour (1, 1) has TP 1 as well.
     fp = fp * inside
     return 1 - (fp.sum(1) - fp[:, 0] / 2) / n
@@ -127,7 +130,7 @@ def expected_area(values: Tensor, inside: Tensor, p: Tensor, n: Tensor, m: Tenso
     With a fixated and b other pixels at a value, A others above it, and l the lowest fixated value:
     1 - sum a (A + b / 2) / (n M) + (A_l + b_l a_l / (a_l + 1)) / (2 n M).
     """
-    pixels = count_from(p, values)                                         # at or above each fixated value, and above it
+    pixels = count_from(p, values)                                        # at or above each fixated value, and above it
     fixated = [count - (~inside).sum(1, keepdim=True) for count in count_from(values, values)]
     others_from, above = (accurate_like(x - y) for x, y in zip(pixels, fixated))  # A + b, A
     a = accurate_like(fixated[0] - fixated[1])
@@ -141,10 +144,11 @@ def count_from(p: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
     N searches in K values, and a histogram: several times faster than sorting N.
     """
-    next_values = values.nextafter(torch.full_like(values, torch.inf))      # above a value is at or above the next number
+    next_values = values.nextafter(torch.full_like(values, torch.inf))    # above a value is at or above the next number
     bounds, order = torch.cat([values, next_values], dim=1).sort(dim=1)
     passed = torch.searchsorted(bounds, p, right=True)                     # (B, N): bounds at or below each pixel
-    histogram = passed.new_zeros(len(p), bounds.shape[1] + 1).scatter_add_(1, passed, passed.new_ones(1).expand_as(passed))
+    histogram = passed.new_zeros(len(p), bounds.shape[1] + 1)
+    histogram.scatter_add_(1, passed, passed.new_ones(1).expand_as(passed))
     reached = histogram.flip(1).cumsum(1).flip(1)[:, 1:]                   # pixels that pass at least so many bounds
     return torch.empty_like(reached).scatter_(1, order, reached).chunk(2, dim=1)
 
@@ -174,8 +178,9 @@ def auc_shuffled(saliency: Tensor, fixations: Tensor, other_fixations: Tensor) -
     return defined_where(area, (counts[0] > 0) & (counts[1] > 0) & (spread > 0) & spread.isfinite())
 
 
-def share_from(saliency: Tensor, low: Tensor, high: Tensor, fixations: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
-    """The share of the fixated pixels, min-max normalised, at or above each threshold, (B, thresholds); and their number, (B,)."""
+def share_from(saliency: Tensor, low: Tensor, high: Tensor, fixations: Tensor,
+               thresholds: Tensor) -> tuple[Tensor, Tensor]:
+    """The share of fixated pixels whose min-max normalised value reaches each threshold, (B, T); their number, (B,)."""
     values, inside = fixated_values(saliency, fixations)
     values = (accurate_like(values) - low) / (high - low)
     reached = (values[:, None] >= thresholds[:, None]) & inside[:, None]
@@ -192,12 +197,12 @@ def bce(saliency: Tensor, density: Tensor) -> Tensor:
     """Binary cross-entropy of a map against the min-max normalised density: a term of the objective, no measure.
 
     Args:
-        saliency: (B, H, W) in [0, 1]; kept off 0 and 1 by the smallest step from 1, so that value and gradient are finite.
+        saliency: (B, H, W) in [0, 1]; kept the smallest step away from 0 and 1, so that value and gradient are finite.
         density: (B, H, W), any range; min-max normalised here.
 
     Returns:
-        (B,), means over the pixels, in nats; NaN where the density map is constant: it has no range to bring to [0, 1], and
-        zeros instead would teach that nothing is salient where in truth nobody's gaze was recorded.
+        (B,), means over the pixels, in nats; NaN where the density map is constant: it has no range to scale to [0, 1],
+        and zeros instead would teach that nothing is salient where in truth nobody's gaze was recorded.
     """
     check(saliency, density)
     p, d = accurate(saliency), above_minimum(density)
@@ -207,25 +212,46 @@ def bce(saliency: Tensor, density: Tensor) -> Tensor:
     return defined_where(value, ~is_constant(density))
 
 
-# Short names in files and tables -> functions; in the order of tables.
-MEASURES = {"auc_j": auc_judd, "sim": similarity, "s_auc": auc_shuffled, "cc": cc, "nss": nss, "kl": kldiv}
-LABELS = {"auc_j": "AUC-J", "sim": "SIM", "s_auc": "s-AUC", "cc": "CC", "nss": "NSS", "kl": "KL", "l1": "L1", "bce": "BCE", "mae": "MAE"}
+class Measure(NamedTuple):
+    """An entry of `MEASURES`.
+
+    Attributes:
+        label: its name in tables.
+        function: (saliency, *targets) -> (B,), NaN where undefined.
+        targets: its arguments after the saliency map, of those of `measures`.
+    """
+    label: str
+    function: Callable[..., Tensor]
+    targets: tuple[str, ...] = ("density",)
+
+
+# Short names, for files -> measures, in the order of tables. A new measure is a function and an entry here.
+MEASURES = {
+    "auc_j": Measure("AUC-J", auc_judd, ("fixations",)),
+    "sim": Measure("SIM", similarity),
+    "s_auc": Measure("s-AUC", auc_shuffled, ("fixations", "other_fixations")),
+    "cc": Measure("CC", cc),
+    "nss": Measure("NSS", nss, ("fixations",)),
+    "kl": Measure("KL", kldiv),
+}
+LABELS = {**{name: measure.label for name, measure in MEASURES.items()}, "l1": "L1", "bce": "BCE", "mae": "MAE"}
 # Terms of the objective, and their sign in the loss.
 SIGNS = {"kl": 1, "cc": -1, "nss": -1, "sim": -1, "l1": 1, "bce": 1}
 TERMS = {"kl": kldiv, "cc": cc, "nss": nss, "sim": similarity, "l1": l1, "bce": bce}
-KL_OVER = ("sample", "batch")                                              # over what both maps of KL are divided by their sums
+KL_OVER = ("sample", "batch")                                      # over what both maps of KL are divided by their sums
 
 
 def measures(saliency: Tensor, density: Tensor, fixations: Tensor, other_fixations: Tensor) -> dict[str, Tensor]:
-    """All six measures of a batch, {"auc_j": (B,), ..}; NaN where undefined.
+    """All of `MEASURES` of a batch, {"auc_j": (B,), ..}; NaN where undefined.
 
     Args:
         saliency, density: (B, H, W) of one size.
         fixations, other_fixations: (B, H, W) bool.
     """
     saliency, density = accurate_like(saliency), accurate_like(density)    # once for all
-    targets = {"auc_j": (fixations,), "s_auc": (fixations, other_fixations), "nss": (fixations,)}
-    return {name: measure(saliency, *targets.get(name, (density,))) for name, measure in MEASURES.items()}
+    targets = {"density": density, "fixations": fixations, "other_fixations": other_fixations}
+    return {name: measure.function(saliency, *(targets[target] for target in measure.targets))
+            for name, measure in MEASURES.items()}
 
 
 def objective(saliency: Tensor, density: Tensor, fixations: Tensor, weights: dict[str, float],
@@ -240,8 +266,9 @@ def objective(saliency: Tensor, density: Tensor, fixations: Tensor, weights: dic
         density: (B, H, W) in [0, 1].
         fixations: (B, H, W) bool.
         weights: of "kl", "cc", "nss", "sim", "l1" and "bce"; a missing one is 0.
-        kl_over: "sample" divides each map by its own sum; "batch" divides both sides by their sums over the whole batch, as if it
-            were one tall map, so that maps with more density weigh more. Then all samples are left out, or none.
+        kl_over: "sample" divides each map by its own sum; "batch" divides both sides by their sums over the whole
+            batch, as if it were one tall map, so that maps with more density weigh more. Then all samples are left out,
+            or none.
 
     Returns:
         "loss", a scalar with a gradient; "kl", "cc", "nss", "sim", "l1", "bce", scalars, detached, unweighted;
@@ -270,32 +297,34 @@ def objective(saliency: Tensor, density: Tensor, fixations: Tensor, weights: dic
 
 
 def euclidean(levels: Tensor, density: Tensor, fixations: Tensor | None = None) -> dict[str, Tensor]:
-    """Caffe's Euclidean loss, of the two-stream networks: half the sum of squared differences, divided by the batch size.
+    """Caffe's Euclidean loss, of the two-stream networks: half the sum of squared differences over the batch size.
 
     Args:
-        levels: (B, h, w) float32, in the range of a density map, not cut to it.
+        levels: (B, h, w) float32, in the range of a density map, not clamped to it.
         density: (B, H, W) in [0, 1], resized bilinearly where the sizes differ.
-        fixations: not looked at.
+        fixations: not used.
 
     Returns:
         "loss", a scalar with a gradient; "euclidean", the same, detached.
     """
     if levels.shape[1:] != density.shape[1:]:
-        density = F.interpolate(density[:, None], size=tuple(levels.shape[1:]), mode="bilinear", align_corners=False)[:, 0]
+        size = tuple(levels.shape[1:])
+        density = F.interpolate(density[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     loss = (levels - density).square().sum() / (2 * len(levels))
     return {"loss": loss, "euclidean": loss.detach()}
 
 
 def logits(outputs: tuple[Tensor, Tensor], mask: Tensor, fixations: Tensor | None = None) -> dict[str, Tensor]:
-    """Binary cross-entropy of the logits of two maps against one mask, added up: SMCF's objective.
+    """The sum of the binary cross-entropies of two maps' logits against one mask: SMCF's objective.
 
     Args:
         outputs: saliency and motion logits, (B, 1, h, w) float32 each.
         mask: (B, h, w) in [0, 1].
-        fixations: not looked at.
+        fixations: not used.
 
     Returns:
-        "loss", a scalar with a gradient; "saliency_bce" and "motion_bce", its two parts, means over pixels in nats, detached.
+        "loss", a scalar with a gradient; "saliency_bce" and "motion_bce", its two terms, means over pixels in nats,
+        detached.
     """
     terms = [F.binary_cross_entropy_with_logits(output[:, 0], mask) for output in outputs]
     return {"loss": sum(terms), **{name: term.detach() for name, term in zip(("saliency_bce", "motion_bce"), terms)}}
@@ -312,7 +341,7 @@ def batch_mean(measure, saliency: Tensor, target: Tensor) -> tuple[Tensor, int]:
     left_out = int(undefined.sum())
     if left_out == len(values):
         return values.new_zeros(()), left_out
-    if left_out:                                                           # once more without them: their gradient is NaN
+    if left_out:                                                           # again without them: their gradient is NaN
         values = measure(saliency[~undefined], target[(~undefined).to(target.device)])
     return values.sum() / len(saliency), left_out
 
@@ -322,7 +351,8 @@ def batch_mean(measure, saliency: Tensor, target: Tensor) -> tuple[Tensor, int]:
 def check(saliency: Tensor, target: Tensor) -> None:
     """Raise a ValueError where two arguments are not batches of maps of one size."""
     if saliency.ndim != 3 or saliency.shape != target.shape:
-        raise ValueError(f"expected two batches of maps of one size, (B, H, W), got {tuple(saliency.shape)} and {tuple(target.shape)}: "
+        raise ValueError("expected two batches of maps of one size, (B, H, W), "
+                         f"got {tuple(saliency.shape)} and {tuple(target.shape)}: "
                          "resize one of them, or add the batch axis to a single map with [None]")
 
 

@@ -22,12 +22,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import test
 import utils
 from benchmarks import plain
-from benchmarks.measures import PLAIN, TARGETS
+from benchmarks.measures import PLAIN
 from benchmarks.timing import median_seconds, report
-from loss import measures
+from loss import MEASURES, measures
 from model import RecSalNet
 from predict import (
     Source,
@@ -40,6 +39,9 @@ from predict import (
     write_map,
 )
 from saliency_model import EngineOptions, WindowModel
+from scoring.methods import Network
+from scoring.other_fixations import OtherFixations
+from scoring.scorers import Scorer
 from videos.images import read_frame
 from videos.video import Video, open_video
 
@@ -78,7 +80,7 @@ def make_video(folder: Path, frames: int, size: tuple[int, int]) -> Video:
 
 # The two evaluations of the whole video
 
-def plain_evaluation(video: Video, weights: dict[str, Tensor], size: tuple[int, int], scorer: "test.Scorer",
+def plain_evaluation(video: Video, weights: dict[str, Tensor], size: tuple[int, int], scorer: Scorer,
                      device: torch.device,
                      folder: Path) -> None:
     for index, saliency in enumerate(plain.saliency_maps(weights, list(video.frames), size, device)):
@@ -89,15 +91,15 @@ def plain_evaluation(video: Video, weights: dict[str, Tensor], size: tuple[int, 
 
 def plain_measures(saliency: np.ndarray, targets: dict[str, np.ndarray]) -> None:
     for name, measure in PLAIN.items():
-        measure(saliency, *(targets[target] for target in TARGETS.get(name, ("density",))))
+        measure(saliency, *(targets[target] for target in MEASURES[name].targets))
 
 
-def our_evaluation(video: Video, network: "test.Network", scorer: "test.Scorer", folder: Path) -> None:
+def our_evaluation(video: Video, network: Network, scorer: Scorer, folder: Path) -> None:
     indices = video.annotated()
     scorer(video, indices, network.maps(video, indices, "float", folder), "ours")
 
 
-def stages(video: Video, model: RecSalNet, weights: dict[str, Tensor], scorer: "test.Scorer", options: EngineOptions,
+def stages(video: Video, model: RecSalNet, weights: dict[str, Tensor], scorer: Scorer, options: EngineOptions,
            folder: Path) -> dict[str, tuple[Callable, Callable, int]]:
     """Stage -> the plain call, ours, and how many frames ours does at once."""
     like, count, size = next(model.parameters()), options.batch_size, tuple(model.config["frame_size"])
@@ -156,7 +158,7 @@ def measure(video: Video, folder: Path, size: tuple[int, int], precision: str, b
     weights, options = model.state_dict(), EngineOptions(batch_size=batch_size or default_batch_size(device))
     torch.save(weights, folder / "weights.pth")
     weights = {name: x.clone() for name, x in weights.items()}
-    scorer = test.Scorer(test.OtherFixations([video], 0), "float", device, batch_size=1 if device.type == "cpu" else 16)
+    scorer = Scorer(OtherFixations([video], 0), "float", device, batch_size=1 if device.type == "cpu" else 16)
     plain_call = functools.partial(plain_evaluation, weights=weights, size=size, scorer=scorer, device=device,
                                    folder=folder)
     of_plain = dataclasses.replace(video, frames=video.frames[:plain_frames])
@@ -167,7 +169,7 @@ def measure(video: Video, folder: Path, size: tuple[int, int], precision: str, b
     for stage, (plain_stage, our_stage, together) in stages(video, model, weights, scorer, options, folder).items():
         rows.append((stage, median_seconds(plain_stage, repeats, device, 1),
                      median_seconds(our_stage, repeats, device, 1) / together))
-    costless, network = (test.Network(m, folder / "weights.pth", options=options) for m in (Costless(model), model))
+    costless, network = (Network(m, folder / "weights.pth", options=options) for m in (Costless(model), model))
     evaluate = functools.partial(our_evaluation, scorer=scorer, folder=folder)
     engine = functools.partial(predict_source, costless.model, Source(video.frames[0].parent), folder,
                                options=options)

@@ -17,12 +17,8 @@ import numpy as np
 import torch
 
 from benchmarks.timing import machine, median_seconds, write_rows
-from loss import EPS, LABELS, MEASURES, measures
+from loss import EPS, MEASURES, measures
 from predict import at_least, keep_freed_memory, select_device
-
-# Of the others: density.
-TARGETS = {"auc_j": ("fixations",), "nss": ("fixations",), "s_auc": ("fixations", "other_fixations")}
-
 
 # The plain formulation: one map, (H, W) float64 arrays.
 
@@ -111,13 +107,13 @@ def compare(frames: dict[str, torch.Tensor], device: torch.device, repeats: int)
     # Fixations stay on the CPU, as in test.py.
     ours = {name: x if x.dtype == torch.bool else x.float().to(device) for name, x in frames.items()}
     size, rows = len(frames["saliency"]), []
-    for name, measure in MEASURES.items():
-        targets = ["saliency", *TARGETS.get(name, ("density",))]
-        call, plain_call = (functools.partial(f, *(maps[target] for target in targets))
-                            for f, maps in ((measure, ours), (PLAIN[name], plain)))
+    for name, plain_measure in PLAIN.items():
+        measure = MEASURES[name]
+        call, plain_call = (functools.partial(f, maps["saliency"], *(maps[target] for target in measure.targets))
+                            for f, maps in ((measure.function, ours), (plain_measure, plain)))
         with no_host_synchronisation(device):
             result = call()
-        rows.append({"measure": LABELS[name], "plain_ms": 1000 * median_seconds(plain_call, repeats, device),
+        rows.append({"measure": measure.label, "plain_ms": 1000 * median_seconds(plain_call, repeats, device),
                      "ours_ms": 1000 * median_seconds(call, repeats, device) / size,
                      "difference": abs(result[0].item() - plain_call())})
     with no_host_synchronisation(device):

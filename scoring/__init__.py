@@ -1,1 +1,1 @@
-"""For test.py: what scores are compared with."""
+"""For test.py: where maps come from, what they are scored against, and the report."""

@@ -15,14 +15,16 @@ class PublishedTable(NamedTuple):
     scores: dict[str, tuple[float | None, ...]]
 
 
-AS_COLLECTED = ("testing set, as collected in RecSal-Net's README (AAM: its own paper). Frames, protocol and the set that weights were chosen by may "
-                "differ from method to method and from ours; some authors count undefined measures as 0, here their frames are left out")
+AS_COLLECTED = ("testing set, as collected in RecSal-Net's README (AAM: its own paper). Frames, protocol and the set "
+                "that weights were chosen by may differ from method to method and from ours; some authors count "
+                "undefined measures as 0, here their frames are left out")
 
-# A key of `DATASETS` -> what is published on it.
+# A key of `DATASETS` -> the scores published on it.
 PUBLISHED = {
     "dhf1k": PublishedTable(
-        "DHF1K's hidden **test** set (videos 701-1000), scored by the benchmark's organisers, as collected in RecSal-Net's paper; those below "
-        "RecSal-Net: their own papers. Scores on any other set, DHF1K's validation set included, are not comparable with these.",
+        "DHF1K's hidden **test** set (videos 701-1000), scored by the benchmark's organisers, as collected in "
+        "RecSal-Net's paper; those below RecSal-Net: their own papers. Scores on any other set, DHF1K's validation set "
+        "included, are not comparable with these.",
         ("auc_j", "sim", "s_auc", "cc", "nss"), {
         "DeepVS":                     (0.856, 0.256, 0.583, 0.344, 1.911),
         "ACLNet":                     (0.890, 0.315, 0.601, 0.434, 2.354),

@@ -105,6 +105,32 @@ def ucf_set(tiny_set, tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def weights_file(tmp_path_factory):
+    """RecSal-Net's file, of the smallest network, with its configuration."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    model = RecSalNet(**TINY)
+    torch.save(model.state_dict(), folder / "RecSalNet.pth")
+    (folder / "RecSalNet.json").write_text(json.dumps({"configuration": model.config}))
+    return folder / "RecSalNet.pth"
+
+
+@pytest.fixture(scope="session")
+def scored(tiny_set, weights_file, tmp_path_factory):
+    """The folder of a run of test.py; read-only for tests."""
+    from score_runs import run
+    out = tmp_path_factory.mktemp("results")
+    run(tiny_set, weights_file, out, "--centre-baseline")
+    return out / "tiny_val_RecSalNet_float"
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    import test as evaluation
+    monkeypatch.setattr(evaluation, "draw_figures", lambda *arguments: [])
+
+
 def write_video(path, pictures, times=None, rate=25, sound=None, codec="libx264", index_first=False, sound_lasts=None):
     """A video file of (H, W, 3) pictures, at `times` in seconds or at a constant rate.
 

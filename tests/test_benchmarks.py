@@ -6,8 +6,9 @@ import types
 import pytest
 import torch
 
-from benchmarks import clips, evaluation, gpu, gpu_stages, measures, network, plain, timing
+from benchmarks import clips, evaluation, gpu, gpu_stages, network, plain, timing
 from dataloader import ClipDataset
+from loss import measures
 from saliency_model import prepare_frame
 from utils import computes_bfloat16
 

@@ -21,7 +21,7 @@ import predict
 import train
 import utils
 from baselines import MODELS
-from benchmarks import measures as measures_benchmark
+from loss import measures as measures_benchmark
 from model import RecSalNet
 from predict import compile_network, default_precision, float32_is_float32, load_model, precision_context, saliency_maps
 from saliency_model import EngineOptions

@@ -1,14 +1,14 @@
 import pytest
 
-import test as evaluation
 from loss import MEASURES
 from scoring.published import PUBLISHED
+from scoring.report import report
 from videos.splits import DATASETS
 
 
 def scores_md(tmp_path, dataset):
     details = {"notes": [], "protocol": "float", "protocol_means": "m", "data": "d", "split": "s", "methods": {"M": {}}, "dataset": dataset}
-    evaluation.report([{"method": "M", "video": "a", "frame": "1", **dict.fromkeys(MEASURES, 0.5)}], tmp_path, details)
+    report([{"method": "M", "video": "a", "frame": "1", **dict.fromkeys(MEASURES, 0.5)}], tmp_path, details)
     return (tmp_path / "scores.md").read_text()
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
-import test
 import utils
 from predict import load_model, saliency_maps
 from saliency_model import EngineOptions
+from scoring.other_fixations import OtherFixations
+from scoring.report import summarise
+from scoring.scorers import Scorer
 from videos.images import read_frame
 from videos.video import find_videos
 
@@ -25,7 +27,7 @@ def main(args: argparse.Namespace) -> None:
         return
     videos = find_videos(args.data, args.split)
     models = {precision: load_model(args.weights, device, precision) for precision in ("float32", "bfloat16")}
-    scorers = {precision: test.Scorer(test.OtherFixations(videos, 0), "float", device) for precision in models}
+    scorers = {precision: Scorer(OtherFixations(videos, 0), "float", device) for precision in models}
     rows, farthest = {precision: [] for precision in models}, 0.0
     for video in videos:
         frames, indices = [read_frame(path) for path in video.frames], video.annotated()
@@ -33,7 +35,7 @@ def main(args: argparse.Namespace) -> None:
         farthest = max(farthest, *(abs(a - b).max().item() for a, b in zip(*maps.values())))
         for precision, scorer in scorers.items():
             rows[precision] += scorer(video, indices, [maps[precision][index] for index in indices], precision)
-    exact, rounded = (test.summarise(rows[precision])["frame_average"] for precision in models)
+    exact, rounded = (summarise(rows[precision])["frame_average"] for precision in models)
     changes = {name: rounded[name] - exact[name] for name in exact}
     print(f"{len(rows['float32'])} frames; maps differ by at most {farthest:.4f}; measures by",
           ", ".join(f"{name} {change:+.5f}" for name, change in changes.items()))

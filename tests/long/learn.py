@@ -23,7 +23,7 @@ from benchmarks.timing import markdown_table
 from dataloader import ClipDataset, clip_loader
 from loss import cc
 from saliency_model import SaliencyModel
-from test import centre_gaussian
+from scoring.scorers import centre_gaussian
 from videos.video import find_videos
 
 # What differs from the recipe. An epoch of a network that carries a state is a step for every 10 frames of every video, of one that takes windows a
