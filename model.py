@@ -13,13 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from loss import Recipe
 from saliency_model import (
-    Recipe,
     WindowModel,
     check_frame_size,
     gaussian_blur,
     prepare_frame,
-    weighted,
     without_autocast,
 )
 from swin_transformer import SwinTransformer3D, load_encoder
@@ -55,7 +54,7 @@ class RecSalNet(WindowModel):
 
     clip_len = 32                                                          # fixed by the network: 16 tokens -> 8 -> 1
     known_by, authors_file = ("conv1.weight", "backbone.patch_embed.proj.weight"), "RecSalNet.pth"
-    recipe = Recipe(lr=1e-5, epochs=500, val_every=3, loss_weights=weighted(kl=1.0, cc=1.0, nss=0.1))  # the paper's
+    recipe = Recipe(lr=1e-5, epochs=500, val_every=3, loss_weights={"kl": 1.0, "cc": 1.0, "nss": 0.1})  # the paper's
     abilities = (*WindowModel.abilities, "activation_checkpointing")
     start_file = Path("saved_models/swin_small_patch244_window877_kinetics400_1k.pth")  # what training starts from, where it is there;
     start_download = "Swin3D_S_Weights.KINETICS400_V1"                     # else torchvision's weights of this name

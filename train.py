@@ -9,7 +9,6 @@
 """
 import argparse
 import contextlib
-import functools
 import inspect
 import itertools
 import json
@@ -22,8 +21,8 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +53,7 @@ from dataloader import (
     naming_deaths,
     readable,
 )
-from loss import KL_OVER, LABELS, OBJECTIVES, SIGNS, TERMS, cc, kldiv, l1, nss, objective, similarity
+from loss import GRADIENTS, KL_OVER, LABELS, SIGNS, TERMS, Recipe, cc, kldiv, l1, nss, similarity
 from predict import (
     at_least,
     choose_precision,
@@ -69,292 +68,96 @@ from predict import (
     print_configuration,
     select_device,
 )
-from saliency_model import AllMaps, Carried, SaliencyModel, map_state
+from saliency_model import Carried, SaliencyModel, map_state
 from weights import describe, load_entries, read_checkpoint, read_weights, torchvision_weights
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-GRADIENTS = ("averaged", "summed")                                         # of the batches of a step
-# Flags whose defaults are the chosen network's recipe, and arguments of networks.
-RECIPE = ("lr", "batch_size", "accumulate", "gradients", "epochs", "val_every", "flip", "scales", "kl_over")
-# What weights are chosen by, and what is logged beside it; the AUCs, and the measures of salient objects, are test.py's.
-VALIDATION = {"density": {"cc": cc, "kl": kldiv, "nss": nss, "sim": similarity}, "mask": {"cc": cc, "mae": l1}}
+# Arguments of networks: of each of these flags, the network's own default holds unless it is given.
 NETWORK = ("num_recursions", "frame_size", "frame_stride", "width", "embed_dim", "depths", "num_heads", "patch_norm", "drop_path",
            "alpha", "ema_loc", "residual", "dropout", "flow_kind", "trunk_width", "trunk_blocks")
+# What weights are chosen by, and what is logged beside it; the AUCs, and the measures of salient objects, are test.py's.
+VALIDATION = {"density": {"cc": cc, "kl": kldiv, "nss": nss, "sim": similarity}, "mask": {"cc": cc, "mae": l1}}
 STOPPED, TERMINATED = 130, 143                                             # exit codes of a run stopped by Ctrl-C, by SIGTERM
 
 
-# One epoch, one validation
+# Where an epoch stands, and how it is stopped
 
-@dataclass(frozen=True)
-class Steps:
-    """How the steps of the optimiser are made.
+@dataclass
+class Progress:
+    """Where an epoch stands in this process; in last.pt, all processes' together.
 
     Attributes:
-        compute_terms: what the network's `for_objective` returned, density, fixations -> terms with "loss".
-        precision: "float32" or "bfloat16" (autocast), of the forward pass.
-        accumulate: batches of a step.
-        gradients: "averaged" over all maps of a step, or "summed" over its batches.
-        milestones, gamma: after so many steps, the rate of groups that are "scheduled" is multiplied by gamma.
-        decay_epochs: and after every so many epochs; None for never.
-        warmup: over so many first steps, all rates rise linearly to their full values.
-        scales: of the frame size; a batch is taken at each, one after the other.
+        length: batches of the epoch, each counted once for every scale, of which so many are used (`batches`).
+        steps: of the optimiser, since the run began.
+        clips: maps compared.
+        skipped: clips that could not be read.
+        sums: of each term over the samples; "samples" counts them, "kl_left_out" and so on those where it is undefined.
+        seconds: in all, and of those, how many went into waiting for clips (`waited`).
+        carried: from clip to clip, by networks that carry a state.
     """
-    compute_terms: Callable[..., dict]
-    precision: str = "float32"
-    accumulate: int = 1
-    gradients: str = "averaged"
-    milestones: tuple[int, ...] = ()
-    gamma: float = 1.0
-    decay_epochs: int | None = None
-    warmup: int = 0
-    scales: tuple[float, ...] = (1.0,)
+    length: int
+    steps: int = 0
+    batches: int = 0
+    clips: int = 0
+    skipped: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    waited: float = 0.0
+    carried: Carried = field(default_factory=Carried)
 
-    def decays(self, steps: int, epochs: int) -> int:
-        """How often the rate has been multiplied by gamma after so many steps and whole epochs."""
-        return sum(steps >= milestone for milestone in self.milestones) + (epochs // self.decay_epochs if self.decay_epochs else 0)
-
-    def warmup_factor(self, steps: int) -> float:
-        """The share of their full values that rates have after so many steps."""
-        return min(1.0, (steps + 1) / self.warmup) if self.warmup else 1.0
-
-
-def train_one_epoch(model: nn.Module, loader: DataLoader, steps: Steps, optimizer: Optimizer, progress: dict, stop: "StopRequest") -> bool:
-    """Train on what is left of an epoch, stopping between optimiser steps when asked to.
-
-    Several processes make each step together, on the mean over all their maps; one that has none takes part all the same.
-
-    Args:
-        model: on its device, as `for_training` wraps it; set to train mode here.
-        loader: of batches; its sampler starts where `progress` says.
-        steps: how they are made.
-        optimizer: over the model's parameters.
-        progress: of `new_progress`, this process's, updated in place after each optimiser step.
-        stop: says whether the user asked to stop.
-
-    Returns:
-        Whether the epoch was finished.
-
-    Raises:
-        FloatingPointError: the loss is not finite; the message says on which (video, frame), with all terms.
-        ValueError: a clip cannot be read, or every clip of the epoch was skipped.
-    """
-    model.train()
-    started = time.perf_counter()
-    epoch = loader.batch_sampler.epoch + 1
-    batches = at_scales(readable(loader), steps.scales, skip=progress["batches"] % len(steps.scales))
-    bar = tqdm(total=progress["length"] - progress["batches"], desc=f"epoch {epoch}", unit="batch", leave=False, disable=utils.hide_bar())
-    for group in groups(batches, steps.accumulate, progress):
-        used = [batch for batch in group if "clip" in batch]
-        count, maps = utils.all_reduce_sum([len(used), sum(len(batch["density"]) for batch in used)])
-        optimizer.zero_grad(set_to_none=True)
-        if count:
-            backward(model, used, maps, steps, progress)
-        if maps:
-            set_rates(optimizer, steps.gamma ** steps.decays(progress["steps"], loader.batch_sampler.epoch), steps.warmup_factor(progress["steps"]))
-            optimizer.step()
-            progress["steps"] += 1
-        note_skipped(progress, group)
-        progress["batches"] += len(group)
-        bar.update(len(group))
-        if any(utils.all_reduce_sum([stop.requested])):                          # asked of one process, met by all after the same step
-            stop.requested = True
-            break
-    bar.close()
-    progress["seconds"] += time.perf_counter() - started
-    finished, (trained, skipped) = progress["batches"] >= progress["length"], utils.all_reduce_sum([progress["clips"], progress["skipped"]])
-    if finished:
-        progress["carried"] = Carried()
-    if finished and not trained:
-        raise ValueError(f"all {skipped:.0f} clips of epoch {epoch} were skipped: nothing to train on")
-    return finished
-
-
-def at_scales(batches: Iterator[dict], scales: tuple[float, ...], skip: int = 0) -> Iterator[dict]:
-    """Each batch once for every scale, which stands in it; without the first `skip`. What a batch lacks is told once."""
-    scaled = ({**batch, "scale": scale, "skipped": [] if number else batch["skipped"]} for batch in batches for number, scale in enumerate(scales))
-    return itertools.islice(scaled, skip, None)
-
-
-def set_rates(optimizer: Optimizer, factor: float, warmup_factor: float = 1.0) -> None:
-    """Set the learning rates of the next step: all are their first ones times `warmup_factor`, those of "scheduled" groups times a factor too."""
-    for group in optimizer.param_groups:
-        if "initial_lr" in group:                                          # missing: of an earlier version
-            group["lr"] = group["initial_lr"] * warmup_factor * (factor if group.get("scheduled") else 1)
-
-
-def backward(model: nn.Module, batches: list[dict], maps: float, steps: Steps, progress: dict) -> None:
-    """Gradients of the loss of a step, of which other processes may have some batches.
-
-    Args:
-        model: as in `train_one_epoch`; the gradients are in its parameters, the same in all processes.
-        batches: this process's, with clips; may be empty.
-        maps: how many are compared in all processes.
-        steps, progress: as in `train_one_epoch`.
-    """
-    for batch in batches[:-1]:
-        with model.no_sync() if utils.world_size() > 1 else contextlib.nullcontext():  # gradients travel once a step
-            loss_share(model, batch, maps, steps, progress).backward()
-    last = loss_share(model, batches[-1], maps, steps, progress) if batches else nothing_of(model, steps.precision)
-    last.backward()
-
-
-def loss_share(model: nn.Module, batch: dict, maps: float, steps: Steps, progress: dict) -> Tensor:
-    """What a batch adds to the loss of a step on so many `maps`; its terms are added to the progress."""
-    terms, count = forward_terms(model, batch, steps.compute_terms, steps.precision, progress["carried"]), len(batch["density"])
-    if count:
-        add_terms(progress["sums"], terms, count)
-    progress["clips"] += count
-    share = count / max(1, maps) if steps.gradients == "averaged" else 1
-    return terms["loss"] * (share * utils.world_size())                 # processes' gradients are averaged, not added
-
-
-def nothing_of(model: nn.Module, precision: str) -> Tensor:
-    """A loss without a gradient, for a process that has no clip of a step: the others wait for it."""
-    network, device = unwrap(model), next(model.parameters()).device
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training]
-    for norm in norms:                                                     # whose averages this is nothing for
-        norm.eval()
-    with precision_context(precision, device):
-        outputs = model(*network.blank())
-    for norm in norms:
-        norm.train()
-    return sum(output.sum() for output in network.loss_outputs(outputs)) * 0
-
-
-def for_training(network: nn.Module, idle_parameters: bool = False) -> nn.Module:
-    """The network as `train_one_epoch` wants it.
-
-    Args:
-        network: on its device.
-        idle_parameters: whether some get no gradient at times, for which several processes must look.
-    """
-    model = network.training_module()
-    return DistributedDataParallel(model, find_unused_parameters=idle_parameters) if utils.world_size() > 1 else model
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The network without what `for_training` wraps around it."""
-    model = model.module if isinstance(model, DistributedDataParallel) else model
-    return model.network if isinstance(model, AllMaps) else model
-
-
-def groups(batches: Iterator[dict], size: int, progress: dict) -> Iterator[list[dict]]:
-    """Batches in groups of up to `size`; the time it takes to wait for them is added up."""
-    while True:
+    def next_batches(self, batches: Iterator[dict], count: int) -> list[dict]:
+        """The next `count` batches, or as many as there are; the time that they take is added to `waited`."""
         asked = time.perf_counter()
-        group = list(itertools.islice(batches, size))
-        progress["waited"] += time.perf_counter() - asked
-        if not group:
-            return
-        yield group
+        taken = list(itertools.islice(batches, count))
+        self.waited += time.perf_counter() - asked
+        return taken
 
+    def add_terms(self, terms: dict[str, Tensor | int], count: int) -> None:
+        """Add a batch's terms times its samples, `count`."""
+        self.clips += count
+        self.sums["samples"] = self.sums.get("samples", 0) + count
+        means = [name for name in terms if not name.endswith("_left_out")]
+        values = dict(zip(means, torch.stack([terms[name].detach() for name in means]).tolist()))  # one wait for the GPU
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0) + (values[name] * count if name in values else value)
 
-def forward_terms(model: nn.Module, batch: dict, compute_terms: Callable[..., dict], precision: str,
-                  carried: Carried) -> dict:
-    """One forward pass: the terms of a batch, with a finite "loss"; of a clip without annotation, a loss of nothing."""
-    network, device = unwrap(model), next(model.parameters()).device
-    density = at_scale(batch["density"].to(device, non_blocking=True), batch.get("scale", 1))
-    with precision_context(precision, device):
-        inputs = [at_scale(x, batch.get("scale", 1)) for x in network.batch_inputs(batch, device)]
-        outputs = network.training_outputs(model, inputs, batch, carried)
-    if not len(density):
-        return {"loss": outputs.sum()}
-    terms = compute_terms(network.for_objective(outputs), density, batch.get("fixations"))  # fixations are listed on the CPU
-    if not torch.isfinite(terms["loss"]):
-        values = {name: float(torch.as_tensor(value).detach()) for name, value in terms.items()}
-        where = list(zip(batch["video"], batch["frame"]))
-        raise FloatingPointError(f"loss is {values['loss']} on (video, frame) {where}: {values}. Lower --lr, or try --precision float32")
-    return terms
+    def mean_terms(self) -> dict[str, float]:
+        """Means: of the loss over all samples, of each term over the samples where it is defined."""
+        terms = [name for name in self.sums if name != "samples" and not name.endswith("_left_out")]
+        counted = {name: self.sums["samples"] - self.sums.get(f"{name}_left_out", 0) for name in terms}
+        return {name: self.sums[name] / count if count else float("nan") for name, count in counted.items()}
 
+    def combined(self) -> "Progress":
+        """That of all processes together: clips and sums are added up, times are the first one's, nothing is carried."""
+        parts = utils.all_gather(self.record())
+        names = dict.fromkeys(name for part in parts for name in part["sums"])
+        sums = {name: sum(part["sums"].get(name, 0) for part in parts) for name in names}
+        added = {name: sum(part[name] for part in parts) for name in ("clips", "skipped")}
+        return Progress(**{**parts[0], **added, "sums": sums, "carried": Carried()})
 
-def at_scale(x: Tensor, scale: float) -> Tensor:
-    """(.., H, W) at a scale, bilinearly, corners aligned; both sides become multiples of 32."""
-    if scale == 1:
-        return x
-    size = [max(32, 32 * round(n * scale / 32)) for n in x.shape[-2:]]
-    channels = x if x.ndim == 4 else x[:, None]
-    return F.interpolate(channels, size=size, mode="bilinear", align_corners=True).view(*x.shape[:-2], *size)
+    def record(self) -> dict:
+        """For last.pt, in plain values: without what is carried, which each process stores by itself."""
+        return {**vars(self), "carried": None}
 
+    def record_carried(self) -> dict:
+        """What is carried, for last.pt: on the CPU, for another machine may lack this one's GPU."""
+        return {**vars(self.carried), "state": map_state(Tensor.cpu, self.carried.state)}
 
-@torch.no_grad()
-def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, float]:
-    """Mean measures over validation clips, or groups, at the annotation's full resolution (the authors' protocol).
+    @staticmethod
+    def check(record: dict, carried: list, source: Path) -> None:
+        """Raise a ValueError where `record`, None between epochs, or one of `carried` is not what a Progress writes."""
+        if record is not None:
+            sums = record.get("sums") if isinstance(record.get("sums"), dict) else {}
+            fresh = {**Progress(0).record(), "sums": dict.fromkeys(sums, 0.0)}
+            check_kinds({**record, "carried": None}, fresh, f"{source}, progress")
+        for each in carried:                                               # states are compared with the network's later
+            check_kinds({**each, "state": None} if isinstance(each, dict) else each, vars(Carried()), f"{source}, carried")
 
-    Returns:
-        {"cc", "kl", "nss", "sim"}, or {"cc", "mae"} of networks that learn masks: means over the clips where each is defined, NaN where
-        none is; {"clips", "skipped"}: how many were measured, and how many could not be read. The same in all processes, each of which
-        measures its share.
-
-    Raises:
-        ValueError: a clip cannot be read, or none could.
-    """
-    model.eval()
-    device = next(model.parameters()).device
-    measured = VALIDATION[model.target]
-    values, progress = {name: [] for name in measured}, new_progress(len(loader))
-    for batch in tqdm(readable(loader), desc="validation", total=len(loader), unit="clip", leave=False, disable=utils.hide_bar()):
-        note_skipped(progress, [batch])
-        if "clip" not in batch:
-            continue
-        density = batch["density"].to(device)
-        with precision_context(precision, device):
-            outputs = model.forward(*model.batch_inputs(batch, device))    # not compiled, even with --compile
-        output = model.main_output(outputs)
-        saliency = model.finish(output[-1:], density.shape[1:])                # of a group, its last frame's
-        for name, measure in measured.items():
-            values[name].append(measure(saliency, batch["fixations"] if measure is nss else density))
-    return mean_values({name: [float(value) for value in torch.cat(column)] if column else [] for name, column in values.items()},
-                       progress["skipped"])
-
-
-def mean_values(values: dict[str, list[float]], skipped: int) -> dict[str, float]:
-    """`validate`'s result from this process's values: sums and counts of all processes make the means."""
-    defined = {name: [value for value in column if not math.isnan(value)] for name, column in values.items()}
-    counts = utils.all_reduce_sum([len(values["cc"]), skipped, *map(len, defined.values())])
-    sums = utils.all_reduce_sum([math.fsum(column) for column in defined.values()])
-    if not counts[0]:
-        raise ValueError(f"all {counts[1]:.0f} validation clips were skipped: no measure to choose weights by")
-    means = {name: total / count if count else math.nan for name, total, count in zip(defined, sums, counts[2:])}
-    return {**means, "clips": int(counts[0]), "skipped": int(counts[1])}
-
-
-# Sums of terms over an epoch
-
-def add_terms(sums: dict[str, float], terms: dict[str, Tensor | int], count: int) -> None:
-    """Add a batch's terms times its samples; "samples" counts those, "kl_left_out" and so on the undefined ones."""
-    sums["samples"] = sums.get("samples", 0) + count
-    means = [name for name in terms if not name.endswith("_left_out")]
-    values = dict(zip(means, torch.stack([terms[name].detach() for name in means]).tolist()))  # one wait for the GPU
-    for name, value in terms.items():
-        sums[name] = sums.get(name, 0) + (values[name] * count if name in values else value)
-
-
-def mean_terms(sums: dict[str, float]) -> dict[str, float]:
-    """Means: of the loss over all samples, of each term over the samples where it is defined."""
-    terms = [name for name in sums if name != "samples" and not name.endswith("_left_out")]
-    counted = {name: sums["samples"] - sums.get(f"{name}_left_out", 0) for name in terms}
-    return {name: sums[name] / count if count else float("nan") for name, count in counted.items()}
-
-
-def combined(progress: dict) -> dict:
-    """The progress of all processes together: clips and sums added up, time as the first one's."""
-    parts = utils.all_gather({**progress, "carried": None})                 # each process keeps its own
-    sums = {name: sum(part["sums"].get(name, 0) for part in parts) for name in {name: None for part in parts for name in part["sums"]}}
-    return {**parts[0], "sums": sums, **{name: sum(part[name] for part in parts) for name in ("clips", "skipped")}}
-
-
-def note_skipped(progress: dict, batches: list[dict]) -> None:
-    """Count and show the clips that --skip-bad left out."""
-    for message in (message for batch in batches for message in batch["skipped"]):
-        tqdm.write(f"skipped: {message}", file=sys.stdout if utils.is_main() else sys.stderr)  # the others' stdout is shut
-        progress["skipped"] += 1
-
-
-def new_progress(length: int, steps: int = 0) -> dict:
-    """Where an epoch stands: batches used of `length`, maps compared, clips skipped, sums of terms, seconds in all and waiting for clips;
-    the optimiser's steps since the run began; what a network carries."""
-    return {"batches": 0, "length": length, "clips": 0, "skipped": 0, "sums": {}, "seconds": 0.0, "waited": 0.0, "steps": steps,
-            "carried": Carried()}
+    @classmethod
+    def restored(cls, record: dict, carried: dict) -> "Progress":
+        """This process's, of a checked `record` and what it carried; the sums of all are the first one's from now on."""
+        shared = record if utils.is_main() else {name: record[name] for name in ("length", "steps", "batches")}
+        return cls(**{**shared, "carried": Carried(**carried)})
 
 
 class Stopped(Exception):
@@ -394,13 +197,187 @@ class StopRequest:
             signal.signal(number, handler)
 
 
+# One epoch, one validation
+
+def train_one_epoch(model: nn.Module, module: nn.Module, loader: DataLoader, recipe: Recipe, precision: str,
+                    optimizer: Optimizer, progress: Progress, stop: StopRequest) -> bool:
+    """Train on what is left of an epoch, stopping between optimiser steps when asked to.
+
+    Several processes make each step together, on the mean over all their maps; one without clips takes part too.
+
+    Args:
+        model: a `SaliencyModel`, on its device; set to train mode here.
+        module: what `for_training` made of it.
+        loader: of batches; its sampler starts where `progress` says.
+        recipe: the objective, and how steps are made.
+        precision: "float32" or "bfloat16" (autocast), of the forward pass.
+        optimizer: over the model's parameters.
+        progress: this process's, updated in place after each optimiser step.
+        stop: says whether the user asked to stop.
+
+    Returns:
+        Whether the epoch was finished.
+
+    Raises:
+        FloatingPointError: the loss is not finite; the message says on which (video, frame), with all terms.
+        ValueError: a clip cannot be read, or every clip of the epoch was skipped.
+    """
+    module.train()
+    device = next(model.parameters()).device
+    started, epochs = time.perf_counter(), loader.batch_sampler.epoch
+    stream = at_scales(readable(loader), recipe.scales, skip=progress.batches % len(recipe.scales))
+    bar = tqdm(total=progress.length - progress.batches, desc=f"epoch {epochs + 1}", unit="batch", leave=False, disable=utils.hide_bar())
+    while loaded := progress.next_batches(stream, recipe.accumulate):
+        batches = [batch for batch in loaded if "clip" in batch]           # some hold nothing but skipped clips
+        count, maps = utils.all_reduce_sum([len(batches), sum(len(batch["density"]) for batch in batches)])
+        optimizer.zero_grad(set_to_none=True)
+        for batch in batches:
+            # Processes exchange their gradients once a step, in the backward pass of its last batch.
+            with contextlib.nullcontext() if utils.world_size() == 1 or batch is batches[-1] else module.no_sync():
+                density = at_scale(batch["density"].to(device, non_blocking=True), batch["scale"])
+                with precision_context(precision, device):
+                    inputs = [at_scale(x, batch["scale"]) for x in model.batch_inputs(batch, device)]
+                    outputs = model.training_outputs(module, inputs, batch, progress.carried)
+                if len(density):
+                    terms = recipe.compute_terms(model.for_objective(outputs), density, batch.get("fixations"))
+                    refuse_non_finite(terms, batch)
+                    progress.add_terms(terms, len(density))
+                else:
+                    terms = {"loss": outputs.sum()}                        # of nothing: the clip has no annotation
+                weight = len(density) / max(1, maps) if recipe.gradients == "averaged" else 1
+                loss = terms["loss"] * (weight * utils.world_size())       # for DistributedDataParallel averages gradients
+                loss.backward()
+        if count and not batches:
+            zero_loss(model, module, precision).backward()                 # the other processes wait for this one's gradients
+        if maps:
+            set_rates(optimizer, recipe.gamma ** recipe.decays(progress.steps, epochs), recipe.warmup_factor(progress.steps))
+            optimizer.step()
+            progress.steps += 1
+        progress.skipped += report_skipped(loaded)
+        progress.batches += len(loaded)
+        bar.update(len(loaded))
+        if any(utils.all_reduce_sum([stop.requested])):                    # asked of one process, all stop after the same step
+            stop.requested = True
+            break
+    bar.close()
+    progress.seconds += time.perf_counter() - started
+    trained, skipped = utils.all_reduce_sum([progress.clips, progress.skipped])
+    if progress.batches < progress.length:
+        return False
+    progress.carried = Carried()
+    if not trained:
+        raise ValueError(f"all {skipped:.0f} clips of epoch {epochs + 1} were skipped: nothing to train on")
+    return True
+
+
+def at_scales(batches: Iterator[dict], scales: tuple[float, ...], skip: int = 0) -> Iterator[dict]:
+    """Each batch once for every scale, which stands in it; without the first `skip`. What a batch lacks is told once."""
+    scaled = ({**batch, "scale": scale, "skipped": [] if number else batch["skipped"]} for batch in batches for number, scale in enumerate(scales))
+    return itertools.islice(scaled, skip, None)
+
+
+def at_scale(x: Tensor, scale: float) -> Tensor:
+    """(.., H, W) at a scale, bilinearly, corners aligned; both sides become multiples of 32."""
+    if scale == 1:
+        return x
+    size = [max(32, 32 * round(n * scale / 32)) for n in x.shape[-2:]]
+    channels = x if x.ndim == 4 else x[:, None]
+    return F.interpolate(channels, size=size, mode="bilinear", align_corners=True).view(*x.shape[:-2], *size)
+
+
+def refuse_non_finite(terms: dict[str, Tensor | int], batch: dict) -> None:
+    """Raise a FloatingPointError with the batch's clips and all terms where the loss is not finite."""
+    if not torch.isfinite(terms["loss"]):
+        values = {name: float(torch.as_tensor(value).detach()) for name, value in terms.items()}
+        where = list(zip(batch["video"], batch["frame"]))
+        raise FloatingPointError(f"loss is {values['loss']} on (video, frame) {where}: {values}. Lower --lr, or try --precision float32")
+
+
+def zero_loss(model: nn.Module, module: nn.Module, precision: str) -> Tensor:
+    """A loss whose gradients are zero, for a process that has no clip of a step: the others wait for it."""
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training]
+    for norm in norms:                                                     # their averages must not see the zeros
+        norm.eval()
+    with precision_context(precision, next(model.parameters()).device):
+        outputs = module(*model.blank())
+    for norm in norms:
+        norm.train()
+    return sum(output.sum() for output in model.loss_outputs(outputs)) * 0
+
+
+def set_rates(optimizer: Optimizer, factor: float, warmup_factor: float = 1.0) -> None:
+    """Set the learning rates of the next step: all are their first ones times `warmup_factor`, those of "scheduled" groups times a factor too."""
+    for group in optimizer.param_groups:
+        if "initial_lr" in group:                                          # missing: of an earlier version
+            group["lr"] = group["initial_lr"] * warmup_factor * (factor if group.get("scheduled") else 1)
+
+
+def for_training(model: nn.Module, idle_parameters: bool = False) -> nn.Module:
+    """The module whose forward pass `train_one_epoch` calls; with several processes, in DistributedDataParallel.
+
+    Args:
+        model: on its device.
+        idle_parameters: whether some get no gradient at times, for which several processes must look.
+    """
+    module = model.training_module()
+    return DistributedDataParallel(module, find_unused_parameters=idle_parameters) if utils.world_size() > 1 else module
+
+
+@torch.no_grad()
+def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, float]:
+    """Mean measures over validation clips, or groups, at the annotation's full resolution (the authors' protocol).
+
+    Returns:
+        {"cc", "kl", "nss", "sim"}, or {"cc", "mae"} of networks that learn masks: means over the clips where each is defined, NaN where
+        none is; {"clips", "skipped"}: how many were measured, and how many could not be read. The same in all processes, each of which
+        measures its share.
+
+    Raises:
+        ValueError: a clip cannot be read, or none could.
+    """
+    model.eval()
+    device, measured, skipped = next(model.parameters()).device, VALIDATION[model.target], 0
+    values = {name: [] for name in measured}
+    for batch in tqdm(readable(loader), desc="validation", total=len(loader), unit="clip", leave=False, disable=utils.hide_bar()):
+        skipped += report_skipped([batch])
+        if "clip" not in batch:
+            continue
+        density = batch["density"].to(device)
+        with precision_context(precision, device):
+            outputs = model.forward(*model.batch_inputs(batch, device))    # not compiled, even with --compile
+        output = model.main_output(outputs)
+        saliency = model.finish(output[-1:], density.shape[1:])            # of a group, its last frame's
+        for name, measure in measured.items():
+            values[name].append(measure(saliency, batch["fixations"] if measure is nss else density))
+    return mean_values({name: torch.cat(column).tolist() if column else [] for name, column in values.items()}, skipped)
+
+
+def mean_values(values: dict[str, list[float]], skipped: int) -> dict[str, float]:
+    """`validate`'s result from this process's values: sums and counts of all processes make the means."""
+    defined = {name: [value for value in column if not math.isnan(value)] for name, column in values.items()}
+    counts = utils.all_reduce_sum([len(values["cc"]), skipped, *map(len, defined.values())])
+    sums = utils.all_reduce_sum([math.fsum(column) for column in defined.values()])
+    if not counts[0]:
+        raise ValueError(f"all {counts[1]:.0f} validation clips were skipped: no measure to choose weights by")
+    means = {name: total / count if count else math.nan for name, total, count in zip(defined, sums, counts[2:])}
+    return {**means, "clips": int(counts[0]), "skipped": int(counts[1])}
+
+
+def report_skipped(batches: list[dict]) -> int:
+    """Show the clips that --skip-bad left out, and count them."""
+    messages = [message for batch in batches for message in batch["skipped"]]
+    for message in messages:
+        tqdm.write(f"skipped: {message}", file=sys.stdout if utils.is_main() else sys.stderr)  # the others' stdout is shut
+    return len(messages)
+
+
 # Setting up
 
-def initialise(model: nn.Module, weights: str, earlier: dict[str, Path] | None = None, keep_flow_stage: bool = False) -> str:
+def initialise_weights(model: nn.Module, weights: str, earlier: dict[str, Path] | None = None, keep_flow_stage: bool = False) -> str:
     """Fill what a network starts from with pretrained weights; returns what they were, for the log.
 
     Args:
-        model: the network.
+        model: a `SaliencyModel`.
         weights: "auto" (what the stages before have written, else its file where that is in saved_models/, else torchvision's),
             "torchvision", "none", or a file.
         earlier: of the last of several stages, the weights of those before, by their names.
@@ -410,32 +387,26 @@ def initialise(model: nn.Module, weights: str, earlier: dict[str, Path] | None =
         FileNotFoundError: there are none; the message says what to do.
         ValueError: the file is another one, or this network starts from nothing pretrained.
     """
-    file = model.start_file
     if earlier and weights == "auto":
-        return from_stages(model, earlier, keep_flow_stage)
-    if weights == "none" or (weights == "auto" and file is None):
+        missing = [name for name, path in earlier.items() if not path.is_file()]
+        if missing:
+            raise FileNotFoundError(f"no weights of the stage {missing[0]}: {earlier[missing[0]]} does not exist. Train it first, with --train-type "
+                                    f"{missing[0]} and the same --run-dir; or start this stage from random weights with --encoder-weights none, or "
+                                    "from a whole network with --weights FILE")
+        rgb, flow = (read_weights(path, model.state_dict())[0] for path in earlier.values())
+        kept = model.load_stages(flow, rgb, " and ".join(map(str, earlier.values())), keep_flow_stage)
+        return f"{', '.join(map(str, earlier.values()))}; {len(kept)} entries of the flow stage"
+    if weights == "none" or (weights == "auto" and model.start_file is None):
         model.init_from_scratch()
         return "none, random initialisation"
     if weights == "auto":
-        weights = str(file) if file.is_file() else "torchvision"
+        weights = str(model.start_file) if model.start_file.is_file() else "torchvision"
     entries, source = download_start(model) if weights == "torchvision" else (read_weights(weights, model.state_dict())[0], weights)
     return f"{source}, unused: {', '.join(model.load_start(entries, source)) or 'nothing'}"
 
 
-def from_stages(model: nn.Module, earlier: dict[str, Path], keep_flow_stage: bool) -> str:
-    """Start a network's last stage from what the stages before have learnt; returns what that was."""
-    missing = [name for name, path in earlier.items() if not path.is_file()]
-    if missing:
-        raise FileNotFoundError(f"no weights of the stage {missing[0]}: {earlier[missing[0]]} does not exist. Train it first, with --train-type "
-                                f"{missing[0]} and the same --run-dir; or start this stage from random weights with --encoder-weights none, or from "
-                                "a whole network with --weights FILE")
-    rgb, flow = (read_weights(path, model.state_dict())[0] for path in earlier.values())
-    kept = model.load_stages(flow, rgb, " and ".join(map(str, earlier.values())), keep_flow_stage)
-    return f"{', '.join(map(str, earlier.values()))}; {len(kept)} entries of the flow stage"
-
-
 def download_start(model: nn.Module) -> tuple[dict[str, Tensor], str]:
-    """What torchvision has for a network to start from, from its cache or the internet."""
+    """What torchvision has for a network to start from, from its cache or the internet; and its name."""
     reason = "torchvision has none for it"
     if model.start_download:
         weights = get_weight(model.start_download)
@@ -608,15 +579,14 @@ class Run:
         self.model, self.optimizer, self.folder, self.recipe, self.data = model, optimizer, folder, recipe, data
         self.epoch = self.steps = 0                                        # finished epochs, and steps of the optimiser until then
         self.best_cc: float | None = None                                  # of the validations so far
-        self.progress: dict | None = None                                  # of the running epoch
+        self.progress: Progress | None = None                                  # of the running epoch
         self.weights, self.last = run_files(folder, type(model))
 
     def save(self) -> None:
         """Write everything that continuing needs to last.pt; all processes call this, and the first one writes."""
-        progress, random = self.progress and combined(self.progress), utils.all_gather(utils.random_state())
-        carried = self.progress["carried"] if self.progress else Carried()
-        # On the CPU, for another machine may lack this one's GPU.
-        carried = utils.all_gather(vars(replace(carried, state=map_state(Tensor.cpu, carried.state))))
+        progress = self.progress and self.progress.combined().record()
+        random = utils.all_gather(utils.random_state())
+        carried = utils.all_gather((self.progress or Progress(0)).record_carried())
         if utils.is_main():
             utils.save_checkpoint({
                 "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(), "random": random, "recipe": self.recipe,
@@ -631,14 +601,13 @@ class Run:
         load_entries(self.model, stored["model"], str(self.last))
         load_optimizer(self.optimizer, stored["optimizer"], self.last)
         utils.set_random_state(stored["random"][utils.rank()])
-        self.epoch, self.best_cc, self.progress, self.steps = stored["epoch"], stored["best_cc"], stored["progress"], stored["steps"]
+        self.epoch, self.best_cc, self.steps = stored["epoch"], stored["best_cc"], stored["steps"]
         if utils.is_main():
             trim_log(self.folder / "log.jsonl", self.epoch)
-        if self.progress and not utils.is_main():                         # sums are all in the first one's
-            self.progress = {**new_progress(self.progress["length"], self.progress["steps"]), "batches": self.progress["batches"]}
-        if self.progress:
-            self.progress["carried"] = Carried(**stored["carried"][utils.rank()])
-            check_carried(self.progress["carried"].state, self.model, self.last)
+        carried = stored["carried"][utils.rank()]
+        check_carried(carried["state"], self.model, self.last)
+        if stored["progress"]:
+            self.progress = Progress.restored(stored["progress"], carried)
 
     def keep_weights(self, scores: dict | None) -> None:
         """Write the present weights as the run's result, and beside them what they are; of several processes, the first one does."""
@@ -708,13 +677,22 @@ def check_kinds(stored, like, where: str) -> None:
 
 
 def check_carried(state, model: SaliencyModel, source: Path) -> None:
-    """Raise a ValueError where the state that a run carried from clip to clip has other shapes than its network's."""
+    """Raise a ValueError where the state that a run carried from clip to clip is none of its network's."""
+    if not is_state(state):
+        raise ValueError(f"{source}, carried is damaged: its state is no tensors of numbers")
     if state is None:
         return
     found, needed = map_state(lambda t: tuple(t.shape), state), model.state_shapes()
     if found != needed:
         raise ValueError(f"{source} is damaged: it carries a state of shapes {found} from clip to clip, "
                          f"{type(model).__name__} one of {needed}")
+
+
+def is_state(content) -> bool:
+    """Whether it is None, a tensor of floating-point numbers, or several of those."""
+    if isinstance(content, (list, tuple)):
+        return all(map(is_state, content))
+    return content is None or (isinstance(content, Tensor) and content.is_floating_point())
 
 
 def read_last(path: Path) -> dict:
@@ -732,30 +710,18 @@ def read_last(path: Path) -> dict:
     wrong += [name for name in ("recipe", "configuration") if not wrong and not is_plain(stored[name])]
     if wrong:
         raise ValueError(f"{path} is damaged: {', '.join(wrong)} is not what train.py writes")
-    if stored["progress"] is not None:
-        check_kinds({**stored["progress"], "sums": {}, "carried": None}, {**new_progress(0), "carried": None}, f"{path}, progress")
-        check_kinds(stored["progress"].get("sums"), dict.fromkeys(stored["progress"]["sums"], 0.0), f"{path}, progress")
-    numbers = {name: stored[name] or 0 for name in ("epoch", "best_cc", "steps")} | (stored["progress"] or {}) | {"sums": 0, "carried": 0}
+    Progress.check(stored["progress"], stored["carried"], path)
+    numbers = {name: stored[name] or 0 for name in ("epoch", "best_cc", "steps")}
+    numbers |= {name: value for name, value in (stored["progress"] or {}).items() if isinstance(value, (int, float))}
     wrong = [name for name, value in numbers.items() if math.isnan(value) or (value < 0 and name != "best_cc")]
     if wrong:
         raise ValueError(f"{path} is damaged: {', '.join(wrong)} cannot be {numbers[wrong[0]]}")
-    for carried in stored["carried"]:
-        check_kinds({**carried, "state": None} if isinstance(carried, dict) else carried, vars(Carried()), f"{path}, carried")
-        if not is_state(carried["state"]):
-            raise ValueError(f"{path}, carried is damaged: its state is no tensors of numbers")
     for state in stored["random"]:
         check_kinds({**state, "cuda": []} if isinstance(state, dict) else state, {**utils.random_state(), "cuda": []}, f"{path}, random")
     for name in ("random", "carried"):
         if len(stored[name]) != stored["recipe"]["processes"]:
             raise ValueError(f"{path} is damaged: it holds {len(stored[name])} {name} states of {stored['recipe']['processes']} processes")
     return stored
-
-
-def is_state(content) -> bool:
-    """Whether it is None, a tensor of floating-point numbers, or several of those."""
-    if isinstance(content, (list, tuple)):
-        return all(map(is_state, content))
-    return content is None or (isinstance(content, Tensor) and content.is_floating_point())
 
 
 def up_to_date(stored: dict) -> dict:
@@ -824,57 +790,49 @@ def check_recipe(stored: dict, given: dict) -> None:
                          "Give the same options, or start another run in another --run-dir")
 
 
-def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, steps: Steps, epochs: int, val_every: int, thaw: bool, writer,
+def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, recipe: Recipe, precision: str, thaw: bool, writer,
         stop: StopRequest) -> bool:
-    """Train until `epochs` epochs are finished; returns False where the user stopped it before."""
-    batches = train_loader.batch_sampler
-    model = for_training(run.model, thaw or run.model.has_idle_parameters)
+    """Train until the recipe's epochs are finished; returns False where the user stopped it before."""
+    sampler = train_loader.batch_sampler
+    module = for_training(run.model, thaw or run.model.has_idle_parameters)
     with contextlib.suppress(Stopped), stop, naming_deaths(train_loader, *filter(None, [val_loader])):
-        while run.epoch < epochs and not any(utils.all_reduce_sum([stop.requested])):  # all stop after the same epoch
+        while run.epoch < recipe.epochs and not any(utils.all_reduce_sum([stop.requested])):  # all stop after the same epoch
             started = time.time()
-            batches.epoch, batches.start = run.epoch, 0
-            run.progress = run.progress or new_progress(len(batches) * len(steps.scales), run.steps)
-            batches.start = run.progress["batches"] // len(steps.scales)
+            sampler.epoch, sampler.start = run.epoch, 0
+            run.progress = run.progress or Progress(len(sampler) * len(recipe.scales), run.steps)
+            sampler.start = run.progress.batches // len(recipe.scales)
             if thaw:
                 run.model.thaw(run.epoch + 1)
-            if not train_one_epoch(model, train_loader, steps, run.optimizer, run.progress, stop):
+            if not train_one_epoch(run.model, module, train_loader, recipe, precision, run.optimizer, run.progress, stop):
                 run.save()                                                 # in the middle of the epoch
                 break
-            validation_due = val_loader is not None and (run.epoch + 1 == epochs or (run.epoch + 1) % (val_every or 1) == 0)
-            scores = validate_for(run, val_loader, steps.precision, stop) if validation_due else None
-            finish_epoch(run, scores, val_loader is not None, time.time() - started, writer)
-    return run.epoch >= epochs
+            scores, last = None, run.epoch + 1 == recipe.epochs
+            if val_loader is not None and (last or (run.epoch + 1) % recipe.val_every == 0):
+                run.save()                                                 # validation takes long, and a request to stop interrupts it
+                stop.requested = any(utils.all_reduce_sum([stop.requested]))
+                with stop.at_once():
+                    scores = validate(run.model, val_loader, precision)
+            seconds = time.time() - started
+            progress, run.progress = run.progress.combined(), None
+            run.epoch, run.steps = run.epoch + 1, progress.steps
+            if scores is not None:
+                run.consider(scores)
+            elif val_loader is None:
+                run.keep_weights(None)
+            if utils.is_main():
+                log_epoch(run, progress, scores, seconds, writer)
+            run.save()
+    return run.epoch >= recipe.epochs
 
 
-def validate_for(run: Run, loader: DataLoader, precision: str, stop: StopRequest) -> dict:
-    """`validate`, which takes long, and is interrupted by a request to stop: the trained epoch is in last.pt before."""
-    run.save()
-    stop.requested = any(utils.all_reduce_sum([stop.requested]))
-    with stop.at_once():
-        return validate(run.model, loader, precision)
-
-
-def finish_epoch(run: Run, scores: dict | None, validated: bool, seconds: float, writer) -> None:
-    """Keep the best weights, or the last ones of a run that is not `validated`, log, and write last.pt."""
-    progress, run.progress = combined(run.progress), None
-    run.epoch, run.steps = run.epoch + 1, progress["steps"]
-    if scores is not None:
-        run.consider(scores)
-    elif not validated:
-        run.keep_weights(None)
-    if utils.is_main():
-        log_epoch(run, progress, scores, seconds, writer)
-    run.save()
-
-
-def log_epoch(run: Run, progress: dict, scores: dict | None, seconds: float, writer) -> None:
+def log_epoch(run: Run, progress: Progress, scores: dict | None, seconds: float, writer) -> None:
     """One line on the screen, one in log.jsonl, one point a curve in TensorBoard."""
-    terms = mean_terms(progress["sums"])
-    left_out = {name: count for name, count in progress["sums"].items() if name.endswith("_left_out")}
-    speed = {"clips_per_second": progress["clips"] / progress["seconds"], "data_wait": progress["waited"] / progress["seconds"]}
-    print(epoch_line(run, terms, left_out, progress["skipped"], scores, seconds, speed), flush=True)
+    terms = progress.mean_terms()
+    left_out = {name: count for name, count in progress.sums.items() if name.endswith("_left_out")}
+    speed = {"clips_per_second": progress.clips / progress.seconds, "data_wait": progress.waited / progress.seconds}
+    print(epoch_line(run, terms, left_out, progress.skipped, scores, seconds, speed), flush=True)
     val = {f"val_{name}": value for name, value in (scores or {}).items()}
-    record = {"epoch": run.epoch, **terms, **left_out, "skipped": progress["skipped"], **val, "seconds": round(seconds, 3),
+    record = {"epoch": run.epoch, **terms, **left_out, "skipped": progress.skipped, **val, "seconds": round(seconds, 3),
               **{name: round(value, 4) for name, value in speed.items()}}
     utils.append_log(run.folder / "log.jsonl", record)
     if writer is not None:
@@ -891,7 +849,7 @@ def epoch_line(run: Run, terms: dict, left_out: dict, skipped: int, scores: dict
     parts += [f"({samples} left out as undefined: {undefined})"] if undefined else []
     parts += [f"{skipped} clips skipped"] if skipped else []
     if scores is not None:
-        measured = " ".join(f"{LABELS[name]} {scores[name]:.4f}" for name in VALIDATION[run.model.target])
+        measured = " ".join(f"{LABELS[name]} {value:.4f}" for name, value in scores.items() if name in LABELS)
         skipped_too = f" ({scores['skipped']} skipped)" if scores["skipped"] else ""
         parts.append(f"| validation on {scores['clips']} clips{skipped_too}: {measured} (best CC {shown_cc(run.best_cc)})")
     return "  ".join([*parts, f"| {seconds:.1f} s, {speed['clips_per_second']:.3g} {samples}/s, {speed['data_wait']:.0%} waiting for clips"])
@@ -932,6 +890,20 @@ def share(text: str) -> float:
     return value
 
 
+class TermWeight(argparse.Action):
+    """Collects --kl-weight 1, --cc-weight 2 and the like as {"kl": 1.0, "cc": 2.0}; the flag's `const` is the term."""
+
+    def __call__(self, parser, namespace, value, flag=None) -> None:
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), self.const: value})
+
+
+class OneOrSeveral(argparse.Action):
+    """One value as it is, several as a tuple."""
+
+    def __call__(self, parser, namespace, values, flag=None) -> None:
+        setattr(namespace, self.dest, tuple(values) if len(values) > 1 else values[0])
+
+
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     model_argument(parser)
@@ -941,7 +913,8 @@ def arguments() -> argparse.ArgumentParser:
     signs = " ".join(f"{'+-'[SIGNS[name] < 0]} {name} {LABELS[name]}" for name in TERMS)
     terms = parser.add_argument_group(f"objective: loss = {signs.removeprefix('+ ')}")
     for name in TERMS:
-        terms.add_argument(f"--{name}-weight", type=finite, help=f"weight of {LABELS[name]} ({of_recipes('loss_weights', name)})")
+        terms.add_argument(f"--{name}-weight", action=TermWeight, dest="loss_weights", const=name, type=finite, metavar=f"{name.upper()}_WEIGHT",
+                           help=f"weight of {LABELS[name]} ({of_recipes('loss_weights', name)})")
     terms.add_argument("--kl-over", choices=KL_OVER, help="what both maps of KL are divided by the sum of: each sample, or the whole batch, as if it "
                                                           f"were one map ({of_recipes('kl_over')})")
     flow_arguments(parser)
@@ -950,9 +923,10 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def of_recipes(*keys: str) -> str:
+def of_recipes(field: str, term: str | None = None) -> str:
     """The default of a flag in words: the first network's, and those that differ from it."""
-    values = {name: functools.reduce(lambda value, key: value[key], keys, vars(model.recipe)) for name, model in MODELS.items()}
+    values = {name: getattr(model.recipe, field) for name, model in MODELS.items()}
+    values = {name: value[term] if term else value for name, value in values.items()}
     values = {name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in values.items()}
     usual = values[next(iter(MODELS))]
     others = {value: ", ".join(name for name in values if values[name] == value) for value in values.values() if value != usual}
@@ -1006,7 +980,8 @@ def network_arguments(group) -> None:
     group.add_argument("--drop-path", type=float,
                        help="stochastic depth of the encoder's last block, a probability (default: 0.2)")
     group.add_argument("--alpha", type=alpha, help="SalEMA: learnt, or a constant; the new frame's share is its sigmoid (default: learnt)")
-    group.add_argument("--ema-loc", type=at_least(0), nargs="+", metavar="LAYER", help="SalEMA: the layer that is averaged, or two (default: 30)")
+    group.add_argument("--ema-loc", action=OneOrSeveral, type=at_least(0), nargs="+", metavar="LAYER",
+                       help="SalEMA: the layer that is averaged, or two (default: 30)")
     group.add_argument("--residual", action=argparse.BooleanOptionalAction,
                        help="SalEMA, SalCLSTM30: add what goes into the layer with the state to what comes out (default: off)")
     group.add_argument("--dropout", action=argparse.BooleanOptionalAction, help="SalEMA: drop half of the averaged layer's channels (default: off)")
@@ -1051,8 +1026,9 @@ def training_arguments(group) -> None:
     group.add_argument("--val-every", type=at_least(0),
                        help="epochs from one validation to the next; the last is always validated; 0: none, keep the last weights "
                             f"({of_recipes('val_every')})")
-    group.add_argument("--warmup", type=at_least(0), default=0, metavar="STEPS",
-                       help="first steps over which the learning rate rises linearly; for starts from random weights (default: 0)")
+    group.add_argument("--warmup", type=at_least(0), metavar="STEPS",
+                       help="first steps over which the learning rate rises linearly; for starts from random weights "
+                            f"({of_recipes('warmup')})")
     group.add_argument("--seed", type=at_least(0), default=0, help="of initial weights, clips and stochastic depth (default: 0)")
     group.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=False,
                        help="only operations that give the same bits in every run; on a CPU training does so anyway (default: off)")
@@ -1138,44 +1114,16 @@ def prepare_frames(cache: FrameCache, videos: list[Video], workers: int, skip_ba
         utils.barrier()
 
 
-def record_of(model: nn.Module, recipe: dict, given: dict, precision: str, train_videos: list[Video], val_videos: list[Video],
-              stage: str | None, flow: FlowSource | None) -> dict:
-    """What the course of a run depends on, in plain values; `given` are all arguments."""
-    return {
-        "model": type(model).__name__, **model.config, "processes": utils.world_size(), "objective": recipe["loss_weights"],
-        "precision": precision, "train": fingerprint(train_videos), "val": fingerprint(val_videos),
-        **{name: recipe[name] for name in RECIPE if name != "epochs"}, "scales": list(recipe["scales"]),
-        **{name: given[name] for name in ("weights", "encoder_weights", "seed", "compile", "deterministic", "thaw", "keep_flow_stage", "warmup")},
-        "stage": stage, "flow": flow and flow.describe(),
-    }
-
-
-def compute_terms(recipe: dict) -> Callable[..., dict]:
-    """The objective of a recipe: outputs, density or mask, and fixations to its terms."""
-    if recipe["loss"] != "maps":
-        return OBJECTIVES[recipe["loss"]]
-    return functools.partial(objective, weights=recipe["loss_weights"], kl_over=recipe["kl_over"])
-
-
-def chosen_recipe(own: dict, given: dict) -> dict:
-    """A network's recipe, with what the user gave instead of it; `given` are all arguments, None where nothing was."""
-    weights = {name: given[f"{name}_weight"] for name in TERMS if given[f"{name}_weight"] is not None}
-    foreign = [f"--{name}-weight" for name in weights] + ["--kl-over"] * bool(given["kl_over"])
-    if own["loss"] != "maps" and foreign:
-        raise ValueError(f"{', '.join(foreign)}: for objectives that compare maps by several terms; this network's is \"{own['loss']}\", which has "
+def chosen_recipe(own: Recipe, given: dict) -> Recipe:
+    """A network's recipe, with the fields that the user gave instead; of `loss_weights`, those terms."""
+    weights = given.get("loss_weights", {})
+    foreign = [f"--{name}-weight" for name in weights] + ["--kl-over"] * ("kl_over" in given)
+    if own.loss != "maps" and foreign:
+        raise ValueError(f"{', '.join(foreign)}: for objectives that compare maps by several terms; this network's is \"{own.loss}\", which has "
                          "none to weigh")
-    if own["loss"] == "maps" and given["scales"]:
+    if own.loss == "maps" and "scales" in given:
         raise ValueError("--scales is for networks that learn from masks: fixations cannot be resized")
-    return {**own, **{name: given[name] for name in RECIPE if given[name] is not None}, "loss_weights": {**own["loss_weights"], **weights}}
-
-
-def chosen_network(given: dict) -> dict:
-    """The network's arguments that the user gave; one layer of --ema-loc as a number, several as a tuple."""
-    network = {name: given[name] for name in NETWORK if given[name] is not None}
-    if "ema_loc" in network:
-        first, *others = network["ema_loc"]
-        network["ema_loc"] = (first, *others) if others else first
-    return network
+    return replace(own, **{**given, "loss_weights": {**own.loss_weights, **weights}})
 
 
 def place_of_run(folder: Path, model_class: type[SaliencyModel], asked: str | None) -> tuple[str | None, Path, dict[str, Path]]:
@@ -1211,10 +1159,11 @@ def main(args: argparse.Namespace) -> int:
     device = select_device(args.device)
     precision = choose_precision(args.precision, device, args.force_bfloat16)
     model_class, datasets = MODELS[args.model], args.dataset or [MODELS[args.model].dataset]
-    recipe = chosen_recipe(vars(model_class.recipe), vars(args))
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    recipe = chosen_recipe(model_class.recipe, {field.name: given[field.name] for field in fields(Recipe) if field.name in given})
     stage, run_dir, earlier = place_of_run(args.run_dir or default_run_dir(args.model, datasets), model_class, args.train_type)
     check_abilities(model_class, thaw=args.thaw, activation_checkpointing=args.activation_checkpointing)
-    if args.hold_out and not recipe["val_every"]:
+    if args.hold_out and not recipe.val_every:
         raise ValueError("--hold-out takes videos to validate on, and --val-every 0 says not to validate: leave out one of them")
     if args.keep_flow_stage and not earlier:
         raise ValueError("--keep-flow-stage is for the last stage of a network that is trained in stages: --model smcf --train-type finetune")
@@ -1226,35 +1175,41 @@ def main(args: argparse.Namespace) -> int:
                                 "continue with --resume, start anew with --overwrite, or choose another --run-dir")
 
     stored = read_last(last) if resume else None
-    model = make_model(args.model, args.weights, stored, chosen_network(vars(args)))
+    model = make_model(args.model, args.weights, stored, {name: given[name] for name in NETWORK if name in given})
     if stage:
         model.set_stage(stage)
     flow = chosen_flow(model, args.flow, args.keep_flow, args.raft_weights, torch.device("cpu"))  # made by loader processes
-    validated = recipe["val_every"] > 0 and not args.hold_out
+    validated = recipe.val_every > 0 and not args.hold_out
     sources = choose_sources(datasets, args.data, args.train_split, args.val_split, validated, stage)
-    need_fixations = recipe["loss"] == "maps" and recipe["loss_weights"].get("nss", 0) != 0
+    need_fixations = recipe.loss == "maps" and recipe.loss_weights["nss"] != 0
     train_videos, val_videos = training_videos(sources, args.skip_bad, args.hold_out, args.seed, model.target,
                                                need_fixations)
     cache = FrameCache(args.cache, model.prepare) if args.cache else None
-    train_set, val_set = make_sets(model, train_videos, val_videos, recipe["flip"], args.seed, args.skip_bad, cache, flow)
-    train_loader = clip_loader(train_set, recipe["batch_size"], args.workers, shuffle=True)
-    val_loader = clip_loader(val_set, 1, args.workers, shuffle=False) if recipe["val_every"] else None
+    train_set, val_set = make_sets(model, train_videos, val_videos, recipe.flip, args.seed, args.skip_bad, cache, flow)
+    train_loader = clip_loader(train_set, recipe.batch_size, args.workers, shuffle=True)
+    val_loader = clip_loader(val_set, 1, args.workers, shuffle=False) if recipe.val_every else None
 
     run_dir.mkdir(parents=True, exist_ok=True)                             # a folder that cannot be written is said now
     if args.weights and not stored:
         print_configuration(model, args.weights)
     elif not stored and utils.is_main():                                  # the others get the first one's weights
-        print(f"encoder weights: {initialise(model, args.encoder_weights, earlier, args.keep_flow_stage)}")
+        print(f"encoder weights: {initialise_weights(model, args.encoder_weights, earlier, args.keep_flow_stage)}")
     if args.activation_checkpointing:
         model.activation_checkpointing = True
     model.to(device)
-    record = record_of(model, recipe, vars(args), precision, train_videos, val_videos, stage, flow)
+    record = {                                                             # what the course of the run depends on
+        "model": type(model).__name__, **model.config, "processes": utils.world_size(), "precision": precision,
+        "train": fingerprint(train_videos), "val": fingerprint(val_videos), **recipe.record(),
+        "weights": args.weights, "encoder_weights": args.encoder_weights, "seed": args.seed, "compile": args.compile,
+        "deterministic": args.deterministic, "thaw": args.thaw, "keep_flow_stage": args.keep_flow_stage, "stage": stage,
+        "flow": flow and flow.describe(),
+    }
     if args.compile:
         compile_network(model)
-    run = Run(model, make_optimizer(model, recipe["lr"]), run_dir, record, describe_data(sources, args.hold_out, val_videos))
+    run = Run(model, make_optimizer(model, recipe.lr), run_dir, record, describe_data(sources, args.hold_out, val_videos))
     if stored:
         run.restore(stored)
-        print(f"resuming after epoch {run.epoch}" + (f" and {run.progress['batches']} batches" if run.progress else ""))
+        print(f"resuming after epoch {run.epoch}" + (f" and {run.progress.batches} batches" if run.progress else ""))
     elif utils.is_main():
         clear_run(run_dir)
     record_launch(run, device)
@@ -1263,10 +1218,7 @@ def main(args: argparse.Namespace) -> int:
     stop = StopRequest()
     print(f"training {type(model).__name__} ({sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters) "
           f"at {model.config['frame_size'][0]} x {model.config['frame_size'][1]} on {device.type} in {precision}")
-    steps = Steps(compute_terms(recipe), precision, warmup=args.warmup, **{name: recipe[name] for name in
-                                                       ("accumulate", "gradients", "milestones", "gamma", "decay_epochs", "scales")})
-    finished = fit(run, train_loader, val_loader, steps, recipe["epochs"], recipe["val_every"], args.thaw,
-                   open_tensorboard(run_dir, args.tensorboard), stop)
+    finished = fit(run, train_loader, val_loader, recipe, precision, args.thaw, open_tensorboard(run_dir, args.tensorboard), stop)
     if not finished:
         print(f"stopped in epoch {run.epoch + 1}; the same command with --resume continues")
         return TERMINATED if stop.terminated else STOPPED

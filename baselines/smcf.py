@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
+from loss import Recipe
 from saliency_model import (
     GroupModel,
-    Recipe,
     check_frame_size,
     prepare_frame,
     rounded_to_8_bits,

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import utils
+from loss import Recipe
 from saliency_model import (
     GroupModel,
-    Recipe,
     check_frame_size,
     gaussian_blur,
     truncated_to_8_bits,

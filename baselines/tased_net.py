@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loss import Recipe
 from model import check_clip, check_frame_stride
 from saliency_model import (
-    Recipe,
     WindowModel,
     check_frame_size,
     gaussian_blur,

@@ -5,6 +5,7 @@ import shutil
 import struct
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import make_sample
 import numpy as np
@@ -14,6 +15,7 @@ from parity import fill
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
+import train
 import utils
 from baselines import salema, stsnet
 from model import RecSalNet
@@ -47,6 +49,15 @@ def make_small(patch):
     """Networks of few channels, where no argument makes them so."""
     patch.setattr(salema, "STAGES", ((4, 4), (4, 4), (4, 4, 4), (4, 4, 4), (4, 4, 4)))
     few_channels(patch)
+
+
+def take_step(model, module, batches, recipe):
+    """One step of train.py on `recipe.accumulate` batches at a rate of 0: the gradients stay where they are, and so do the weights."""
+    class Loader(list):
+        batch_sampler, dataset = SimpleNamespace(epoch=0), SimpleNamespace(skip_bad=False)
+    loader = Loader({"skipped": [], **batch} for batch in [*batches, *[{}] * (recipe.accumulate - len(batches))])
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
+    assert train.train_one_epoch(model, module, loader, recipe, "float32", optimizer, train.Progress(len(loader)), SimpleNamespace(requested=False))
 
 
 @pytest.fixture(scope="session")

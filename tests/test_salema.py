@@ -12,10 +12,10 @@ from parity import fill
 
 from baselines import salema
 from baselines.salema import SalCLSTM30, SalCLSTM56, SalEMA, SalGAN
-from train import of_each_tensor
+from saliency_model import map_state
 
 NETWORKS = [SalGAN, SalEMA, SalCLSTM30, SalCLSTM56]
-detached = functools.partial(of_each_tensor, torch.Tensor.detach)            # as train.py carries a state from clip to clip
+detached = functools.partial(map_state, torch.Tensor.detach)            # as train.py carries a state from clip to clip
 CONSTANT = 1 / (1 + math.exp(-0.1))                                        # sigmoid(0.1), 0.525
 
 
