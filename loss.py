@@ -328,7 +328,7 @@ class Recipe:
     """How a network is trained unless told otherwise: the defaults of train.py's flags of the same names.
 
     Attributes:
-        optimizer: a key of `train.OPTIMIZERS`, with `optimizer_options` as its keyword arguments.
+        optimizer: a key of `training.optimizer.OPTIMIZERS`, with `optimizer_options` as its keyword arguments.
         lr: learning rate; after so many steps (`milestones`), and after every so many epochs (`decay_epochs`), that of
             groups of parameters that are "scheduled" is multiplied by `gamma`.
         batch_size: clips of a forward pass. A step takes `accumulate` batches, and its gradients are "averaged" over

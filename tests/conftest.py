@@ -5,7 +5,6 @@ import shutil
 import struct
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 import make_sample
 import numpy as np
@@ -15,7 +14,6 @@ from parity import fill
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-import train
 import utils
 from baselines import salema, stsnet
 from model import RecSalNet
@@ -49,15 +47,6 @@ def make_small(patch):
     """Networks of few channels, where no argument makes them so."""
     patch.setattr(salema, "STAGES", ((4, 4), (4, 4), (4, 4, 4), (4, 4, 4), (4, 4, 4)))
     few_channels(patch)
-
-
-def take_step(model, module, batches, recipe):
-    """One step of train.py on `recipe.accumulate` batches at a rate of 0: the gradients stay where they are, and so do the weights."""
-    class Loader(list):
-        batch_sampler, dataset = SimpleNamespace(epoch=0), SimpleNamespace(skip_bad=False)
-    loader = Loader({"skipped": [], **batch} for batch in [*batches, *[{}] * (recipe.accumulate - len(batches))])
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
-    assert train.train_one_epoch(model, module, loader, recipe, "float32", optimizer, train.Progress(len(loader)), SimpleNamespace(requested=False))
 
 
 @pytest.fixture(scope="session")
@@ -171,3 +160,22 @@ def compilations(monkeypatch):
     counter, compile_module = CompileCounter(), nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compile_module(self, **{**options, "backend": counter}))
     return counter
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_set, tmp_path_factory):
+    """A run folder after three epochs; read-only for tests."""
+    from runs import run
+    run_dir = tmp_path_factory.mktemp("finished")
+    assert run(tiny_set, run_dir, "--epochs", "3", "--val-every", "2") == 0
+    return run_dir
+
+
+@pytest.fixture
+def small_salgan(monkeypatch):
+    monkeypatch.setattr(salema, "STAGES", ((8, 8), (8, 8), (8, 8, 8), (8, 8, 8), (8, 8, 8)))  # a SalGAN that is quick
+
+
+@pytest.fixture
+def small_networks(small_salgan, monkeypatch):
+    few_channels(monkeypatch)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TESTS, TINY, TINY_FLAGS, take_step
+from conftest import TESTS, TINY, TINY_FLAGS
+from runs import take_step
 from torch.nn.parallel import DistributedDataParallel
 
 import test as evaluation
@@ -19,6 +20,7 @@ import utils
 from baselines import salema
 from loss import Recipe
 from model import RecSalNet
+from training.progress import Progress
 
 WEIGHTS = {"kl": 1.0, "cc": 1.0, "nss": 0.1}
 CASES = {                                                                  # the samples of each process's batches
@@ -82,7 +84,7 @@ def work(folder):
             accumulate = max(map(len, shares))
             found[name] = {key: grad.clone() for key, grad in gradients(network, module, shares[number], accumulate).items()}
         means = train.mean_values({name: shares[number] for name, shares in VALUES.items()}, skipped=number)
-        progress = train.Progress(2, clips=number + 1, sums={"loss": 0.5} if number else {}).combined().record()
+        progress = Progress(2, clips=number + 1, sums={"loss": 0.5} if number else {}).combined().record()
         order = utils.all_gather(number)
         print("only the first one prints")
         recurrent = make_recurrent()
