@@ -2,10 +2,10 @@
 
     python train.py
     python train.py --resume
-    python train.py --dataset ucf-sports --weights saved_models/RecSalNet.pth         # fine-tuning
-    python train.py --dataset dhf1k hollywood2 ucf-sports --cache cache               # on several datasets
-    python train.py --model tased_net                                                 # another network, by its own recipe
-    torchrun --nproc-per-node 4 train.py --batch-size 2                               # on 4 GPUs: steps of 8 clips
+    python train.py --dataset ucf-sports --weights saved_models/RecSalNet.pth # fine-tuning
+    python train.py --dataset dhf1k hollywood2 ucf-sports --cache cache       # on several datasets
+    python train.py --model tased_net                                         # another network, by its own recipe
+    torchrun --nproc-per-node 4 train.py --batch-size 2                       # on 4 GPUs: steps of 8 clips
 """
 import argparse
 import contextlib
@@ -53,9 +53,10 @@ from training.sets import (
 )
 from training.start import check_abilities, initialise_weights, make_model
 
-# What weights are chosen by, and what is logged beside it; the AUCs, and the measures of salient objects, are test.py's.
+# What validation measures: weights are chosen by CC, the others are logged. AUCs and the measures of salient objects
+# are test.py's.
 VALIDATION = {"density": {"cc": cc, "kl": kldiv, "nss": nss, "sim": similarity}, "mask": {"cc": cc, "mae": l1}}
-STOPPED, TERMINATED = 130, 143                                             # exit codes of a run stopped by Ctrl-C, by SIGTERM
+STOPPED, TERMINATED = 130, 143                                             # exit codes after Ctrl-C, after SIGTERM
 
 
 # One epoch, one validation
@@ -87,13 +88,14 @@ def train_one_epoch(model: nn.Module, module: nn.Module, loader: DataLoader, rec
     device = next(model.parameters()).device
     started, epochs = time.perf_counter(), loader.batch_sampler.epoch
     stream = at_scales(readable(loader), recipe.scales, skip=progress.batches % len(recipe.scales))
-    bar = tqdm(total=progress.length - progress.batches, desc=f"epoch {epochs + 1}", unit="batch", leave=False, disable=utils.hide_bar())
+    bar = tqdm(total=progress.length - progress.batches, desc=f"epoch {epochs + 1}", unit="batch", leave=False,
+               disable=utils.hide_bar())
     while loaded := progress.next_batches(stream, recipe.accumulate):
         batches = [batch for batch in loaded if "clip" in batch]           # some hold nothing but skipped clips
         count, maps = utils.all_reduce_sum([len(batches), sum(len(batch["density"]) for batch in batches)])
         optimizer.zero_grad(set_to_none=True)
         for batch in batches:
-            # Processes exchange their gradients once a step, in the backward pass of its last batch.
+            # Several processes average their gradients once a step, in the backward pass of its last batch.
             with contextlib.nullcontext() if utils.world_size() == 1 or batch is batches[-1] else module.no_sync():
                 density = at_scale(batch["density"].to(device, non_blocking=True), batch["scale"])
                 with precision_context(precision, device):
@@ -104,20 +106,21 @@ def train_one_epoch(model: nn.Module, module: nn.Module, loader: DataLoader, rec
                     refuse_non_finite(terms, batch)
                     progress.add_terms(terms, len(density))
                 else:
-                    terms = {"loss": outputs.sum()}                        # of nothing: the clip has no annotation
+                    terms = {"loss": outputs.sum()}                        # 0: no frame of the clip is annotated
                 weight = len(density) / max(1, maps) if recipe.gradients == "averaged" else 1
-                loss = terms["loss"] * (weight * utils.world_size())       # for DistributedDataParallel averages gradients
+                loss = terms["loss"] * (weight * utils.world_size())       # DistributedDataParallel divides by it
                 loss.backward()
         if count and not batches:
-            zero_loss(model, module, precision).backward()                 # the other processes wait for this one's gradients
+            zero_loss(model, module, precision).backward()                 # the other processes wait for gradients
         if maps:
-            set_rates(optimizer, recipe.gamma ** recipe.decays(progress.steps, epochs), recipe.warmup_factor(progress.steps))
+            decay = recipe.gamma ** recipe.decays(progress.steps, epochs)
+            set_rates(optimizer, decay, recipe.warmup_factor(progress.steps))
             optimizer.step()
             progress.steps += 1
         progress.skipped += report_skipped(loaded)
         progress.batches += len(loaded)
         bar.update(len(loaded))
-        if any(utils.all_reduce_sum([stop.requested])):                    # asked of one process, all stop after the same step
+        if any(utils.all_reduce_sum([stop.requested])):                    # all processes stop after the same step
             stop.requested = True
             break
     bar.close()
@@ -136,12 +139,14 @@ def refuse_non_finite(terms: dict[str, Tensor | int], batch: dict) -> None:
     if not torch.isfinite(terms["loss"]):
         values = {name: float(torch.as_tensor(value).detach()) for name, value in terms.items()}
         where = list(zip(batch["video"], batch["frame"]))
-        raise FloatingPointError(f"loss is {values['loss']} on (video, frame) {where}: {values}. Lower --lr, or try --precision float32")
+        raise FloatingPointError(f"loss is {values['loss']} on (video, frame) {where}: {values}. Lower --lr, or try "
+                                 "--precision float32")
 
 
 def zero_loss(model: nn.Module, module: nn.Module, precision: str) -> Tensor:
     """A loss whose gradients are zero, for a process that has no clip of a step: the others wait for it."""
-    norms = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training]
+    norms = [layer for layer in model.modules()
+             if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training]
     for norm in norms:                                                     # their averages must not see the zeros
         norm.eval()
     with precision_context(precision, next(model.parameters()).device):
@@ -156,7 +161,7 @@ def for_training(model: nn.Module, idle_parameters: bool = False) -> nn.Module:
 
     Args:
         model: on its device.
-        idle_parameters: whether some get no gradient at times, for which several processes must look.
+        idle_parameters: whether some parameters get no gradient in some steps; DistributedDataParallel must find them.
     """
     module = model.training_module()
     return DistributedDataParallel(module, find_unused_parameters=idle_parameters) if utils.world_size() > 1 else module
@@ -167,9 +172,9 @@ def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, 
     """Mean measures over validation clips, or groups, at the annotation's full resolution (the authors' protocol).
 
     Returns:
-        {"cc", "kl", "nss", "sim"}, or {"cc", "mae"} of networks that learn masks: means over the clips where each is defined, NaN where
-        none is; {"clips", "skipped"}: how many were measured, and how many could not be read. The same in all processes, each of which
-        measures its share.
+        {"cc", "kl", "nss", "sim"}, or {"cc", "mae"} of networks that learn masks: means over the clips where each is
+        defined, NaN where none is; {"clips", "skipped"}: how many were measured, and how many could not be read. Each
+        process measures its share of the clips; all return the same.
 
     Raises:
         ValueError: a clip cannot be read, or none could.
@@ -177,7 +182,8 @@ def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, 
     model.eval()
     device, measured, skipped = next(model.parameters()).device, VALIDATION[model.target], 0
     values = {name: [] for name in measured}
-    for batch in tqdm(readable(loader), desc="validation", total=len(loader), unit="clip", leave=False, disable=utils.hide_bar()):
+    for batch in tqdm(readable(loader), desc="validation", total=len(loader), unit="clip", leave=False,
+                      disable=utils.hide_bar()):
         skipped += report_skipped([batch])
         if "clip" not in batch:
             continue
@@ -192,7 +198,7 @@ def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, 
 
 
 def mean_values(values: dict[str, list[float]], skipped: int) -> dict[str, float]:
-    """`validate`'s result from this process's values: sums and counts of all processes make the means."""
+    """`validate`'s result from the values of this process and, through sums and counts, of all others."""
     defined = {name: [value for value in column if not math.isnan(value)] for name, column in values.items()}
     counts = utils.all_reduce_sum([len(values["cc"]), skipped, *map(len, defined.values())])
     sums = utils.all_reduce_sum([math.fsum(column) for column in defined.values()])
@@ -206,31 +212,43 @@ def report_skipped(batches: list[dict]) -> int:
     """Show the clips that --skip-bad left out, and count them."""
     messages = [message for batch in batches for message in batch["skipped"]]
     for message in messages:
-        tqdm.write(f"skipped: {message}", file=sys.stdout if utils.is_main() else sys.stderr)  # the others' stdout is shut
+        tqdm.write(f"skipped: {message}", file=sys.stdout if utils.is_main() else sys.stderr)  # others have no stdout
     return len(messages)
 
 
 # The run, from set-up to the last epoch
 
-def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, recipe: Recipe, precision: str, thaw: bool, writer,
-        stop: StopRequest) -> bool:
-    """Train until the recipe's epochs are finished; returns False where the user stopped it before."""
+def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, recipe: Recipe, precision: str, thaw: bool,
+        writer, stop: StopRequest) -> bool:
+    """Train until the recipe's epochs are finished; returns False if the user stopped it before.
+
+    Args:
+        run: starts, or continues in the middle of an epoch.
+        train_loader: of batches to train on.
+        val_loader: of clips to choose weights by; None keeps the last weights.
+        recipe: the objective, how steps are made, how many epochs.
+        precision: as in `train_one_epoch`.
+        thaw: whether the model trains more of its parameters from epoch to epoch.
+        writer: TensorBoard's, or None.
+        stop: the user's wish to stop.
+    """
     sampler = train_loader.batch_sampler
     module = for_training(run.model, thaw or run.model.has_idle_parameters)
     with contextlib.suppress(Stopped), stop, naming_deaths(train_loader, *filter(None, [val_loader])):
-        while run.epoch < recipe.epochs and not any(utils.all_reduce_sum([stop.requested])):  # all stop after the same epoch
+        while run.epoch < recipe.epochs and not any(utils.all_reduce_sum([stop.requested])):
             started = time.time()
             sampler.epoch, sampler.start = run.epoch, 0
             run.progress = run.progress or Progress(len(sampler) * len(recipe.scales), run.steps)
             sampler.start = run.progress.batches // len(recipe.scales)
             if thaw:
                 run.model.thaw(run.epoch + 1)
-            if not train_one_epoch(run.model, module, train_loader, recipe, precision, run.optimizer, run.progress, stop):
+            if not train_one_epoch(run.model, module, train_loader, recipe, precision, run.optimizer, run.progress,
+                                   stop):
                 run.save()                                                 # in the middle of the epoch
                 break
             scores, last = None, run.epoch + 1 == recipe.epochs
             if val_loader is not None and (last or (run.epoch + 1) % recipe.val_every == 0):
-                run.save()                                                 # validation takes long, and a request to stop interrupts it
+                run.save()                                                 # a request to stop interrupts validation
                 stop.requested = any(utils.all_reduce_sum([stop.requested]))
                 with stop.at_once():
                     scores = validate(run.model, val_loader, precision)
@@ -255,25 +273,29 @@ def main(args: argparse.Namespace) -> int:
     precision = choose_precision(args.precision, device, args.force_bfloat16)
     model_class, datasets = MODELS[args.model], args.dataset or [MODELS[args.model].dataset]
     given = {name: value for name, value in vars(args).items() if value is not None}
-    recipe = chosen_recipe(model_class.recipe, {field.name: given[field.name] for field in fields(Recipe) if field.name in given})
-    stage, run_dir, earlier = place_of_run(args.run_dir or default_run_dir(args.model, datasets), model_class, args.train_type)
+    recipe = chosen_recipe(model_class.recipe, {f.name: given[f.name] for f in fields(Recipe) if f.name in given})
+    run_dir = args.run_dir or default_run_dir(args.model, datasets)
+    stage, run_dir, earlier = place_of_run(run_dir, model_class, args.train_type)
     check_abilities(model_class, thaw=args.thaw, activation_checkpointing=args.activation_checkpointing)
     if args.hold_out and not recipe.val_every:
-        raise ValueError("--hold-out takes videos to validate on, and --val-every 0 says not to validate: leave out one of them")
+        raise ValueError("--hold-out takes videos to validate on, and --val-every 0 says not to validate: leave out "
+                         "one of them")
     if args.keep_flow_stage and not earlier:
-        raise ValueError("--keep-flow-stage is for the last stage of a network that is trained in stages: --model smcf --train-type finetune")
+        raise ValueError("--keep-flow-stage is for the last stage of a network that is trained in stages: --model smcf "
+                         "--train-type finetune")
     restarted = is_restart_of(run_dir / "run.json")
     last = run_files(run_dir, model_class)[1]
     resume = args.resume or utils.all_gather(restarted and last.is_file())[0]
     if not resume and not args.overwrite and not restarted and utils.is_main():
         utils.refuse_to_replace(run_files(run_dir, model_class),
-                                "continue with --resume, start anew with --overwrite, or choose another --run-dir")
+                                "continue with --resume, start over with --overwrite, or choose another --run-dir")
 
     stored = read_last(last) if resume else None
     model = make_model(args.model, args.weights, stored, {name: given[name] for name in NETWORK if name in given})
     if stage:
         model.set_stage(stage)
-    flow = chosen_flow(model, args.flow, args.keep_flow, args.raft_weights, torch.device("cpu"))  # made by loader processes
+    # On the CPU: loader processes make it.
+    flow = chosen_flow(model, args.flow, args.keep_flow, args.raft_weights, torch.device("cpu"))
     validated = recipe.val_every > 0 and not args.hold_out
     sources = choose_sources(datasets, args.data, args.train_split, args.val_split, validated, stage)
     need_fixations = recipe.loss == "maps" and recipe.loss_weights["nss"] != 0
@@ -284,10 +306,10 @@ def main(args: argparse.Namespace) -> int:
     train_loader = clip_loader(train_set, recipe.batch_size, args.workers, shuffle=True)
     val_loader = clip_loader(val_set, 1, args.workers, shuffle=False) if recipe.val_every else None
 
-    run_dir.mkdir(parents=True, exist_ok=True)                             # a folder that cannot be written is said now
+    run_dir.mkdir(parents=True, exist_ok=True)                             # fails now if it cannot be written
     if args.weights and not stored:
         print_configuration(model, args.weights)
-    elif not stored and utils.is_main():                                  # the others get the first one's weights
+    elif not stored and utils.is_main():                                   # the others get this process's weights
         print(f"encoder weights: {initialise_weights(model, args.encoder_weights, earlier, args.keep_flow_stage)}")
     if args.activation_checkpointing:
         model.activation_checkpointing = True
@@ -301,23 +323,25 @@ def main(args: argparse.Namespace) -> int:
     }
     if args.compile:
         compile_network(model)
-    run = Run(model, make_optimizer(model, recipe.lr), run_dir, record, describe_data(sources, args.hold_out, val_videos))
+    data = describe_data(sources, args.hold_out, val_videos)
+    run = Run(model, make_optimizer(model, recipe.lr), run_dir, record, data)
     if stored:
         run.restore(stored)
         print(f"resuming after epoch {run.epoch}" + (f" and {run.progress.batches} batches" if run.progress else ""))
     elif utils.is_main():
         clear_run(run_dir)
     record_launch(run, device)
-    if cache:                                                              # after everything that could have been refused
+    if cache:                                                              # takes long: after all that could fail
         prepare_frames(cache, train_videos + val_videos, args.workers, args.skip_bad)
     stop = StopRequest()
     print(f"training {type(model).__name__} ({sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters) "
           f"at {model.config['frame_size'][0]} x {model.config['frame_size'][1]} on {device.type} in {precision}")
-    finished = fit(run, train_loader, val_loader, recipe, precision, args.thaw, open_tensorboard(run_dir, args.tensorboard), stop)
-    if not finished:
+    writer = open_tensorboard(run_dir, args.tensorboard)
+    if not fit(run, train_loader, val_loader, recipe, precision, args.thaw, writer, stop):
         print(f"stopped in epoch {run.epoch + 1}; the same command with --resume continues")
         return TERMINATED if stop.terminated else STOPPED
-    print(f"finished {run.epoch} epochs: {run.weights}" + (f", validation CC {shown_cc(run.best_cc)}" if run.best_cc is not None else ""))
+    best = f", validation CC {shown_cc(run.best_cc)}" if run.best_cc is not None else ""
+    print(f"finished {run.epoch} epochs: {run.weights}{best}")
     return 0
 
 
@@ -333,5 +357,5 @@ if __name__ == "__main__":
     except FloatingPointError as error:
         parser.exit(1, f"train.py: stopped: {error}\n")
     except KeyboardInterrupt:
-        parser.exit(STOPPED, "train.py: interrupted; the same command goes on, with --resume once the run folder has a last.pt; "
-                             "prepared frames are kept\n")
+        parser.exit(STOPPED, "train.py: interrupted; the same command continues, with --resume once the run folder has "
+                             "a last.pt; prepared frames are kept\n")

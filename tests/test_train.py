@@ -21,7 +21,6 @@ from loss import Recipe
 from model import RecSalNet
 from saliency_model import Carried, RecurrentModel, WindowModel, prepare_frame
 
-
 # Speed
 
 @pytest.mark.parametrize("flags", [(), ("--activation-checkpointing",), pytest.param(("--precision", "bfloat16"), marks=needs_bfloat16)])

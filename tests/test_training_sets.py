@@ -89,7 +89,7 @@ def test_shots_of_a_film_are_held_out_together_and_by_the_seed():
 def test_videos_that_are_trained_on_and_validated_on_are_said(tiny_set, tmp_path, capsys, flags, said):
     run(tiny_set, tmp_path, "--epochs", "1", *flags)
     out = capsys.readouterr().out
-    assert said in out if said else "mind:" not in out
+    assert said in out if said else "warning:" not in out
 
 
 def test_training_from_prepared_frames_is_the_same_training(tiny_set, tmp_path, finished, capsys):

@@ -12,7 +12,12 @@ from weights import describe, read_checkpoint
 
 
 def read_last(path: Path) -> dict:
-    """The content of a last.pt, of one that an earlier version wrote too."""
+    """Read a last.pt, also one that an earlier version wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is no last.pt, or damaged; the message names the part.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"nothing to resume: {path} does not exist; start the run without --resume")
     stored = read_checkpoint(path)
@@ -20,8 +25,8 @@ def read_last(path: Path) -> dict:
     if not isinstance(stored, dict) or not needed <= stored.keys():
         raise ValueError(f"{path} is no last.pt of train.py: expected {sorted(needed)}, got {describe(stored)}")
     stored = up_to_date(stored)
-    kinds = {"model": dict, "optimizer": dict, "recipe": dict, "configuration": dict, "epoch": int, "best_cc": (float, type(None)),
-             "progress": (dict, type(None)), "steps": int, "carried": list}
+    kinds = {"model": dict, "optimizer": dict, "recipe": dict, "configuration": dict, "epoch": int,
+             "best_cc": (float, type(None)), "progress": (dict, type(None)), "steps": int, "carried": list}
     wrong = [name for name, kind in kinds.items() if not isinstance(stored[name], kind)]
     wrong += [name for name in ("recipe", "configuration") if not wrong and not is_plain(stored[name])]
     if wrong:
@@ -33,16 +38,19 @@ def read_last(path: Path) -> dict:
     if wrong:
         raise ValueError(f"{path} is damaged: {', '.join(wrong)} cannot be {numbers[wrong[0]]}")
     for state in stored["random"]:
-        check_kinds({**state, "cuda": []} if isinstance(state, dict) else state, {**utils.random_state(), "cuda": []}, f"{path}, random")
+        state = {**state, "cuda": []} if isinstance(state, dict) else state  # another machine has other GPUs
+        check_kinds(state, {**utils.random_state(), "cuda": []}, f"{path}, random")
     for name in ("random", "carried"):
         if len(stored[name]) != stored["recipe"]["processes"]:
-            raise ValueError(f"{path} is damaged: it holds {len(stored[name])} {name} states of {stored['recipe']['processes']} processes")
+            raise ValueError(f"{path} is damaged: it holds {len(stored[name])} {name} states of "
+                             f"{stored['recipe']['processes']} processes")
     return stored
 
 
 def up_to_date(stored: dict) -> dict:
     """The content of a last.pt with what earlier versions did not write."""
-    stored = {"steps": 0, **stored, "random": stored["random"] if isinstance(stored["random"], list) else [stored["random"]]}
+    random = stored["random"] if isinstance(stored["random"], list) else [stored["random"]]
+    stored = {"steps": 0, **stored, "random": random}
     stored = {"carried": [vars(Carried())] * len(stored["random"]), **stored}
     if isinstance(stored["progress"], dict):
         stored["progress"] = {"steps": stored["steps"], "carried": None, **stored["progress"]}
@@ -54,7 +62,7 @@ def up_to_date(stored: dict) -> dict:
 
 
 def is_plain(content) -> bool:
-    """Whether it is a dict that holds nothing but what JSON can."""
+    """Whether it is a dict of nothing but what JSON can hold."""
     try:
         return isinstance(content, dict) and json.dumps(content) is not None
     except (TypeError, ValueError, RecursionError):
@@ -63,15 +71,16 @@ def is_plain(content) -> bool:
 
 def check_recipe(stored: dict, given: dict) -> None:
     """Raise a ValueError that names every value in which the two differ; what a run started from no longer matters."""
-    changed = [f"{name} was {stored.get(name)}, is {value}" for name, value in given.items()
-               if name in stored and stored[name] != value and name not in ("weights", "encoder_weights")]  # missing: of an earlier version
+    compared = stored.keys() - {"weights", "encoder_weights"}              # an earlier version may lack some
+    changed = [f"{name} was {stored[name]}, is {value}" for name, value in given.items()
+               if name in compared and stored[name] != value]
     if changed:
         raise ValueError(f"--resume continues a run exactly, but {'; '.join(changed)}. "
                          "Give the same options, or start another run in another --run-dir")
 
 
 def check_carried(state, model: SaliencyModel, source: Path) -> None:
-    """Raise a ValueError where the state that a run carried from clip to clip is none of its network's."""
+    """Raise a ValueError if the state that a run carried from clip to clip does not fit its network."""
     if not is_state(state):
         raise ValueError(f"{source}, carried is damaged: its state is no tensors of numbers")
     if state is None:

@@ -1,4 +1,4 @@
-"""What a run says of each epoch: a line on the screen, one in log.jsonl, points in TensorBoard."""
+"""The log of an epoch: a line on the screen, one in log.jsonl, points in TensorBoard."""
 import math
 from pathlib import Path
 
@@ -24,18 +24,22 @@ def log_epoch(run: Run, progress: Progress, scores: dict | None, seconds: float,
         writer.flush()
 
 
-def epoch_line(run: Run, terms: dict, left_out: dict, skipped: int, scores: dict | None, seconds: float, speed: dict) -> str:
-    """The line of an epoch: mean terms, what was left out, validation, time, and how fast training was."""
+def epoch_line(run: Run, terms: dict, left_out: dict, skipped: int, scores: dict | None, seconds: float,
+               speed: dict) -> str:
+    """An epoch's line on the screen: mean terms, what was left out, validation, time and speed."""
     parts = [f"epoch {run.epoch}", *(f"{LABELS.get(name, name)} {value:.4f}" for name, value in terms.items())]
     samples = run.model.samples
-    undefined = ", ".join(f"{LABELS[name.removesuffix('_left_out')]} {count}" for name, count in left_out.items() if count)
+    undefined = ", ".join(f"{LABELS[name.removesuffix('_left_out')]} {count}"
+                          for name, count in left_out.items() if count)
     parts += [f"({samples} left out as undefined: {undefined})"] if undefined else []
     parts += [f"{skipped} clips skipped"] if skipped else []
     if scores is not None:
         measured = " ".join(f"{LABELS[name]} {value:.4f}" for name, value in scores.items() if name in LABELS)
         skipped_too = f" ({scores['skipped']} skipped)" if scores["skipped"] else ""
-        parts.append(f"| validation on {scores['clips']} clips{skipped_too}: {measured} (best CC {shown_cc(run.best_cc)})")
-    return "  ".join([*parts, f"| {seconds:.1f} s, {speed['clips_per_second']:.3g} {samples}/s, {speed['data_wait']:.0%} waiting for clips"])
+        best = shown_cc(run.best_cc)
+        parts.append(f"| validation on {scores['clips']} clips{skipped_too}: {measured} (best CC {best})")
+    rate, wait = speed["clips_per_second"], speed["data_wait"]
+    return "  ".join([*parts, f"| {seconds:.1f} s, {rate:.3g} {samples}/s, {wait:.0%} waiting for clips"])
 
 
 def shown_cc(value: float) -> str:

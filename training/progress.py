@@ -1,4 +1,4 @@
-"""Where an epoch stands, and the request to stop it."""
+"""The progress of an epoch, and the user's request to stop."""
 import contextlib
 import itertools
 import signal
@@ -17,16 +17,17 @@ from saliency_model import Carried, map_state
 
 @dataclass
 class Progress:
-    """Where an epoch stands in this process; in last.pt, all processes' together.
+    """How far an epoch has come in this process; in last.pt, in all processes together.
 
     Attributes:
-        length: batches of the epoch, each counted once for every scale, of which so many are used (`batches`).
-        steps: of the optimiser, since the run began.
-        clips: maps compared.
+        length: batches of the epoch, each counted once for every scale.
+        steps: steps of the optimiser since the run began.
+        batches: batches used so far.
+        clips: maps compared with their targets.
         skipped: clips that could not be read.
         sums: of each term over the samples; "samples" counts them, "kl_left_out" and so on those where it is undefined.
-        seconds: in all, and of those, how many went into waiting for clips (`waited`).
-        carried: from clip to clip, by networks that carry a state.
+        seconds: time spent, of which `waited` went into waiting for clips.
+        carried: what networks with a state carry from clip to clip.
     """
     length: int
     steps: int = 0
@@ -46,22 +47,23 @@ class Progress:
         return taken
 
     def add_terms(self, terms: dict[str, Tensor | int], count: int) -> None:
-        """Add a batch's terms times its samples, `count`."""
+        """Add a batch's terms, which are means over its `count` samples."""
         self.clips += count
         self.sums["samples"] = self.sums.get("samples", 0) + count
         means = [name for name in terms if not name.endswith("_left_out")]
-        values = dict(zip(means, torch.stack([terms[name].detach() for name in means]).tolist()))  # one wait for the GPU
+        # One wait for the GPU, not one for each term.
+        values = dict(zip(means, torch.stack([terms[name].detach() for name in means]).tolist()))
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0) + (values[name] * count if name in values else value)
 
     def mean_terms(self) -> dict[str, float]:
-        """Means: of the loss over all samples, of each term over the samples where it is defined."""
+        """The mean of the loss over all samples, and of each term over the samples where it is defined."""
         terms = [name for name in self.sums if name != "samples" and not name.endswith("_left_out")]
         counted = {name: self.sums["samples"] - self.sums.get(f"{name}_left_out", 0) for name in terms}
         return {name: self.sums[name] / count if count else float("nan") for name, count in counted.items()}
 
     def combined(self) -> "Progress":
-        """That of all processes together: clips and sums are added up, times are the first one's, nothing is carried."""
+        """The progress of all processes: sums of clips and terms, the main process's times, nothing carried."""
         parts = utils.all_gather(self.record())
         names = dict.fromkeys(name for part in parts for name in part["sums"])
         sums = {name: sum(part["sums"].get(name, 0) for part in parts) for name in names}
@@ -69,37 +71,39 @@ class Progress:
         return Progress(**{**parts[0], **added, "sums": sums, "carried": Carried()})
 
     def record(self) -> dict:
-        """For last.pt, in plain values: without what is carried, which each process stores by itself."""
+        """Plain values for last.pt. What is carried differs between processes: `record_carried`."""
         return {**vars(self), "carried": None}
 
     def record_carried(self) -> dict:
-        """What is carried, for last.pt: on the CPU, for another machine may lack this one's GPU."""
+        """What is carried, for last.pt; on the CPU, as another machine may lack this one's GPU."""
         return {**vars(self.carried), "state": map_state(Tensor.cpu, self.carried.state)}
 
     @staticmethod
     def check(record: dict, carried: list, source: Path) -> None:
-        """Raise a ValueError where `record`, None between epochs, or one of `carried` is not what a Progress writes."""
+        """Raise a ValueError if `record` (None between epochs) or one of `carried` is not what `Progress` writes."""
         if record is not None:
             sums = record.get("sums") if isinstance(record.get("sums"), dict) else {}
             fresh = {**Progress(0).record(), "sums": dict.fromkeys(sums, 0.0)}
             check_kinds({**record, "carried": None}, fresh, f"{source}, progress")
-        for each in carried:                                               # states are compared with the network's later
-            check_kinds({**each, "state": None} if isinstance(each, dict) else each, vars(Carried()), f"{source}, carried")
+        for each in carried:
+            # The network's shapes are needed to check the state: `check_carried`.
+            each = {**each, "state": None} if isinstance(each, dict) else each
+            check_kinds(each, vars(Carried()), f"{source}, carried")
 
     @classmethod
     def restored(cls, record: dict, carried: dict) -> "Progress":
-        """This process's, of a checked `record` and what it carried; the sums of all are the first one's from now on."""
+        """This process's progress, from a checked record; the sums of all go on in the main process."""
         shared = record if utils.is_main() else {name: record[name] for name in ("length", "steps", "batches")}
         return cls(**{**shared, "carried": Carried(**carried)})
 
 
 def check_kinds(stored, like, where: str) -> None:
-    """Raise a ValueError where a part of a run's state is not of the kind that this run's is: dicts of the same names, lists as long, and so on.
+    """Raise a ValueError if a part of a run's state has another structure than this run's.
 
     Args:
         stored: from a file.
-        like: nested dicts and lists of plain values and tensors.
-        where: which part, of which file.
+        like: nested dicts and lists of plain values and tensors: keys, lengths, types, dtypes and shapes must agree.
+        where: which part, of which file, for the message.
     """
     number = isinstance(like, (int, float)) and not isinstance(like, bool)
     same = isinstance(stored, (int, float)) and not isinstance(stored, bool) if number else type(stored) is type(like)
@@ -110,7 +114,8 @@ def check_kinds(stored, like, where: str) -> None:
     elif isinstance(like, Tensor):
         same = same and like.dtype == stored.dtype and like.shape == stored.shape
     if not same:
-        raise ValueError(f"{where} is damaged: expected a {type(like).__name__} such as train.py writes, got {str(stored)[:80]}")
+        raise ValueError(f"{where} is damaged: expected a {type(like).__name__} such as train.py writes, got "
+                         f"{str(stored)[:80]}")
     for name in like if isinstance(like, dict) else range(len(like)) if isinstance(like, list) else ():
         check_kinds(stored[name], like[name], f"{where}, {name}")
 
@@ -120,7 +125,10 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Turns Ctrl-C, and the SIGTERM of schedulers, into a request that is met after the running step; a second Ctrl-C interrupts at once."""
+    """Turns Ctrl-C, and the SIGTERM of schedulers, into a request that is met after the running step.
+
+    A second Ctrl-C interrupts at once.
+    """
 
     def __init__(self) -> None:
         self.requested, self.terminated, self.interruptible = False, False, False
@@ -138,7 +146,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """What can be interrupted: within, and at its beginning, a request raises `Stopped`."""
+        """Within this block, and at its beginning, a request raises `Stopped`."""
         self.interruptible = True
         try:
             if self.requested:
