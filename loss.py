@@ -1,4 +1,5 @@
-"""The six measures of saliency, and the training objective built from the same functions.
+"""The six measures of saliency, the training objective built from the same functions, and the recipe that says with
+which objective a network is trained, and how.
 
 Every measure takes a batch and returns one value a sample, NaN where it is undefined: NSS and both AUCs of a frame
 without fixations; AUC-Judd where every pixel is fixated; CC, NSS, SIM and shuffled AUC of a constant saliency map; CC,
@@ -7,6 +8,7 @@ Computed in float64, on the device of the saliency map. Fixations may stay on th
 Source: the definitions of the DHF1K benchmark's evaluation code (MIT Saliency Benchmark; Judd, Bylinskii).
 """
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -238,6 +240,7 @@ LABELS = {**{name: measure.label for name, measure in MEASURES.items()}, "l1": "
 # Terms of the objective, and their sign in the loss.
 SIGNS = {"kl": 1, "cc": -1, "nss": -1, "sim": -1, "l1": 1, "bce": 1}
 TERMS = {"kl": kldiv, "cc": cc, "nss": nss, "sim": similarity, "l1": l1, "bce": bce}
+GRADIENTS = ("averaged", "summed")                                 # of the batches of a step
 KL_OVER = ("sample", "batch")                                      # over what both maps of KL are divided by their sums
 
 
@@ -344,6 +347,80 @@ def batch_mean(measure, saliency: Tensor, target: Tensor) -> tuple[Tensor, int]:
     if left_out:                                                           # again without them: their gradient is NaN
         values = measure(saliency[~undefined], target[(~undefined).to(target.device)])
     return values.sum() / len(saliency), left_out
+
+
+# How a network is trained
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained unless told otherwise: the defaults of train.py's flags of the same names.
+
+    Attributes:
+        optimizer: a key of `training.optimizer.OPTIMIZERS`, with `optimizer_options` as its keyword arguments.
+        lr: learning rate; after so many steps (`milestones`), and after every so many epochs (`decay_epochs`), that of
+            groups of parameters that are "scheduled" is multiplied by `gamma`.
+        batch_size: clips of a forward pass. A step takes `accumulate` batches, and its gradients are "averaged" over
+            all its maps or "summed" over its batches (`gradients`).
+        epochs: in all, with a validation after every `val_every`; 0: none, the last weights are kept.
+        flip: whether half of the clips are mirrored left to right.
+        scales: of the frame size; a step is made at each, for every batch.
+        loss: a key of `OBJECTIVES`. "maps" compares maps by several terms, with these `loss_weights` (missing ones are
+            0), and KL is normalised over each "sample" or over the whole "batch" (`kl_over`).
+        warmup: first steps over which all rates rise linearly to their full values.
+
+    Raises:
+        ValueError: a field has a value that means nothing; the message names it.
+    """
+    optimizer: str = "adam"
+    optimizer_options: dict = field(default_factory=dict)
+    lr: float = 1e-4
+    milestones: tuple[int, ...] = ()
+    gamma: float = 1.0
+    decay_epochs: int | None = None
+    batch_size: int = 1
+    accumulate: int = 1
+    gradients: str = "averaged"
+    epochs: int = 10
+    val_every: int = 1
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
+    loss: str = "maps"
+    kl_over: str = "sample"
+    loss_weights: dict[str, float] = field(default_factory=lambda: {"kl": 1.0})
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "loss_weights", {**dict.fromkeys(TERMS, 0.0), **self.loss_weights})
+        choices = {"gradients": GRADIENTS, "loss": OBJECTIVES, "kl_over": KL_OVER}
+        least = {"batch_size": 1, "accumulate": 1, "epochs": 1, "val_every": 0, "warmup": 0}
+        wrong = [name for name, known in choices.items() if getattr(self, name) not in known]
+        wrong += [name for name, number in least.items() if getattr(self, name) < number]
+        wrong += ["lr"] * (not self.lr > 0) + ["scales"] * (not self.scales or min(self.scales) <= 0)
+        wrong += ["loss_weights"] * (self.loss_weights.keys() != TERMS.keys())
+        if wrong:
+            raise ValueError(f"a recipe cannot have {', '.join(f'{name}={getattr(self, name)!r}' for name in wrong)}")
+
+    def compute_terms(self, outputs: Tensor | tuple[Tensor, ...], target: Tensor,
+                      fixations: Tensor | None = None) -> dict[str, Tensor | int]:
+        """The objective's terms, with "loss"; arguments are those of the function in `OBJECTIVES`."""
+        options = {"weights": self.loss_weights, "kl_over": self.kl_over} if self.loss == "maps" else {}
+        return OBJECTIVES[self.loss](outputs, target, fixations, **options)
+
+    def decays(self, steps: int, epochs: int) -> int:
+        """How often the rate has been multiplied by gamma after so many steps and whole epochs."""
+        by_epochs = epochs // self.decay_epochs if self.decay_epochs else 0
+        return sum(steps >= milestone for milestone in self.milestones) + by_epochs
+
+    def warmup_factor(self, steps: int) -> float:
+        """The share of their full values that rates have after so many steps."""
+        return min(1.0, (steps + 1) / self.warmup) if self.warmup else 1.0
+
+    def record(self) -> dict:
+        """What must be the same when a run is resumed, in plain values: not how long it is, nor what has no flag."""
+        without_flag = ("optimizer", "optimizer_options", "milestones", "gamma", "decay_epochs", "loss")
+        values = {name: value for name, value in vars(self).items() if name not in ("epochs", *without_flag)}
+        values["objective"] = values.pop("loss_weights")                   # its name in run folders
+        return {**values, "scales": list(self.scales)}
 
 
 # Shared arithmetic. Maps come in as (B, H, W) and are handled as (B, N).

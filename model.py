@@ -13,15 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from saliency_model import (
-    Recipe,
-    WindowModel,
-    check_frame_size,
-    gaussian_blur,
-    prepare_frame,
-    weighted,
-    without_autocast,
-)
+from loss import Recipe
+from saliency_model import WindowModel, check_frame_size, gaussian_blur, prepare_frame, without_autocast
 from swin_transformer import SwinTransformer3D, load_encoder
 
 SHARPNESS = 8  # of a random start: side maps of 0, 0.5, 1 become 0.0003, 0.018, 0.5
@@ -55,7 +48,7 @@ class RecSalNet(WindowModel):
 
     clip_len = 32                                                          # fixed by the network: 16 tokens -> 8 -> 1
     known_by, authors_file = ("conv1.weight", "backbone.patch_embed.proj.weight"), "RecSalNet.pth"
-    recipe = Recipe(lr=1e-5, epochs=500, val_every=3, loss_weights=weighted(kl=1.0, cc=1.0, nss=0.1))  # the paper's
+    recipe = Recipe(lr=1e-5, epochs=500, val_every=3, loss_weights={"kl": 1.0, "cc": 1.0, "nss": 0.1})  # the paper's
     abilities = (*WindowModel.abilities, "activation_checkpointing")
     start_file = Path("saved_models/swin_small_patch244_window877_kinetics400_1k.pth")
     start_download = "Swin3D_S_Weights.KINETICS400_V1"

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,50 +17,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from loss import to_device
+from loss import Recipe, to_device
 from weights import check_entries, load_entries, read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FIRST_FRAMES = ("repeat", "mirror")  # what fills a window before a video's first frame
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained unless told otherwise; the defaults of train.py's flags.
-
-    Attributes:
-        optimizer: a key of `train.OPTIMIZERS`, with `optimizer_options` as its keyword arguments.
-        lr: learning rate; after so many steps (`milestones`), and after every so many epochs (`decay_epochs`), that of
-            groups of parameters that are "scheduled" is multiplied by `gamma`.
-        batch_size: clips of a forward pass. A step takes `accumulate` batches, and its gradients are "averaged" over
-            all its maps or "summed" over its batches (`gradients`).
-        epochs: in all, with a validation after every `val_every`; 0: none, the last weights are kept.
-        flip: whether half of the clips are mirrored left to right.
-        scales: of the frame size; a step is made at each, for every batch.
-        loss: a key of `loss.OBJECTIVES`. "maps" compares maps by several terms, with these `loss_weights`, and KL is
-            normalised over each "sample" or over the whole "batch" (`kl_over`).
-    """
-    optimizer: str = "adam"
-    optimizer_options: dict = field(default_factory=dict)
-    lr: float = 1e-4
-    milestones: tuple[int, ...] = ()
-    gamma: float = 1.0
-    decay_epochs: int | None = None
-    batch_size: int = 1
-    accumulate: int = 1
-    gradients: str = "averaged"
-    epochs: int = 10
-    val_every: int = 1
-    flip: bool = False
-    scales: tuple[float, ...] = (1.0,)
-    loss: str = "maps"
-    kl_over: str = "sample"
-    loss_weights: dict[str, float] = field(default_factory=lambda: weighted(kl=1.0))
-
-
-def weighted(**weights: float) -> dict[str, float]:
-    """Weights of all terms of the objective; those that are not given are 0."""
-    return {**dict.fromkeys(("kl", "cc", "nss", "sim", "l1", "bce"), 0.0), **weights}
 
 
 @dataclass(frozen=True)

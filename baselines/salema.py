@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saliency_model import Recipe, RecurrentModel, check_frame_size, rounded_to_8_bits, weighted, without_autocast
+from loss import Recipe
+from saliency_model import RecurrentModel, check_frame_size, rounded_to_8_bits, without_autocast
 from weights import load_entries
 
 State = Tensor | tuple[Tensor, ...] | None  # what is carried from frame to frame; None before the first
@@ -45,7 +46,7 @@ class FrameByFrame(RecurrentModel):
     recipe = Recipe(                                                       # the paper's; a step for every clip
         optimizer_options={"weight_decay": 1e-4}, lr=1e-7,
         epochs=10,                                                         # ours. Thawed in epoch 5, then as many again
-        loss_weights=weighted(bce=1.0),
+        loss_weights={"bce": 1.0},
     )
     start_file = Path("saved_models/SalGAN.pth")                           # the paper's was trained on SALICON
 

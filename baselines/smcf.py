@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
-from saliency_model import GroupModel, Recipe, check_frame_size, prepare_frame, rounded_to_8_bits, without_autocast
+from loss import Recipe
+from saliency_model import GroupModel, check_frame_size, prepare_frame, rounded_to_8_bits, without_autocast
 from weights import load_entries, load_pretrained_part
 
 # Attributes of modules are the authors' names in state dicts, which also number what is alike.

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import utils
-from saliency_model import GroupModel, Recipe, check_frame_size, gaussian_blur, truncated_to_8_bits, without_autocast
+from loss import Recipe
+from saliency_model import GroupModel, check_frame_size, gaussian_blur, truncated_to_8_bits, without_autocast
 from weights import local_file, read_configuration
 
 # Caffe's layers: channels in, channels out, side of the kernel. Their names are those of state dicts; a second stream's

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loss import Recipe
 from model import check_clip, check_frame_stride
-from saliency_model import Recipe, WindowModel, check_frame_size, gaussian_blur, truncated_to_8_bits, without_autocast
+from saliency_model import WindowModel, check_frame_size, gaussian_blur, truncated_to_8_bits, without_autocast
 from weights import load_pretrained_part
 
 # Widths of the Mixed blocks: 3b and 3c, 4b to 4f, 5b and 5c of S3D. Attributes of modules are the authors' names in

@@ -186,3 +186,22 @@ def compilations(monkeypatch):
     counter, compile_module = CompileCounter(), nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compile_module(self, **{**options, "backend": counter}))
     return counter
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_set, tmp_path_factory):
+    """A run folder after three epochs; read-only for tests."""
+    from runs import run
+    run_dir = tmp_path_factory.mktemp("finished")
+    assert run(tiny_set, run_dir, "--epochs", "3", "--val-every", "2") == 0
+    return run_dir
+
+
+@pytest.fixture
+def small_salgan(monkeypatch):
+    monkeypatch.setattr(salema, "STAGES", ((8, 8), (8, 8), (8, 8, 8), (8, 8, 8), (8, 8, 8)))  # a SalGAN that is quick
+
+
+@pytest.fixture
+def small_networks(small_salgan, monkeypatch):
+    few_channels(monkeypatch)

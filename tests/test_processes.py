@@ -1,5 +1,4 @@
 """Two processes on one machine, with gloo: started once, each runs `work` below; the tests look at what they left."""
-import functools
 import json
 import os
 import signal
@@ -12,14 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TESTS, TINY, TINY_FLAGS
+from runs import take_step
 from torch.nn.parallel import DistributedDataParallel
 
 import test as evaluation
 import train
 import utils
 from baselines import salema
-from loss import objective
+from loss import Recipe
 from model import RecSalNet
+from training.progress import Progress
 
 WEIGHTS = {"kl": 1.0, "cc": 1.0, "nss": 0.1}
 CASES = {                                                                  # the samples of each process's batches
@@ -46,10 +47,10 @@ def make_batch(samples):
     return {**{name: torch.stack([sample[name] for sample in each]) for name in each[0]}, "video": ["v"] * len(samples), "frame": ["1"] * len(samples)}
 
 
-def gradients(model, batches, clips):
-    model.zero_grad()
-    train.backward(model, [make_batch(samples) for samples in batches], clips, train.Steps(functools.partial(objective, weights=WEIGHTS)), train.new_progress(1))
-    return {name: p.grad for name, p in train.unwrap(model).named_parameters() if p.grad is not None}
+def gradients(network, module, batches, accumulate):
+    """Of one step on these batches; every process has `accumulate`, some of which may be empty."""
+    take_step(network, module, [make_batch(samples) for samples in batches], Recipe(loss_weights=WEIGHTS, accumulate=accumulate))
+    return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
 
 def make_recurrent():
@@ -67,28 +68,29 @@ def make_clip(number, length):
             "video": ["v"] * length, "frame": ["1"] * length}
 
 
-def recurrent_gradients(model, clips):
+def recurrent_gradients(network, module, clips):
     """Of a step on 5 frames: in one process both videos, or one in each of two."""
-    model.zero_grad()
-    train.backward(model, clips, 5, train.Steps(functools.partial(objective, weights={"bce": 1.0})), train.new_progress(1))
-    return {name: p.grad.clone() for name, p in train.unwrap(model).named_parameters()}
+    take_step(network, module, clips, Recipe(loss_weights={"kl": 0.0, "bce": 1.0}, accumulate=2))
+    return {name: p.grad.clone() for name, p in network.named_parameters()}
 
 
 def work(folder):
     with utils.process_group("cpu"):
         number = utils.rank()
-        model = DistributedDataParallel(make_network(seed=number))         # all get the first one's weights
+        network = make_network(seed=number)
+        module = DistributedDataParallel(network)                          # all get the first one's weights
         found = {}
         for name, shares in CASES.items():
-            clips, = utils.all_reduce_sum([sum(map(len, shares[number]))])
-            found[name] = {key: grad.clone() for key, grad in gradients(model, shares[number], clips).items()}
+            accumulate = max(map(len, shares))
+            found[name] = {key: grad.clone() for key, grad in gradients(network, module, shares[number], accumulate).items()}
         means = train.mean_values({name: shares[number] for name, shares in VALUES.items()}, skipped=number)
-        progress = train.combined({**train.new_progress(2), "clips": number + 1, "sums": {"loss": 0.5} if number else {}})
+        progress = Progress(2, clips=number + 1, sums={"loss": 0.5} if number else {}).combined().record()
         order = utils.all_gather(number)
         print("only the first one prints")
-        recurrent = train.for_training(make_recurrent())
-        carried = recurrent_gradients(recurrent, [make_clip(7, 3)] if number == 0 else [make_clip(8, 2)])
-        idle = recurrent_gradients(recurrent, [make_clip(7, 5)] if number == 0 else [])
+        recurrent = make_recurrent()
+        module = train.for_training(recurrent)
+        carried = recurrent_gradients(recurrent, module, [make_clip(7, 3)] if number == 0 else [make_clip(8, 2)])
+        idle = recurrent_gradients(recurrent, module, [make_clip(7, 5)] if number == 0 else [])
         torch.save({"recurrent": carried, "idle": idle, "gradients": found, "means": means, "progress": progress, "order": order}, folder / f"{number}.pt")
 
 
@@ -113,7 +115,8 @@ def results(tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_average_the_gradients_of_one_with_all_clips_in_a_batch(results, name):
     together = [number for share in CASES[name] for batch in share for number in batch]
-    expected = gradients(make_network(seed=0), [together], len(together))
+    network = make_network(seed=0)
+    expected = gradients(network, network, [together], 1)
     largest = max(grad.abs().max() for grad in expected.values())
     for number in (0, 1):
         found = results[number]["gradients"][name]
@@ -126,7 +129,8 @@ def test_two_processes_average_the_gradients_of_one_with_all_clips_in_a_batch(re
 def test_networks_that_carry_a_state_are_trained_on_videos_of_each_process(results, name, clips, monkeypatch):
     """Alpha has no part in the map of a video's first frame, and none where a process has no video left."""
     monkeypatch.setattr(salema, "STAGES", salema.STAGES)                   # put back afterwards
-    expected = recurrent_gradients(train.for_training(make_recurrent()), [make_clip(*clip) for clip in clips])
+    network = make_recurrent()
+    expected = recurrent_gradients(network, train.for_training(network), [make_clip(*clip) for clip in clips])
     largest = max(grad.abs().max() for grad in expected.values())
     for number in (0, 1):
         found = results[number][name]

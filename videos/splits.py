@@ -16,6 +16,7 @@ class DatasetInfo:
         train, val, test: the splits to train on, to choose weights by, and to score.
         numbers: split -> the numbers of its videos, for trees that have no folder for each split.
         stages: stage of training -> the split to train on, where it is not `train`.
+        shots: whether videos NAME_1, NAME_2 .. are shots of one film, which --hold-out keeps together.
     """
     folder: Path | None
     train: str
@@ -23,6 +24,7 @@ class DatasetInfo:
     test: str
     numbers: dict[str, range] = field(default_factory=dict)
     stages: dict[str, str] = field(default_factory=dict)
+    shots: bool = False
 
 
 DATASETS = {
@@ -30,7 +32,7 @@ DATASETS = {
                          {"train": range(1, 601), "val": range(601, 701), "test": range(701, 1001)}),
     # The next four have no validation set: papers choose weights by the test set, and so do we, unless some of the
     # training set is held out.
-    "hollywood2": DatasetInfo(Path("data/Hollywood-2"), "training", "testing", "testing"),
+    "hollywood2": DatasetInfo(Path("data/Hollywood-2"), "training", "testing", "testing", shots=True),
     "ucf-sports": DatasetInfo(Path("data/UCF-Sports"), "training", "testing", "testing"),
     "diem": DatasetInfo(Path("data/DIEM"), "train", "test", "test"),
     # Salient objects: masks, no fixations.
