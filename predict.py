@@ -54,7 +54,6 @@ from videos.decoding import (
 from videos.images import IMAGE_SUFFIXES, READING, is_animation, read_frame, timed_pictures
 from weights import save_safetensors, sha256_of
 
-DONE = object()
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -85,14 +84,15 @@ def saliency_maps(model: SaliencyModel, frames: Iterable[np.ndarray],
     if flows is not None and not model.needs_flow:
         raise ValueError(f"{type(model).__name__} takes no optical flow")
     errors = []                                                            # raised when the frames before have their maps
-    prepared = (PreparedFrame(prepare_all(model, frame, flow), frame.shape[:2])
-                for frame, flow in with_flows(model, frames, flows))
+    prepared = (prepare(model, frame, flow) for frame, flow in with_flows(model, frames, flows))
     ahead = 2 * options.batch_size * options.interpolate * options.every
     prepared = in_background(until_error(prepared, errors), ahead=max(2 * options.batch_size, min(64, ahead)))
-    for group, size in of_one_size(scene_outputs(model, prepared, options), options.batch_size):
-        with torch.no_grad():                                              # left before a map is handed over, or the caller would have no gradients
-            finished = model.finish(torch.stack(group), size if options.resize else tuple(group[0].shape[-2:]))
-        yield from finished
+    for size, run in itertools.groupby(raw_maps(model, prepared, options), key=lambda raw: raw.size):
+        while group := [raw.output for raw in itertools.islice(run, options.batch_size)]:
+            # Left before a map is handed over, or the caller would have no gradients.
+            with torch.no_grad():
+                finished = model.finish(torch.stack(group), size if options.resize else tuple(group[0].shape[-2:]))
+            yield from finished
     if errors:
         raise errors[0]
 
@@ -108,12 +108,12 @@ def with_flows(model: nn.Module, frames: Iterable[np.ndarray],
     return zip(shown, map(optical_flow.PICTURES[model.flow_picture], optical_flow.flows(seen, flows or optical_flow.dis_flow())))
 
 
-def prepare_all(model: nn.Module, frame: np.ndarray, flow: np.ndarray | None) -> Tensor:
-    """A frame at the network's size, (3, h, w) uint8, or with its flow's picture, (6, h, w)."""
+def prepare(model: SaliencyModel, frame: np.ndarray, flow: np.ndarray | None) -> PreparedFrame:
+    """Bring a frame, and its flow's picture if there is one, to the network's size."""
     if flow is not None and flow.shape != frame.shape:
         flow = cv2.resize(checked(flow), (frame.shape[1], frame.shape[0]), interpolation=cv2.INTER_AREA)
     pictures = [model.prepare(checked(picture)) for picture in (frame, flow) if picture is not None]
-    return torch.cat(pictures) if len(pictures) > 1 else pictures[0]
+    return PreparedFrame(torch.cat(pictures) if len(pictures) > 1 else pictures[0], frame.shape[:2])
 
 
 def checked(frame: np.ndarray) -> np.ndarray:
@@ -125,33 +125,47 @@ def checked(frame: np.ndarray) -> np.ndarray:
 
 
 def until_error(items: Iterable, errors: list[Exception]) -> Iterator:
-    """The items before an error, which is put into `errors`."""
+    """Yield the items until an exception, which is stored in `errors`."""
     try:
         yield from items
     except Exception as error:
         errors.append(error)
 
 
-def scene_outputs(model: SaliencyModel, prepared: Iterable[PreparedFrame],
-                  options: EngineOptions) -> Iterator[tuple[Tensor, tuple[int, int]]]:
-    """The network's output, (h, w), for each frame that gets a map, and the frame's size; scene by scene."""
-    for start, scene in itertools.groupby(by_scene(prepared, options.scene_cuts), key=lambda item: item[0]):
+class RawMap(NamedTuple):
+    """The network's output for a frame, (h, w), and the frame's size, (H, W)."""
+    output: Tensor
+    size: tuple[int, int]
+
+
+def raw_maps(model: SaliencyModel, prepared: Iterable[PreparedFrame], options: EngineOptions) -> Iterator[RawMap]:
+    """The network's output for each frame that gets a map, scene by scene."""
+    for start, scene in itertools.groupby(by_scene(prepared, options.scene_cuts), key=lambda item: item.start):
         # Index of the scene's first frame that gets a map.
         first = options.skip - start if start < options.skip else (options.skip - start) % options.every
-        outputs = model.raw_maps((frame for _, frame in scene), first, options)
-        yield from interpolated(outputs) if options.interpolate > 1 else ((output, step[-1].size) for step, output in outputs)
+        outputs = model.raw_maps((item.frame for item in scene), first, options)
+        if options.interpolate > 1:
+            yield from interpolated(outputs)
+        else:
+            yield from (RawMap(output, step[-1].size) for step, output in outputs)
 
 
-def by_scene(prepared: Iterable[PreparedFrame], scene_cuts: bool) -> Iterator[tuple[int, PreparedFrame]]:
-    """Each frame with the number of its scene's first frame."""
+class SceneFrame(NamedTuple):
+    """A frame, and the index of its scene's first frame."""
+    start: int
+    frame: PreparedFrame
+
+
+def by_scene(prepared: Iterable[PreparedFrame], scene_cuts: bool) -> Iterator[SceneFrame]:
+    """Each frame with the beginning of its scene; without `scene_cuts` the video is one scene."""
     start, before, change_before = 0, None, 0.0
-    for number, frame in enumerate(prepared):
+    for index, frame in enumerate(prepared):
         if scene_cuts:
             small = F.avg_pool2d(frame.pixels[:3].float(), min(8, *frame.pixels.shape[1:]))
             change = 0.0 if before is None else (small - before).abs().mean().item()
-            start = number if is_cut(change, change_before) else start
+            start = index if is_cut(change, change_before) else start
             before, change_before = small, change
-        yield start, frame
+        yield SceneFrame(start, frame)
 
 
 def is_cut(change: float, change_before: float) -> bool:
@@ -163,35 +177,23 @@ def is_cut(change: float, change_before: float) -> bool:
     return change > 25 and change > 2 * change_before
 
 
-def interpolated(outputs: Iterator[tuple[Step, Tensor]]) -> Iterator[tuple[Tensor, tuple[int, int]]]:
-    """Each frame's output, (h, w), and the frame's size; within a step, between the outputs before and after."""
+def interpolated(outputs: Iterator[tuple[Step, Tensor]]) -> Iterator[RawMap]:
+    """The output for each frame; within a step, interpolated between the outputs before and after."""
     before = None
     for step, output in outputs:
         for number, frame in enumerate(step, start=1):
-            yield output if number == len(step) else torch.lerp(before, output, number / len(step)), frame.size
+            between = output if number == len(step) else torch.lerp(before, output, number / len(step))
+            yield RawMap(between, frame.size)
         before = output
-
-
-def of_one_size(outputs: Iterable[tuple[Tensor, tuple[int, int]]], count: int) -> Iterator[tuple[list[Tensor], tuple[int, int]]]:
-    """Up to `count` outputs in a row whose frames have one size, and that size."""
-    for size, run in itertools.groupby(outputs, key=lambda item: item[1]):
-        while group := [output for output, _ in itertools.islice(run, count)]:
-            yield group, size
 
 
 # Work beside the network's
 
 def in_background(items: Iterable, ahead: int) -> Iterator:
     """The same items; a thread makes up to `ahead` of them before they are asked for."""
-    iterator = iter(items)
-    thread = ThreadPoolExecutor(1)
-    try:
-        waiting = collections.deque(thread.submit(next, iterator, DONE) for _ in range(ahead))
-        while (item := waiting.popleft().result()) is not DONE:
-            waiting.append(thread.submit(next, iterator, DONE))
-            yield item
-    finally:
-        thread.shutdown(cancel_futures=True)
+    iterator, end = iter(items), object()
+    return itertools.takewhile(lambda item: item is not end,
+                               in_threads(lambda _: next(iterator, end), itertools.repeat(None), 1, ahead))
 
 
 class BoundedExecutor:
@@ -228,12 +230,6 @@ def write_map(path: Path, saliency: Tensor, quantise: Callable[[Tensor], Tensor]
     """Write a map as 8-bit PNG, atomically."""
     with utils.atomic_path(path) as temporary:
         Image.fromarray(to_8_bit(saliency, quantise)).save(temporary, format="PNG", compress_level=1)  # a third of the time of level 6
-
-
-def write_array(path: Path, saliency: Tensor) -> None:
-    """Write a map as it is, float16 .npy, atomically."""
-    with utils.atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, to_half(saliency))
 
 
 def to_half(saliency: Tensor) -> np.ndarray:
@@ -378,12 +374,9 @@ def print_configuration(model: nn.Module, weights: str | Path) -> None:
     defaults = {name: parameter.default for name, parameter in inspect.signature(type(model)).parameters.items()}
     changed = [f"{name} {value}" for name, value in model.config.items() if name != "frame_size" and value != defaults[name]
                and tuple(value if isinstance(value, list) else ()) != defaults[name]]
-    print(", ".join([f"{weights}: {type(model).__name__}", size_in_words(model.config["frame_size"]), *changed]))
-
-
-def size_in_words(frame_size: list[int] | None) -> str:
-    """What a network does to the size of frames."""
-    return f"frames of {frame_size[0]} x {frame_size[1]}" if frame_size else "frames of their own sizes"
+    size = model.config["frame_size"]
+    frames = f"frames of {size[0]} x {size[1]}" if size else "frames of their own sizes"
+    print(", ".join([f"{weights}: {type(model).__name__}", frames, *changed]))
 
 
 # From Python
@@ -441,10 +434,6 @@ class Prediction(NamedTuple):
     saliency: Tensor
     quantise: Callable[[Tensor], Tensor] = stretch                         # how its model makes 8 bits of it
 
-    def grey(self) -> np.ndarray:
-        """The map in 8 bits."""
-        return to_8_bit(self.saliency, self.quantise)
-
 
 def predictions(model: SaliencyModel, source: "Source", options: EngineOptions, done: int = 0,
                 times: dict[str, float] | None = None, flow: FlowSource | None = None) -> Iterator[Prediction]:
@@ -458,27 +447,39 @@ def predictions(model: SaliencyModel, source: "Source", options: EngineOptions, 
         times: gets the name and time of every frame that has a map, those already there included.
         flow: where the flow comes from, for models that need it; of a folder's frames or of a video file's. Default: DIS, not kept.
     """
-    every = options.every
-    wanted = done * every                                                  # index of the first frame to compute a map of
+    wanted = done * options.every                                          # index of the first frame to compute a map of
     # That map depends on the frames before, and a cut at the beginning of those on two more.
     first = max(0, wanted - model.frames_before(wanted) - 2)
-    kept, times = collections.deque(), {} if times is None else times
+    waiting, times = collections.deque(), {} if times is None else times   # frames whose maps are still to come
 
     def frames() -> Iterator[np.ndarray]:
-        for number, (name, seconds, frame) in enumerate(source.frames()):
-            if number % every == 0:
-                times[name] = seconds
-            if number % every == 0 and number >= wanted:
-                kept.append((name, seconds, frame))
-            if number >= first:
-                yield frame
+        for index, timed in enumerate(source.frames()):
+            if index % options.every == 0:
+                times[timed.name] = timed.seconds
+                if index >= wanted:
+                    waiting.append(timed)
+            if index >= first:
+                yield timed.frame
 
     flows = source.flows(flow or FlowSource("dis", model.flow_picture, keep=False), first) if model.needs_flow else None
     for saliency in saliency_maps(model, frames(), flows, replace(options, skip=wanted - first)):
-        yield Prediction(*kept.popleft(), saliency, model.quantise)
+        yield Prediction(*waiting.popleft(), saliency, model.quantise)
 
 
 # Inputs
+
+class TimedFrame(NamedTuple):
+    """A frame: its name (of files), its time in seconds, and (H, W, 3) uint8 RGB."""
+    name: str
+    seconds: float
+    frame: np.ndarray
+
+
+class TimedImage(NamedTuple):
+    """A frame's time in seconds, and its image file."""
+    seconds: float
+    path: Path
+
 
 @dataclass(frozen=True)
 class Source:
@@ -523,7 +524,7 @@ class Source:
         if not self.is_pictures:
             rate = {"fps": self.fps} if self.is_animation else {}
             return {"bytes": self.path.stat().st_size, "modified": self.path.stat().st_mtime_ns, **rate}
-        files = [path for _, path in self.images()]
+        files = [image.path for image in self.images()]
         return {"frames": len(files), "last": files[-1].name, "bytes": sum(path.stat().st_size for path in files), "fps": self.fps}
 
     def check(self) -> None:
@@ -544,36 +545,39 @@ class Source:
         else:
             open_container(self.path).close()
 
-    def images(self) -> list[tuple[float, Path]]:
+    def images(self) -> list[TimedImage]:
         """Times and files of a folder's frames."""
         folder = self.path / "images" if (self.path / "images").is_dir() else self.path
-        shown = [(number / self.fps, path) for number, path in enumerate([self.path] if self.is_still else list_frames(folder))]
-        shown = [(seconds, path) for seconds, path in shown if self.start <= seconds < self.end]
+        files = [self.path] if self.is_still else list_frames(folder)
+        shown = [TimedImage(index / self.fps, path) for index, path in enumerate(files)]
+        shown = [image for image in shown if self.start <= image.seconds < self.end]
         if not shown:
             raise ValueError(f"{folder} has no frame from second {self.start:g} to {self.end:g} at {self.fps:g} frames a second")
         return shown
 
-    def frames(self) -> Iterator[tuple[str, float, np.ndarray]]:
-        """Name, time in seconds, and picture, (H, W, 3) uint8 RGB, of each frame; a video file's are called 0001, 0002 and so on."""
+    def frames(self) -> Iterator[TimedFrame]:
+        """Each frame in order; a video file's are called 0001, 0002 and so on."""
         if self.is_pictures:
-            shown = self.images()
-            pictures = in_threads(read_frame, (path for _, path in shown))
-            yield from ((path.stem, seconds, picture) for (seconds, path), picture in zip(shown, pictures))
+            images = self.images()
+            pictures = in_threads(read_frame, (image.path for image in images))
+            yield from (TimedFrame(path.stem, seconds, picture) for (seconds, path), picture in zip(images, pictures))
         else:
             timed = timed_frames(self.path, self.start, self.end, self.fps)
-            yield from ((f"{number:04d}", seconds, frame) for number, (seconds, frame) in enumerate(timed, start=1))
+            yield from (TimedFrame(f"{number:04d}", *frame) for number, frame in enumerate(timed, start=1))
 
     def flows(self, flow: FlowSource, first: int) -> Iterator[np.ndarray] | Flow:
         """The pictures of its frames' flow from frame `first` (an index) on; of a video file, what makes them."""
         if not self.is_pictures:
             return flow.maker(str(self.path))
-        paths = [path for _, path in self.images()]
+        paths = [image.path for image in self.images()]
         pictures = flow.pictures(paths)
         return (pictures[index] for index in range(first, len(paths)))
 
     def names(self) -> Iterator[str]:
         """The names of its frames; without an end for a video file."""
-        return (path.stem for _, path in self.images()) if self.is_pictures else (f"{number:04d}" for number in itertools.count(1))
+        if self.is_pictures:
+            return (image.path.stem for image in self.images())
+        return (f"{number:04d}" for number in itertools.count(1))
 
     def expected_frames(self) -> int | None:
         """About how many frames there will be, for a progress bar; None where a video file's header does not tell."""
@@ -627,38 +631,25 @@ def videos_below(path: Path) -> list[Path]:
 
 # Outputs
 
-OUTPUTS = {                                                                # what --save takes -> (its place below --out, what it is)
-    "png": ("{name}/", "8-bit maps OUT/VIDEO/FRAME.png, as the model's authors save theirs (RecSal-Net's: each stretched to 0 .. 255)"),
-    "npy": ("{name}/", "float16 maps OUT/VIDEO/FRAME.npy, as the network gives them, in [0, 1]"),
-    "npz": ("{name}.npz", "all of those in one file, under the frames' names"),
-    "map-video": ("{name}_map.mp4", "the 8-bit maps as a grey video"),
-    "overlay": ("{name}_overlay.mp4", "the video with the map as heat on it, and its sound"),
-    "sheet": ("{name}_sheet.png", "16 frames with their heat on one page"),
-}
-PER_FRAME = {"png", "npy"}
 SHEET = 4                                                                  # rows and columns of a contact sheet
 Write = Callable[[Prediction], None]
 
 
-def output_path(out: Path, name: str, kind: str) -> Path:
-    return out / OUTPUTS[kind][0].format(name=name)
+def png_maps(folder: Path, source: Source) -> contextlib.AbstractContextManager[Write]:
+    """FRAME.png of each map."""
+    return contextlib.nullcontext(lambda p: write_map(folder / f"{p.name}.png", p.saliency, p.quantise))
 
 
-def open_output(kind: str, path: Path, source: Source) -> contextlib.AbstractContextManager[Write]:
-    """A context that gives the function to write a prediction with; what it writes is whole, or not there, when it ends."""
-    if kind == "png":
-        return contextlib.nullcontext(lambda p: write_map(path / f"{p.name}.png", p.saliency, p.quantise))
-    if kind == "npy":
-        return contextlib.nullcontext(lambda p: write_array(path / f"{p.name}.npy", p.saliency))
-    if kind == "npz":
-        return archive(path)
-    if kind == "sheet":
-        return contact_sheet(path)
-    return video_file(path, source, *{"overlay": (paint_heat, True), "map-video": (paint_map, False)}[kind])
+def npy_maps(folder: Path, source: Source) -> contextlib.AbstractContextManager[Write]:
+    """FRAME.npy of each map."""
+    def write(prediction: Prediction) -> None:
+        with utils.atomic_path(folder / f"{prediction.name}.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, to_half(prediction.saliency))
+    return contextlib.nullcontext(write)
 
 
 @contextlib.contextmanager
-def archive(path: Path) -> Iterator[Write]:
+def archive(path: Path, source: Source) -> Iterator[Write]:
     """One .npz with a float16 array for each frame, written as they come."""
     with utils.atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         def write(prediction: Prediction) -> None:
@@ -667,28 +658,39 @@ def archive(path: Path) -> Iterator[Write]:
         yield write
 
 
-def paint_map(prediction: Prediction) -> np.ndarray:
-    """The 8-bit map as a grey picture, (H, W, 3) uint8."""
-    return np.repeat(prediction.grey()[..., None], 3, axis=2)
+@contextlib.contextmanager
+def map_video(path: Path, source: Source) -> Iterator[Write]:
+    """The 8-bit maps as a grey video."""
+    with video_file(path, source, sound=False) as write:
+        yield lambda p: write(np.repeat(to_8_bit(p.saliency, p.quantise)[..., None], 3, axis=2), p.seconds)
+
+
+@contextlib.contextmanager
+def overlay(path: Path, source: Source) -> Iterator[Write]:
+    """The video with the map as heat on it, and its sound."""
+    with video_file(path, source, sound=True) as write:
+        yield lambda p: write(paint_heat(p), p.seconds)
 
 
 def paint_heat(prediction: Prediction) -> np.ndarray:
     """The frame with the 8-bit map as heat on it, (H, W, 3) uint8: the more salient, the less of the frame shows."""
-    saliency = prediction.grey()
+    saliency = to_8_bit(prediction.saliency, prediction.quantise)
     heat = cv2.cvtColor(cv2.applyColorMap(saliency, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
     share = saliency.astype(np.float32) * (0.75 / 255)
     return cv2.blendLinear(heat, prediction.frame, share, 1 - share)
 
 
 @contextlib.contextmanager
-def contact_sheet(path: Path) -> Iterator[Write]:
+def contact_sheet(path: Path, source: Source) -> Iterator[Write]:
     """A picture of evenly spaced frames with their heat and time."""
     kept, every, count = [], 1, 0
 
     def write(prediction: Prediction) -> None:
         nonlocal every, count
         if count % every == 0:
-            kept.append((prediction.seconds, thumbnail(paint_heat(prediction))))
+            picture = Image.fromarray(paint_heat(prediction))
+            picture.thumbnail((320, 320))
+            kept.append((prediction.seconds, picture))
         count += 1
         if len(kept) > 8 * SHEET ** 2:                                     # twice as far apart: bounded, however long the video
             kept[:], every = kept[::2], 2 * every
@@ -698,12 +700,6 @@ def contact_sheet(path: Path) -> Iterator[Write]:
         shown = np.linspace(0, len(kept) - 1, min(len(kept), SHEET ** 2)).round().astype(int)
         with utils.atomic_path(path) as temporary:
             page([kept[number] for number in shown]).save(temporary, format="PNG")
-
-
-def thumbnail(picture: np.ndarray) -> Image.Image:
-    image = Image.fromarray(picture)
-    image.thumbnail((320, 320))
-    return image
 
 
 def page(pictures: list[tuple[float, Image.Image]]) -> Image.Image:
@@ -724,31 +720,70 @@ def clock(seconds: float) -> str:
     return f"{hundredths // 6000}:{hundredths % 6000 / 100:05.2f}"
 
 
+class Output(NamedTuple):
+    """A kind of output that --save takes.
+
+    Attributes:
+        place: below --out, with the video's {name}: a file, or a folder with a file FRAME.KIND for each frame.
+        help: for the command line.
+        open: (path, source) -> a context that gives the function to write a prediction with; what it writes is whole,
+            or not there, when it ends.
+        per_frame: whether `place` is such a folder.
+        shows_frames: whether maps are laid on the frames, and must have their size.
+        threads: that write; one keeps the order of the frames.
+    """
+    place: str
+    help: str
+    open: Callable[[Path, Source], contextlib.AbstractContextManager[Write]]
+    per_frame: bool = False
+    shows_frames: bool = False
+    threads: int = 1
+
+
+OUTPUTS = {                                                                # what --save takes
+    "png": Output("{name}/", "8-bit maps OUT/VIDEO/FRAME.png, as the model's authors save theirs (RecSal-Net's: each stretched to 0 .. 255)",
+                  png_maps, per_frame=True, threads=4),
+    "npy": Output("{name}/", "float16 maps OUT/VIDEO/FRAME.npy, as the network gives them, in [0, 1]", npy_maps, per_frame=True, threads=4),
+    "npz": Output("{name}.npz", "all of those in one file, under the frames' names", archive),
+    "map-video": Output("{name}_map.mp4", "the 8-bit maps as a grey video", map_video),
+    "overlay": Output("{name}_overlay.mp4", "the video with the map as heat on it, and its sound", overlay, shows_frames=True),
+    "sheet": Output("{name}_sheet.png", "16 frames with their heat on one page", contact_sheet, shows_frames=True),
+}
+
+
+def output_path(out: Path, name: str, kind: str) -> Path:
+    """Where a video's output of a kind goes: a file, or the folder of its frames' files."""
+    return out / OUTPUTS[kind].place.format(name=name)
+
+
 # Video output
 
 @contextlib.contextmanager
-def video_file(path: Path, source: Source, paint: Callable[[Prediction], np.ndarray], sound: bool) -> Iterator[Write]:
-    """An H.264 video in MP4, which browsers play, of painted predictions at their own times; with the source's sound, copied."""
+def video_file(path: Path, source: Source, sound: bool) -> Iterator[Callable[[np.ndarray, float], None]]:
+    """An H.264 video in MP4, which browsers play: gives a function of a picture, (H, W, 3) uint8, and its time in the source.
+
+    With `sound`, the source's is copied.
+    """
     check_av()
     with contextlib.ExitStack() as stack:
         temporary = stack.enter_context(utils.atomic_path(path.absolute()))  # FFmpeg takes a relative "a:b.mp4" for a protocol
         container = stack.enter_context(av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}))
-        picture = PictureTrack(container, source)
+        track = PictureTrack(container, source)
         audio = stack.enter_context(sound_of(source, container)) if sound else iter(())
         waiting = next(audio, None)
 
         def copy_sound(until: float) -> None:
             nonlocal waiting
-            while waiting is not None and waiting[0] <= until:
-                container.mux(waiting[1])
+            while waiting is not None and waiting.seconds <= until:
+                container.mux(waiting.packet)
                 waiting = next(audio, None)
 
-        def write(prediction: Prediction) -> None:
-            picture.write(paint(prediction), prediction.seconds - source.start)
-            copy_sound(prediction.seconds)
+        def write(picture: np.ndarray, seconds: float) -> None:
+            track.write(picture, seconds - source.start)
+            copy_sound(seconds)
 
         yield write
-        picture.end()
+        track.end()
         copy_sound(math.inf)
 
 
@@ -761,8 +796,8 @@ class PictureTrack:
     """
 
     def __init__(self, container: "av.container.OutputContainer", source: Source) -> None:
-        self.rate, self.aspect, lasts = playback(source)
-        self.container, self.until = container, min(source.end, lasts) - source.start
+        self.rate, self.aspect, end = playback(source)
+        self.container, self.until = container, min(source.end, end) - source.start
         # Without B-frames: packets come in the order of the pictures.
         self.stream = container.add_stream("libx264", rate=self.rate, options={"crf": "20", "preset": "veryfast", "bf": "0"})
         self.last, self.step = None, round(TICKS / self.rate)              # in ticks: the last picture, and how long it stands
@@ -793,18 +828,33 @@ class PictureTrack:
 TICKS = 90000                                                              # a second of a video file's clock
 
 
-def playback(source: Source) -> tuple[Fraction, Fraction | None, float]:
-    """Frames a second on average, how wide a pixel is for its height once the picture is upright, and seconds, infinite if not known."""
+class Playback(NamedTuple):
+    """How a source is played.
+
+    Attributes:
+        rate: frames a second, on average.
+        aspect: a pixel's width for its height once the picture is upright; None where the file does not tell.
+        end: in seconds; infinite where the file does not tell.
+    """
+    rate: Fraction
+    aspect: Fraction | None
+    end: float
+
+
+def playback(source: Source) -> Playback:
+    """How a source is played, as far as its file tells."""
     if source.is_pictures:
-        return Fraction(source.fps).limit_denominator(1000), None, source.expected_frames() / source.fps + source.start
+        end = source.expected_frames() / source.fps + source.start
+        return Playback(Fraction(source.fps).limit_denominator(1000), None, end)
     if source.is_animation:
         ends = [ends for _, ends, _ in timed_pictures(source.path, source.fps)]
-        return Fraction(len(ends) / ends[-1]).limit_denominator(1000), None, ends[-1]
+        return Playback(Fraction(len(ends) / ends[-1]).limit_denominator(1000), None, ends[-1])
     with open_container(source.path) as container:
         stream = picture_stream(container)
         aspect, first = stream.sample_aspect_ratio, next(container.decode(stream), None)
-        sideways = first is not None and orientation(first).transposed
-        return stream.average_rate or Fraction(25), 1 / aspect if aspect and sideways else aspect, promised_seconds(container) or math.inf
+        if aspect and first is not None and orientation(first).transposed:
+            aspect = 1 / aspect
+        return Playback(stream.average_rate or Fraction(25), aspect, promised_seconds(container) or math.inf)
 
 
 def set_up(stream: "av.VideoStream", shape: tuple[int, ...], aspect: Fraction | None) -> None:
@@ -836,8 +886,14 @@ def video_frame(picture: np.ndarray, stream: "av.VideoStream", ticks: int) -> "a
 SOUND_CODECS = {"aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"}
 
 
+class TimedPacket(NamedTuple):
+    """A packet of a sound track, and its time in the source, in seconds."""
+    seconds: float
+    packet: "av.Packet"
+
+
 @contextlib.contextmanager
-def sound_of(source: Source, output: "av.container.OutputContainer") -> Iterator[Iterator[tuple[float, "av.Packet"]]]:
+def sound_of(source: Source, output: "av.container.OutputContainer") -> Iterator[Iterator[TimedPacket]]:
     """The packets of a video file's sound track, with their times, ready to be copied; none where an MP4 file cannot hold it."""
     with contextlib.ExitStack() as stack:
         silent = source.is_pictures or source.is_animation
@@ -853,8 +909,8 @@ def sound_of(source: Source, output: "av.container.OutputContainer") -> Iterator
 
 
 def shifted_packets(container: "av.container.InputContainer", track: "av.AudioStream", target: "av.AudioStream",
-                    source: Source) -> Iterator[tuple[float, "av.Packet"]]:
-    """Packets between a source's start and end, as seconds and packet; in the packet, time counts from the start."""
+                    source: Source) -> Iterator[TimedPacket]:
+    """Packets between a source's start and end; in the packets themselves, time counts from the start."""
     origin = beginning(container)
     shift = round((origin + source.start) / track.time_base)
     if source.start:
@@ -868,7 +924,7 @@ def shifted_packets(container: "av.container.InputContainer", track: "av.AudioSt
             return
         if seconds >= source.start:
             packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, target
-            yield seconds, packet
+            yield TimedPacket(seconds, packet)
 
 
 # A run over many videos
@@ -894,8 +950,8 @@ def predict_source(model: SaliencyModel, source: Source, out: Path, kinds: Itera
     times, total = {}, source.expected_frames()
     total = total and -(-total // options.every)
     with contextlib.ExitStack() as stack:
-        writes = [stack.enter_context(open_output(kind, output_path(out, source.name, kind), source)) for kind in kinds]
-        lanes = [stack.enter_context(BoundedExecutor(4 if kind in PER_FRAME else 1)) for kind in kinds]
+        writes = [stack.enter_context(OUTPUTS[kind].open(output_path(out, source.name, kind), source)) for kind in kinds]
+        lanes = [stack.enter_context(BoundedExecutor(OUTPUTS[kind].threads)) for kind in kinds]
         maps = predictions(model, source, options, done, times, flow)
         for prediction in tqdm(maps, desc=source.name, unit="frame", initial=done, total=total, disable=None):
             for lane, write in zip(lanes, writes):
@@ -903,45 +959,75 @@ def predict_source(model: SaliencyModel, source: Source, out: Path, kinds: Itera
     return times
 
 
-def plan(source: Source, out: Path, kinds: list[str], settings: dict, every: int, overwrite: bool, skip_existing: bool) -> int | None:
-    """How many maps of a video are there already, from an earlier run with the same settings; None: everything is.
+def check_kinds(kinds: list[str], resized: bool) -> None:
+    """Maps that are smaller than the frames cannot be laid on them."""
+    laid = [kind for kind, output in OUTPUTS.items() if output.shows_frames]
+    if not resized and {*laid} & {*kinds}:
+        raise ValueError(f"--no-resize leaves maps smaller than the frames that --save {' and '.join(laid)} lay them on: "
+                         "leave out one of them")
+
+
+class Plan(NamedTuple):
+    """What is left to do of a video.
+
+    Attributes:
+        done: maps that an earlier run wrote, and that this one keeps; it goes on after them.
+        complete: whether nothing is left to do.
+    """
+    done: int
+    complete: bool = False
+
+
+def plan(source: Source, out: Path, kinds: list[str], settings: dict, overwrite: bool, skip_existing: bool) -> Plan:
+    """Find what an earlier run with the same settings left to do.
 
     Raises:
-        FileExistsError: something is there that no earlier run wrote, or neither `overwrite` nor `skip_existing` says what to do.
-        ValueError: what is there was made otherwise.
+        FileExistsError: something is there that no earlier run wrote, or neither `overwrite` nor `skip_existing` says
+            what to do.
+        ValueError: what is there was made with other settings.
     """
     path, stored = description(out, source.name), read_description(out, source.name)
     ours = stored["kinds"] if stored else []
-    foreign = [file for kind in kinds if kind not in ours for file in files_of(out, source.name, kind)] + [path] * (path.exists() and not stored)
+    foreign = [file for kind in kinds if kind not in ours for file in files_of(out, source.name, kind)]
+    if path.exists() and not stored:
+        foreign.append(path)
     if foreign:
-        raise FileExistsError(f"{foreign[0]} is there, and {path} does not say that this program wrote it: move it away, or choose another --out")
+        raise FileExistsError(f"{foreign[0]} is there, and {path} does not say that this program wrote it: move it away, "
+                              "or choose another --out")
     if overwrite or stored is None:
-        return 0
+        return Plan(0)
     if not skip_existing:
-        raise FileExistsError(f"{path} says that {source.name} was predicted already: --skip-existing keeps what is there and goes on after it, "
-                              "--overwrite replaces it")
+        raise FileExistsError(f"{path} says that {source.name} was predicted already: --skip-existing keeps what is "
+                              "there and goes on after it, --overwrite replaces it")
     earlier = stored["settings"]
-    changed = [f"{name} was {earlier.get(name)}, is {value}" for name, value in settings.items() if earlier.get(name) != value]
+    changed = [f"{name} was {earlier.get(name)}, is {value}"
+               for name, value in settings.items() if earlier.get(name) != value]
     if changed:
         raise ValueError(f"{path}: {source.name} was predicted otherwise: {'; '.join(changed)}. "
                          "Give --overwrite, the same options as then, or another --out")
-    done = maps_present(source, out, kinds, stored["frames"], every)
-    return 0 if done is not None and settings["interpolate"] > 1 else done  # interpolated maps depend on those before
+    present = maps_present(source, out, kinds, stored["frames"], settings["every"])
+    # Interpolated maps depend on those before.
+    return Plan(0) if settings["interpolate"] > 1 and not present.complete else present
 
 
-def maps_present(source: Source, out: Path, kinds: list[str], frames: dict[str, float] | None, every: int) -> int | None:
-    """How many maps there are before the first that is missing, as far as the run can go on there; None: everything is there.
+def maps_present(source: Source, out: Path, kinds: list[str], frames: dict[str, float] | None, every: int) -> Plan:
+    """Count the maps before the first one that is missing, as far as a run can go on after them.
 
     Args:
         source, out, kinds, every: what is asked for.
         frames: the names of all maps if an earlier run came to its end, else None.
     """
     names = frames or itertools.islice(source.names(), 0, None, every)
-    per_frame, others = ([kind for kind in kinds if (kind in PER_FRAME) == wanted] for wanted in (True, False))
-    there = lambda name: all((output_path(out, source.name, kind) / f"{name}.{kind}").exists() for kind in per_frame)
-    done = sum(1 for _ in itertools.takewhile(there, names)) if per_frame else 0
-    complete = frames and all(output_path(out, source.name, kind).exists() for kind in others) and (done == len(frames) or not per_frame)
-    return None if complete else 0 if others else done
+    per_frame = [kind for kind in kinds if OUTPUTS[kind].per_frame]
+    whole = [output_path(out, source.name, kind) for kind in kinds if not OUTPUTS[kind].per_frame]
+
+    def is_there(name: str) -> bool:
+        return all((output_path(out, source.name, kind) / f"{name}.{kind}").exists() for kind in per_frame)
+
+    done = sum(1 for _ in itertools.takewhile(is_there, names)) if per_frame else 0
+    if frames and all(path.exists() for path in whole) and (done == len(frames) or not per_frame):
+        return Plan(len(frames), complete=True)
+    return Plan(0 if whole else done)                                      # a file of all frames cannot be continued
 
 
 def description(out: Path, name: str) -> Path:
@@ -964,16 +1050,43 @@ def read_description(out: Path, name: str) -> dict | None:
 def files_of(out: Path, name: str, kind: str) -> list[Path]:
     """A video's outputs of one kind that are there."""
     path = output_path(out, name, kind)
-    return sorted(path.glob(f"*.{kind}")) if kind in PER_FRAME else [path] * path.exists()
+    return sorted(path.glob(f"*.{kind}")) if OUTPUTS[kind].per_frame else [path] * path.exists()
 
 
 def clear(out: Path, name: str) -> None:
     """Remove all outputs of a video that an earlier run wrote, as its description says."""
     stored = read_description(out, name)
-    for file in [file for kind in stored["kinds"] for file in files_of(out, name, kind)] if stored else []:
-        file.unlink()
     if stored:
+        for file in [file for kind in stored["kinds"] for file in files_of(out, name, kind)]:
+            file.unlink()
         description(out, name).unlink()
+
+
+@contextlib.contextmanager
+def described(out: Path, name: str, kinds: list[str], about: dict) -> Iterator[dict[str, float]]:
+    """Describe a video's outputs while they are written, so that an interrupted run can be continued, and afterwards.
+
+    Args:
+        out: folder.
+        name: the video's.
+        kinds: of output that are written now; those of an earlier run are described too.
+        about: what else the description says.
+
+    Yields:
+        A dict to fill with the time in seconds of each frame that has a map, by its name.
+    """
+    earlier = read_description(out, name)
+    about = {**about, "kinds": sorted({*kinds, *(earlier["kinds"] if earlier else [])})}
+    times = {}
+    utils.write_json(description(out, name), {**about, "frames": None})
+    try:
+        yield times
+    except BaseException:
+        if not any(files_of(out, name, kind) for kind in about["kinds"]):
+            description(out, name).unlink()                                # there is nothing that it could describe
+        raise
+    frames = {frame: round(seconds, 6) for frame, seconds in times.items()}
+    utils.write_json(description(out, name), {**about, "frames": frames})
 
 
 def check_names(sources: list[Source]) -> None:
@@ -1160,7 +1273,7 @@ def output_kind(text: str) -> str:
 
 
 def output_arguments(group) -> None:
-    kinds = "; ".join(f"{kind}: {meaning}" for kind, (_, meaning) in OUTPUTS.items())
+    kinds = "; ".join(f"{kind}: {output.help}" for kind, output in OUTPUTS.items())
     group.add_argument("--out", type=Path, default=Path("saliency"),
                        help="folder for all outputs, and VIDEO.json with the frames' times (default: saliency)")
     group.add_argument("--save", nargs="+", type=output_kind, default=["png"], metavar="KIND", help=f"{kinds} (default: png)")
@@ -1193,9 +1306,18 @@ def video_arguments(group) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    if not args.inputs and (args.submission or not args.export):
+        raise ValueError("nothing to do: give a video, a folder of frames or videos, or --export FILE; "
+                         "--help lists everything")
+    if any(Path(text).is_dir() and Path(text).resolve() == args.out.resolve() for text in args.inputs):
+        raise ValueError(f"--out {args.out} is an input: its outputs would be taken for videos the next time. "
+                         "Choose another --out")
     kinds = list(dict.fromkeys(args.save))
-    check_arguments(args.inputs, args.out, args.export, args.submission, kinds, args.every, args.interpolate, args.start, args.end, args.resize)
-    weights = args.weights or default_weights(args.model)
+    check_kinds(kinds, args.resize)
+    if args.every > 1 and args.interpolate > 1:
+        raise ValueError("--every leaves out the maps that --interpolate draws: choose one")
+    if args.submission and ("png" not in kinds or args.every > 1 or args.start or args.end < math.inf):
+        raise ValueError("--submission needs the maps of all frames as PNG: give --save png, without --every, --start and --end")
     sources = find_sources(args.inputs, fps=args.fps, start=args.start, end=args.end, stills=MODELS[args.model].takes_stills)
     check_names(sources)
     check_outputs(sources, args.out)
@@ -1204,12 +1326,14 @@ def main(args: argparse.Namespace) -> None:
     if not args.overwrite:
         utils.refuse_to_replace(filter(None, [args.export, args.submission]), "--overwrite replaces it")
     sources = usable(sources, args.skip_bad)                               # a wrong input is said before anything is computed
+    weights = args.weights or default_weights(args.model)
     if args.export:
         model = load_model(weights, torch.device("cpu"), frame_size=args.frame_size, name=args.model)
         print_configuration(model, weights)
         print(f"{args.export}: {export(model, args.export)}")
     if not sources:
         return
+
     device = select_device(args.device)
     precision = choose_precision(args.precision, device, args.force_bfloat16)
     keep_freed_memory()
@@ -1217,50 +1341,63 @@ def main(args: argparse.Namespace) -> None:
     print_configuration(model, weights)
     if args.first_frames and not model.first_frames:
         raise ValueError(f"--first-frames is for networks of windows: {type(model).__name__}'s first map needs no frame before")
-    flow = chosen_flow(model, args.flow, args.keep_flow, args.raft_weights, device)
+    flow = flow_for(model, args.flow, args.keep_flow, args.raft_weights, device, strict=True)
     exact = {"every": args.every, "interpolate": args.interpolate, "first_frames": args.first_frames or model.first_frames,
              "scene_cuts": args.scene_cuts, "resize": args.resize}
+    options = EngineOptions(batch_size=args.batch_size or default_batch_size(device), **exact)
+    # What the maps depend on: outputs of a run with other settings are not continued.
     settings = {"model": type(model).__name__, "configuration": model.config, "weights_sha256": sha256_of(weights),
                 "frame_size": model.config["frame_size"], "flow": flow and flow.describe(),
                 "precision": precision, "reading": READING,
                 "start": args.start, "end": args.end if args.end < math.inf else None, **exact}
-    about = {"model": type(model).__name__, "weights": str(weights), "configuration": model.config, "device": device.type,
-             "revision": utils.revision(), "versions": utils.versions(), "date": utils.now()}
-    options = EngineOptions(batch_size=args.batch_size or default_batch_size(device), **exact)
-    described = [(source, {**about, "source": str(source.path), "settings": {**settings, "input": source.identity()}})
-                 for source in sources]
-    plans = [plan(source, args.out, kinds, about["settings"], args.every, args.overwrite, args.skip_existing)
-             for source, about in described]
-    for (source, about), done in zip(described, plans):
-        if done is None:
+    run = {"model": type(model).__name__, "weights": str(weights), "configuration": model.config, "device": device.type,
+           "revision": utils.revision(), "versions": utils.versions(), "date": utils.now()}
+    how = [f"{device.type}, {precision}"]
+    if args.interpolate > 1:
+        how.append(f"APPROXIMATION: one frame in {args.interpolate} was predicted")
+    if args.frame_size:
+        how.append(f"APPROXIMATION: frames seen at {args.frame_size}")
+
+    all_settings = [{**settings, "input": source.identity()} for source in sources]
+    plans = [plan(source, args.out, kinds, own, args.overwrite, args.skip_existing)
+             for source, own in zip(sources, all_settings)]                # all, before anything is removed
+    for source, own, (done, complete) in zip(sources, all_settings, plans):
+        if complete:
             print(f"{source.path}: everything is there already")
             continue
         if args.overwrite:
             clear(args.out, source.name)
+        about = {**run, "source": str(source.path), "settings": own}
         try:
-            times = predict_described(model, source, args.out, kinds, done, about, options, flow)
+            with described(args.out, source.name, kinds, about) as times:
+                times.update(predict_source(model, source, args.out, kinds, options, done, flow))
         except ValueError as error:
             if not args.skip_bad:
                 raise
             print(f"skipped: {error}")
-        else:
-            print(closing_line(source, len(times), done, args.out, kinds, f"{device.type}, {precision}", args.interpolate, args.frame_size))
-            if len(times) * args.every < (needed := model.lookahead(args.first_frames)):
-                print(f"{source.path}: fewer frames than {needed}: the first one fills the windows that do not fit time-reversed")
+            continue
+        kept = f" ({done} of them from an earlier run)" if done else ""
+        places = ", ".join(dict.fromkeys(str(output_path(args.out, source.name, kind)) for kind in kinds))
+        print(f"{source.path}: {len(times)} map{'s' * (len(times) != 1)}{kept} in {places} ({'; '.join(how)})")
+        if len(times) * args.every < (needed := model.lookahead(args.first_frames)):
+            print(f"{source.path}: fewer frames than {needed}: the first one fills the windows that do not fit time-reversed")
     if args.submission:
         count = pack_submission(args.out, [source.name for source in sources], args.submission, args.method or type(model).__name__)
         print(f"{args.submission}: {count} maps of {len(sources)} videos")
 
 
-def chosen_flow(model: SaliencyModel, source: str, keep: bool, raft_weights: str | None, device: torch.device) -> FlowSource | None:
-    """Where a network's flow comes from, as the command line says; None where it needs none, or not in this stage of its training."""
-    if not type(model).needs_flow and (source != AUTO or raft_weights):
+def flow_for(model: SaliencyModel, source: str, keep: bool, raft_weights: str | None, device: torch.device,
+             strict: bool = False) -> FlowSource | None:
+    """Where a network's flow comes from; None where it needs none, or not in this stage of its training.
+
+    Args:
+        model: the network.
+        source, keep, raft_weights: the flags of `flow_arguments`.
+        device: where flow is computed.
+        strict: whether the flags are an error for networks without flow.
+    """
+    if strict and not type(model).needs_flow and (source != AUTO or raft_weights):
         raise ValueError(f"--flow and --raft-weights are for networks of optical flow: {type(model).__name__} takes none")
-    return flow_for(model, source, keep, raft_weights, device)
-
-
-def flow_for(model: SaliencyModel, source: str, keep: bool, raft_weights: str | None, device: torch.device) -> FlowSource | None:
-    """Where a network's flow comes from; None where it needs none."""
     return FlowSource(source, model.flow_picture, keep, raft_weights, device.type) if model.needs_flow else None
 
 
@@ -1276,45 +1413,6 @@ def usable(sources: list[Source], skip_bad: bool) -> list[Source]:
                 raise
             print(f"skipped: {error}")
     return good
-
-
-def predict_described(model: SaliencyModel, source: Source, out: Path, kinds: list[str], done: int, about: dict,
-                      options: EngineOptions, flow: FlowSource | None) -> dict[str, float]:
-    """`predict_source`, with a description of what is made, so that an interrupted run can be continued; returns the frames' times."""
-    earlier = read_description(out, source.name)
-    about = {**about, "kinds": sorted({*kinds, *(earlier["kinds"] if earlier else [])})}
-    utils.write_json(description(out, source.name), {**about, "frames": None})
-    try:
-        times = predict_source(model, source, out, kinds, options, done, flow)
-    except BaseException:
-        if not any(files_of(out, source.name, kind) for kind in about["kinds"]):
-            description(out, source.name).unlink()                         # there is nothing that it could describe
-        raise
-    utils.write_json(description(out, source.name), {**about, "frames": {name: round(at, 6) for name, at in times.items()}})
-    return times
-
-
-def check_arguments(inputs: list[str], out: Path, exported: Path | None, submission: Path | None, kinds: list[str], every: int, interpolate: int,
-                    start: float, end: float, resize: bool) -> None:
-    """Raise a ValueError for what argparse cannot know to be wrong."""
-    if not inputs and (submission or not exported):
-        raise ValueError("nothing to do: give a video, a folder of frames or videos, or --export FILE; --help lists everything")
-    if any(Path(text).is_dir() and Path(text).resolve() == out.resolve() for text in inputs):
-        raise ValueError(f"--out {out} is an input: its outputs would be taken for videos the next time. Choose another --out")
-    if not resize and {"overlay", "sheet"} & set(kinds):
-        raise ValueError("--no-resize leaves maps smaller than the frames that --save overlay and sheet lay them on: leave out one of them")
-    if every > 1 and interpolate > 1:
-        raise ValueError("--every leaves out the maps that --interpolate draws: choose one")
-    if submission and ("png" not in kinds or every > 1 or start or end < math.inf):
-        raise ValueError("--submission needs the maps of all frames as PNG: give --save png, without --every, --start and --end")
-
-
-def closing_line(source: Source, count: int, done: int, out: Path, kinds: list[str], how: str, interpolate: int, frame_size: list[int] | None) -> str:
-    """What was written, where, and what a user must know about it."""
-    places = ", ".join(dict.fromkeys(str(output_path(out, source.name, kind)) for kind in kinds))
-    kept = f" ({done} of them from an earlier run)" if done else ""
-    approximations = [f"one frame in {interpolate} was predicted"] * (interpolate > 1) + [f"frames seen at {frame_size}"] * bool(frame_size)
-    return f"{source.path}: {count} map{'s' * (count != 1)}{kept} in {places} ({how}{''.join(f'; APPROXIMATION: {a}' for a in approximations)})"
 
 
 if __name__ == "__main__":

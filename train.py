@@ -58,10 +58,10 @@ from loss import KL_OVER, LABELS, OBJECTIVES, SIGNS, TERMS, cc, kldiv, l1, nss, 
 from predict import (
     at_least,
     choose_precision,
-    chosen_flow,
     compile_network,
     default_folder,
     device_arguments,
+    flow_for,
     keep_freed_memory,
     model_argument,
     positive,
@@ -1229,7 +1229,7 @@ def main(args: argparse.Namespace) -> int:
     model = make_model(args.model, args.weights, stored, chosen_network(vars(args)))
     if stage:
         model.set_stage(stage)
-    flow = chosen_flow(model, args.flow, args.keep_flow, args.raft_weights, torch.device("cpu"))  # made by loader processes
+    flow = flow_for(model, args.flow, args.keep_flow, args.raft_weights, torch.device("cpu"), strict=True)  # made by loader processes
     validated = recipe["val_every"] > 0 and not args.hold_out
     sources = choose_sources(datasets, args.data, args.train_split, args.val_split, validated, stage)
     need_fixations = recipe["loss"] == "maps" and recipe["loss_weights"].get("nss", 0) != 0

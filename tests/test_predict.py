@@ -729,7 +729,7 @@ def test_heat_covers_what_is_salient_and_shows_what_is_not():
 def test_a_contact_sheet_spreads_its_pictures_over_the_video(tmp_path, monkeypatch, count, shown):
     pages = []
     monkeypatch.setattr(predict, "page", lambda pictures: pages.append(pictures) or Image.new("L", (1, 1)))
-    with predict.contact_sheet(tmp_path / "a.png") as write:
+    with predict.contact_sheet(tmp_path / "a.png", source=None) as write:
         for number in range(count):
             write(predict.Prediction("", float(number), np.zeros((9, 16, 3), np.uint8), torch.rand(9, 16)))
     times = [seconds for seconds, _ in pages[0]]
