@@ -65,7 +65,7 @@ def weighted(**weights: float) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How `predict.saliency_maps` goes through a video.
+    """How `prediction.engine.saliency_maps` goes through a video.
 
     Attributes:
         batch_size: clips or groups computed at once, or frames of a recurrent network. A video's last batch of clips is

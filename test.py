@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 import utils
 from baselines import MODELS
+from baselines.loading import default_weights, flow_for, load_model, model_argument, print_configuration
 from baselines.optical_flow import AUTO, METHODS, FlowSource, flow_arguments
 from baselines.smcf import VSOD_LABELS, vsod_average, vsod_frame, vsod_measures
 from dataloader import (
@@ -46,26 +47,19 @@ from dataloader import (
     resize_density,
 )
 from loss import LABELS, MEASURES, is_constant, measures, to_device
-from predict import (
+from prediction.engine import default_batch_size, engine_arguments, saliency_maps
+from prediction.outputs import write_map
+from saliency_model import EngineOptions, stretch
+from scoring.published import PUBLISHED
+from utils import (
     BoundedExecutor,
     at_least,
     choose_precision,
-    default_batch_size,
-    default_weights,
     device_arguments,
-    engine_arguments,
-    flow_for,
+    in_threads,
     keep_freed_memory,
-    load_model,
-    model_argument,
-    print_configuration,
-    saliency_maps,
     select_device,
-    write_map,
 )
-from saliency_model import EngineOptions, stretch
-from scoring.published import PUBLISHED
-from utils import in_threads
 from videos.annotation import (
     Remark,
     examine_density,

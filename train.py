@@ -38,6 +38,7 @@ from tqdm import tqdm
 
 import utils
 from baselines import MODELS
+from baselines.loading import compile_network, default_folder, flow_for, model_argument, print_configuration
 from baselines.optical_flow import PICTURES, FlowSource, flow_arguments
 from dataloader import (
     DATASET_FOLDERS,
@@ -55,21 +56,16 @@ from dataloader import (
     readable,
 )
 from loss import KL_OVER, LABELS, OBJECTIVES, SIGNS, TERMS, cc, kldiv, l1, nss, objective, similarity
-from predict import (
+from saliency_model import AllMaps, Carried, SaliencyModel, map_state
+from utils import (
     at_least,
     choose_precision,
-    compile_network,
-    default_folder,
     device_arguments,
-    flow_for,
     keep_freed_memory,
-    model_argument,
     positive,
     precision_context,
-    print_configuration,
     select_device,
 )
-from saliency_model import AllMaps, Carried, SaliencyModel, map_state
 from weights import describe, load_entries, read_checkpoint, read_weights, torchvision_weights
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}

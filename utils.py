@@ -1,10 +1,13 @@
 """What the scripts share and no other room holds: run folder and log, atomic files, threads, seeding, process group."""
+import argparse
 import collections
 import contextlib
+import ctypes
 import datetime
 import errno
 import hashlib
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -24,6 +27,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+PRECISIONS = ("float32", "bfloat16")
 MEETING = datetime.timedelta(minutes=30)                                   # for all processes to be there, and for an exchange between them
 NO_BFLOAT16 = "bfloat16 left out: this CPU has no instructions for it, and takes hundreds of times as long as in float32"
 
@@ -190,15 +194,6 @@ def hardware(device: torch.device) -> dict:
             "cores": os.cpu_count(), "threads": torch.get_num_threads(), "processes": world_size()}
 
 
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 at a speed worth having.
-
-    A CPU with AVX2 only has no instructions for it, and PyTorch's loops take 300 times as long as float32 there (measured on an EPYC); with
-    AVX-512, even without instructions of its own, bfloat16 goes through float32's.
-    """
-    return device.type != "cpu" or (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 def processor() -> str:
     """The processor's name, as far as the system tells it."""
     listed = Path("/proc/cpuinfo")
@@ -220,6 +215,133 @@ def in_threads(function: Callable, items: Iterable, workers: int = 4, ahead: int
             yield waiting.popleft().result()
     finally:
         threads.shutdown(cancel_futures=True)
+
+
+def in_background(items: Iterable, ahead: int) -> Iterator:
+    """The same items; a thread makes up to `ahead` of them before they are asked for."""
+    iterator, end = iter(items), object()
+    return itertools.takewhile(lambda item: item is not end,
+                               in_threads(lambda _: next(iterator, end), itertools.repeat(None), 1, ahead))
+
+
+class BoundedExecutor:
+    """Calls functions in threads, in order if there is one thread; as a context, it ends when all calls have.
+
+    At most `ahead` calls wait. An error is raised at a later call, or at the end; calls that wait are made all the same.
+    """
+
+    def __init__(self, workers: int = 4, ahead: int = 16) -> None:
+        self.threads, self.waiting, self.ahead = ThreadPoolExecutor(workers), collections.deque(), ahead
+
+    def __call__(self, function: Callable, *args) -> None:
+        self.waiting.append(self.threads.submit(function, *args))
+        while len(self.waiting) > self.ahead:
+            self.waiting.popleft().result()
+
+    def __enter__(self) -> "BoundedExecutor":
+        return self
+
+    def __exit__(self, kind: type | None, *unused) -> None:
+        self.threads.shutdown()
+        while self.waiting and kind is None:
+            self.waiting.popleft().result()
+
+
+# Devices, precision, memory
+
+def select_device(name: str) -> torch.device:
+    """The device for `--device`: "auto" is CUDA, else MPS, else the CPU; one that is not there is a ValueError."""
+    if name not in ("auto", "cpu", "cuda", "mps"):
+        raise ValueError(f"device must be auto, cpu, cuda or mps, got {name!r}")
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, there in present.items() if there)
+    if not present[name]:
+        raise ValueError(f"--device {name}: PyTorch {torch.__version__} sees no {name} device on this machine; use --device auto or cpu")
+    return torch.device(name)
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 at a speed worth having.
+
+    A CPU with AVX2 only has no instructions for it, and PyTorch's loops take 300 times as long as float32 there (measured on an EPYC); with
+    AVX-512, even without instructions of its own, bfloat16 goes through float32's.
+    """
+    return device.type != "cpu" or (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def default_precision(device: torch.device) -> str:
+    """bfloat16 on CUDA, where it is several times faster; float32 elsewhere."""
+    return "bfloat16" if device.type == "cuda" else "float32"
+
+
+def choose_precision(asked: str | None, device: torch.device, force_bfloat16: bool = False) -> str:
+    """The precision that was asked for, else the device's default.
+
+    Raises:
+        ValueError: bfloat16 was asked of a CPU that has no instructions for it, and not forced.
+    """
+    if asked == "bfloat16" and not force_bfloat16 and not computes_bfloat16(device):
+        raise ValueError("--precision bfloat16: this CPU has no instructions for it, and float32 is about 300 times faster here: use --precision "
+                         "float32 (same maps within 0.01), or --force-bfloat16 to wait all the same")
+    return asked or default_precision(device)
+
+
+def precision_context(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
+    """What to train in: bfloat16 autocast, or float32 that really is (TF32 off)."""
+    if precision == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    float32_is_float32()
+    return contextlib.nullcontext()
+
+
+def float32_is_float32() -> None:
+    """No TF32, which would round float32 to 10 bits on NVIDIA's GPUs."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that tensors free, for the next ones. For programs, not for libraries.
+
+    glibc gives large blocks back to the system, and getting them anew, page by page, costs the network 7 % of its time on
+    a CPU and the measures of a frame more than the arithmetic (benchmarks). Elsewhere nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)                                                # M_MMAP_MAX: no block is a mapping of its own
+        libc.mallopt(-1, 2 ** 31 - 1)                                      # M_TRIM_THRESHOLD
+        libc.mallopt(-8, 1)                                                # M_ARENA_MAX: one heap for all threads, or it would grow for hours
+
+
+def device_arguments(parser: argparse.ArgumentParser, precision: str, bfloat16: str = "the whole network but its readout") -> None:
+    """The flags every script has; `precision` says what its default is, `bfloat16` what that choice means there."""
+    group = parser.add_argument_group("device")
+    group.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
+                       help="where to compute; auto: CUDA, else MPS, else CPU (default: auto)")
+    group.add_argument("--precision", choices=PRECISIONS,
+                       help=f"bfloat16: {bfloat16}; float32: TF32 off (default: {precision})")
+    group.add_argument("--force-bfloat16", action=argparse.BooleanOptionalAction, default=False,
+                       help="compute in bfloat16 on a CPU without instructions for it too, hundreds of times slower than in float32 (default: off)")
+
+
+# Types of argparse
+
+def at_least(least: int) -> Callable[[str], int]:
+    """An argparse type: a whole number, `least` or more, and not beyond what a seed or a size can be."""
+    def number(text: str) -> int:
+        value = int(text)
+        if not least <= value < 2 ** 31:
+            raise argparse.ArgumentTypeError(f"must be {least} or more and below 2^31, got {text}")
+        return value
+    return number
+
+
+def positive(text: str) -> float:
+    """An argparse type: above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
 
 
 # Seeding

@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from benchmarks.timing import report
 from dataloader import ClipDataset, FrameCache, Video, clip_loader, find_videos
-from predict import at_least, keep_freed_memory
 from saliency_model import prepare_frame
+from utils import at_least, keep_freed_memory
 
 
 def make_videos(root: Path, videos: int, frames: int, size: tuple[int, int]) -> list[Video]:

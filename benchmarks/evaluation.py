@@ -30,8 +30,12 @@ from benchmarks.timing import median_seconds, report
 from dataloader import Video, open_video
 from loss import measures
 from model import RecSalNet
-from predict import Source, at_least, default_batch_size, float32_is_float32, keep_freed_memory, predict_source, select_device, write_map
+from predict import predict_source
+from prediction.engine import default_batch_size
+from prediction.outputs import write_map
+from prediction.sources import Source
 from saliency_model import EngineOptions, WindowModel
+from utils import at_least, float32_is_float32, keep_freed_memory, select_device
 from videos.images import read_frame
 
 

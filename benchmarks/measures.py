@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.timing import machine, median_seconds, write_rows
 from loss import EPS, LABELS, MEASURES, measures
-from predict import at_least, keep_freed_memory, select_device
+from utils import at_least, keep_freed_memory, select_device
 
 TARGETS = {"auc_j": ("fixations",), "nss": ("fixations",), "s_auc": ("fixations", "other_fixations")}  # of the others: density
 

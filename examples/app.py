@@ -12,7 +12,10 @@ import av
 import gradio as gr
 import numpy as np
 
-from predict import Predictor, Source, at_least, keep_freed_memory, output_path, predict_source
+from predict import Predictor, predict_source
+from prediction.outputs import output_path
+from prediction.sources import Source
+from utils import at_least, keep_freed_memory
 from videos.decoding import timed_frames
 
 

@@ -21,7 +21,8 @@ from baselines.smcf import vsod_scores
 from dataloader import find_videos, imresize, open_video
 from loss import MEASURES, measures
 from model import RecSalNet
-from predict import saliency_maps, to_8_bit
+from prediction.engine import saliency_maps
+from prediction.outputs import to_8_bit
 from videos.annotation import read_density, read_fixations, read_mask
 from videos.images import read_frame, read_image
 

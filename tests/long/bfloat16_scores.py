@@ -10,8 +10,9 @@ import torch
 
 import test
 import utils
+from baselines.loading import load_model
 from dataloader import find_videos
-from predict import load_model, saliency_maps
+from prediction.engine import saliency_maps
 from saliency_model import EngineOptions
 from videos.images import read_frame
 
