@@ -8,7 +8,7 @@ from baselines import STSMaxNet, loading
 from dataloader import list_frames
 from prediction import engine
 from prediction.engine import saliency_maps
-from saliency_model import EngineOptions, GroupModel, RecurrentModel, SaliencyModel, WindowModel, prepare_frame, steps_of
+from saliency_model import EngineOptions, GroupModel, PreparedFrame, RecurrentModel, SaliencyModel, WindowModel, prepare_frame, steps_of
 from videos.images import read_frame
 
 
@@ -170,7 +170,7 @@ def test_of_frames_that_no_window_reaches_none_is_kept(options):
     exact = [m[0, 0].item() for m in saliency_maps(NewestAndOldest(), frames(90))]
     maps = [m[0, 0].item() for m in saliency_maps(NewestAndOldest(), frames(90), options=EngineOptions(**options))]
     assert maps[::options.get("interpolate", 1)][:3] == pytest.approx(exact[::40])
-    steps = steps_of(iter([(torch.zeros(1), (1, 1))] * 90), 1, 40, window=4, whole=False)
+    steps = steps_of(iter([PreparedFrame(torch.zeros(1), (1, 1))] * 90), 1, 40, window=4, whole=False)
     assert [sum(frame is not None for frame, _ in step) for step in steps] == [1, 4, 4, 4]
 
 
@@ -200,7 +200,7 @@ def test_the_engine_agrees_with_the_network_on_whole_windows(tiny_model, tiny_se
 def test_a_model_that_moves_otherwise_through_time_is_refused():
     class Sideways(SaliencyModel):
         prepare, normalise = NewestAndOldest.prepare, NewestAndOldest.normalise
-    model = Sideways(None, prepare_frame)
+    model = Sideways((2, 2), prepare_frame)
     with pytest.raises(NotImplementedError, match="Sideways must be a WindowModel, a RecurrentModel or a GroupModel"):
         next(saliency_maps(model, frames(1)))
 

@@ -96,13 +96,13 @@ def test_a_users_mistake_ends_with_one_line_and_exit_code_2(tmp_path):
 def test_speed_flags_reach_the_engine(tmp_path, recsalnet_file, tiny_set, monkeypatch):
     video, seen, compiled = sorted((tiny_set / "val").iterdir())[0], [], []
     real = engine.saliency_maps
-    monkeypatch.setattr(engine, "saliency_maps", lambda model, frames, **options: (seen.append(options), real(model, frames, **options))[1])
+    monkeypatch.setattr(engine, "saliency_maps", lambda model, frames, flows, options: (seen.append(options), real(model, frames, flows, options))[1])
     monkeypatch.setattr(loading, "compile_network", lambda model: compiled.append(type(model).__name__))
     common = ("--weights", recsalnet_file, "--device", "cpu")
     run(video, "--out", tmp_path / "exact", *common)
     run(video, "--out", tmp_path / "batched", *common, "--batch-size", "5", "--compile")
     run(video, "--out", tmp_path / "drawn", *common, "--interpolate", "4")
-    assert [(options["batch_size"], options["interpolate"]) for options in seen] == [(1, 1), (5, 1), (1, 4)] and compiled == ["RecSalNet"]
+    assert [(options.batch_size, options.interpolate) for options in seen] == [(1, 1), (5, 1), (1, 4)] and compiled == ["RecSalNet"]
     exact, batched, drawn = ([np.array(Image.open(p)).astype(int) for p in sorted((tmp_path / kind / video.name).iterdir())] for kind in ("exact", "batched", "drawn"))
     assert len(exact) == len(batched) == len(drawn)
     assert all(abs(a - b).max() <= 1 for a, b in zip(exact, batched))
