@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from baselines import optical_flow
 from baselines.optical_flow import Flow, FlowSource
-from prediction.sources import Source
+from prediction.sources import Source, TimedFrame
 from saliency_model import EngineOptions, PreparedFrame, SaliencyModel, Step, stretch
 from utils import at_least, in_background
 
@@ -31,9 +31,9 @@ def saliency_maps(model: SaliencyModel, frames: Iterable[np.ndarray],
     Args:
         model: in eval mode, on the device and in the precision to compute in.
         frames: (H, W, 3) uint8, RGB, one after the other; consumed in a thread.
-        flows: for models with `needs_flow`: each frame's flow as a picture, (H, W, 3) uint8; or what makes the flow from
-            a frame to the next one (`optical_flow.METHODS`), which becomes a picture as `model.flow_picture` says.
-            Default: made by DIS.
+        flows: for models with `needs_flow`: each frame's flow as a picture, (H, W, 3) uint8; or a function that
+            estimates the flow from a frame to the next one (`optical_flow.METHODS`), which becomes a picture as
+            `model.flow_picture` says. Default: estimated by DIS.
         options: how to go through the video; default: exactly, one clip at a time.
 
     Yields:
@@ -45,7 +45,7 @@ def saliency_maps(model: SaliencyModel, frames: Iterable[np.ndarray],
     options = options or EngineOptions()
     if flows is not None and not model.needs_flow:
         raise ValueError(f"{type(model).__name__} takes no optical flow")
-    errors = []                                                            # raised when the frames before have their maps
+    errors = []                                                            # raised after the maps of earlier frames
     prepared = (prepare(model, frame, flow) for frame, flow in with_flows(model, frames, flows))
     ahead = 2 * options.batch_size * options.interpolate * options.every
     prepared = in_background(until_error(prepared, errors), ahead=max(2 * options.batch_size, min(64, ahead)))
@@ -61,13 +61,14 @@ def saliency_maps(model: SaliencyModel, frames: Iterable[np.ndarray],
 
 def with_flows(model: nn.Module, frames: Iterable[np.ndarray],
                flows: Iterable[np.ndarray] | Flow | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Each frame, and its flow as a picture where the model needs one: those that are given, or made here."""
+    """Each frame, and its flow as a picture where the model needs one: as given, or estimated here."""
     if not model.needs_flow:
         return zip(frames, itertools.repeat(None))
     if flows is not None and not callable(flows):
         return zip(frames, flows, strict=True)
     shown, seen = itertools.tee(map(checked, frames))
-    return zip(shown, map(optical_flow.PICTURES[model.flow_picture], optical_flow.flows(seen, flows or optical_flow.dis_flow())))
+    estimated = optical_flow.flows(seen, flows or optical_flow.dis_flow())
+    return zip(shown, map(optical_flow.PICTURES[model.flow_picture], estimated))
 
 
 def prepare(model: SaliencyModel, frame: np.ndarray, flow: np.ndarray | None) -> PreparedFrame:
@@ -79,7 +80,7 @@ def prepare(model: SaliencyModel, frame: np.ndarray, flow: np.ndarray | None) ->
 
 
 def checked(frame: np.ndarray) -> np.ndarray:
-    """The frame, if it is one."""
+    """The frame; a ValueError where it is not (H, W, 3) uint8."""
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise ValueError(f"frames must be arrays (H, W, 3) of uint8, RGB, got {type(frame).__name__} "
                          f"{getattr(frame, 'dtype', '')} {tuple(getattr(frame, 'shape', ()))}")
@@ -131,10 +132,10 @@ def by_scene(prepared: Iterable[PreparedFrame], scene_cuts: bool) -> Iterator[Sc
 
 
 def is_cut(change: float, change_before: float) -> bool:
-    """Whether another scene begins, by how much the picture changed, in grey levels, and by how much one frame earlier.
+    """Whether a new scene begins, from the picture's mean change, in grey levels, and the change one frame earlier.
 
-    Fast movement changes several frames in a row, a cut one. On the clips this was tried with, cuts change 46 levels and
-    more, after 20 and less; movement up to 41, after 30.
+    Fast movement changes several frames in a row, a cut only one. On the clips tried, cuts change the picture by 46
+    levels or more, after 20 or less; movement by up to 41, after 30.
     """
     return change > 25 and change > 2 * change_before
 
@@ -152,15 +153,21 @@ def interpolated(outputs: Iterator[tuple[Step, Tensor]]) -> Iterator[RawMap]:
 # A source's frames and their maps
 
 class Prediction(NamedTuple):
-    """A frame and its map: the frame's name (of files), its time in seconds, (H, W, 3) uint8 RGB, and (H, W) float32 in [0, 1]."""
+    """A frame and its map.
+
+    Attributes:
+        name, seconds, frame: as in `TimedFrame`.
+        saliency: (H, W) float32 in [0, 1].
+        quantise: the model's, to 8 bits.
+    """
     name: str
     seconds: float
     frame: np.ndarray
     saliency: Tensor
-    quantise: Callable[[Tensor], Tensor] = stretch                         # how its model makes 8 bits of it
+    quantise: Callable[[Tensor], Tensor] = stretch
 
 
-def predictions(model: SaliencyModel, source: "Source", options: EngineOptions, done: int = 0,
+def predictions(model: SaliencyModel, source: Source, options: EngineOptions, done: int = 0,
                 times: dict[str, float] | None = None, flow: FlowSource | None = None) -> Iterator[Prediction]:
     """Every map of a video together with the frame it belongs to.
 
@@ -168,14 +175,15 @@ def predictions(model: SaliencyModel, source: "Source", options: EngineOptions, 
         model: as for `saliency_maps`.
         source: the video.
         options: how to go through it; `skip` follows from `done`.
-        done: maps that are there already; those after them are computed.
-        times: gets the name and time of every frame that has a map, those already there included.
-        flow: where the flow comes from, for models that need it; of a folder's frames or of a video file's. Default: DIS, not kept.
+        done: number of maps that exist already; those after them are computed.
+        times: filled with the time in seconds of every frame that has a map, by its name; existing maps included.
+        flow: where the flow comes from, for models that need it. Default: DIS, not kept.
     """
-    wanted = done * options.every                                          # index of the first frame to compute a map of
-    # That map depends on the frames before, and a cut at the beginning of those on two more.
+    wanted = done * options.every                                          # index of the first frame that gets a map
+    # Its map depends on the frames before, and finding a cut at the first of those takes two more.
     first = max(0, wanted - model.frames_before(wanted) - 2)
-    waiting, times = collections.deque(), {} if times is None else times   # frames whose maps are still to come
+    waiting: collections.deque[TimedFrame] = collections.deque()           # for their maps
+    times = {} if times is None else times
 
     def frames() -> Iterator[np.ndarray]:
         for index, timed in enumerate(source.frames()):
@@ -194,7 +202,7 @@ def predictions(model: SaliencyModel, source: "Source", options: EngineOptions, 
 # Flags
 
 def default_batch_size(device: torch.device) -> int:
-    """Clips computed at once: a CPU is busy with one."""
+    """Clips computed at once: one keeps a CPU busy."""
     return 1 if device.type == "cpu" else 4
 
 
@@ -202,11 +210,14 @@ def engine_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `saliency_maps` and of how its network is run."""
     group = parser.add_argument_group("speed")
     group.add_argument("--batch-size", type=at_least(1),
-                       help="clips or groups computed at once, frames of the other networks (default: 1 on a CPU, else 4)")
+                       help="clips or groups computed at once, or frames of recurrent networks (default: 1 on a CPU, "
+                            "else 4)")
     group.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False,
-                       help="let PyTorch compile the network first, which takes minutes; meant for GPUs, on CPUs it gained nothing (default: off)")
+                       help="let PyTorch compile the network first, which takes minutes; meant for GPUs: on CPUs it "
+                            "was no faster (default: off)")
     group.add_argument("--interpolate", type=at_least(1), default=1, metavar="N",
-                       help="APPROXIMATION: only every N-th frame goes through the network, maps between are interpolated (default: 1, exact)")
+                       help="APPROXIMATION: only every N-th frame goes through the network, maps between are "
+                            "interpolated (default: 1, exact)")
     group.add_argument("--frame-size", type=at_least(16), nargs=2, metavar=("H", "W"),
-                       help="APPROXIMATION: size in pixels, multiples of 32, of 16 for the recurrent ones, that the network sees frames at "
-                            "(default: the one it was trained at)")
+                       help="APPROXIMATION: size in pixels at which the network sees frames: multiples of 32, of 16 "
+                            "for recurrent networks (default: the one it was trained at)")

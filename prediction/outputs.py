@@ -21,20 +21,22 @@ Write = Callable[[Prediction], None]
 
 
 def to_8_bit(saliency: Tensor, quantise: Callable[[Tensor], Tensor] = stretch) -> np.ndarray:
-    """A map as a model's `quantise` makes it 8 bits; one that is not finite is a ValueError, never a black picture."""
+    """Quantise a map, (H, W), to uint8; one that is not finite is a ValueError, never a black picture."""
     if not saliency.isfinite().all():
-        raise ValueError("the network's map is not finite: its weights are broken, or --precision bfloat16 overflowed; try float32")
+        raise ValueError("the network's map is not finite: its weights are broken, or --precision bfloat16 overflowed; "
+                         "try float32")
     return quantise(saliency).cpu().numpy()
 
 
 def write_map(path: Path, saliency: Tensor, quantise: Callable[[Tensor], Tensor] = stretch) -> None:
     """Write a map as 8-bit PNG, atomically."""
     with utils.atomic_path(path) as temporary:
-        Image.fromarray(to_8_bit(saliency, quantise)).save(temporary, format="PNG", compress_level=1)  # a third of the time of level 6
+        # Level 1 takes a third of the time of level 6.
+        Image.fromarray(to_8_bit(saliency, quantise)).save(temporary, format="PNG", compress_level=1)
 
 
 def to_half(saliency: Tensor) -> np.ndarray:
-    """The map as float16: its error is 0.0005 at most."""
+    """A map as float16, at most 0.0005 off."""
     return saliency.half().cpu().numpy()
 
 
@@ -54,7 +56,8 @@ def npy_maps(folder: Path, source: Source) -> contextlib.AbstractContextManager[
 @contextlib.contextmanager
 def archive(path: Path, source: Source) -> Iterator[Write]:
     """One .npz with a float16 array for each frame, written as they come."""
-    with utils.atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+    with (utils.atomic_path(path) as temporary,
+          zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file):
         def write(prediction: Prediction) -> None:
             with file.open(f"{prediction.name}.npy", "w") as member:
                 np.lib.format.write_array(member, to_half(prediction.saliency))
@@ -95,7 +98,7 @@ def contact_sheet(path: Path, source: Source) -> Iterator[Write]:
             picture.thumbnail((320, 320))
             kept.append((prediction.seconds, picture))
         count += 1
-        if len(kept) > 8 * SHEET ** 2:                                     # twice as far apart: bounded, however long the video
+        if len(kept) > 8 * SHEET ** 2:                                     # bounded, however long the video
             kept[:], every = kept[::2], 2 * every
 
     yield write
@@ -129,11 +132,11 @@ class Output(NamedTuple):
     Attributes:
         place: below --out, with the video's {name}: a file, or a folder with a file FRAME.KIND for each frame.
         help: for the command line.
-        open: (path, source) -> a context that gives the function to write a prediction with; what it writes is whole,
-            or not there, when it ends.
-        per_frame: whether `place` is such a folder.
+        open: (path, source) -> a context that returns the function to write a prediction with; after it, files are
+            whole or not there.
+        per_frame: whether `place` is a folder.
         shows_frames: whether maps are laid on the frames, and must have their size.
-        threads: that write; one keeps the order of the frames.
+        threads: how many write; one keeps the order of the frames.
     """
     place: str
     help: str
@@ -144,12 +147,14 @@ class Output(NamedTuple):
 
 
 OUTPUTS = {                                                                # what --save takes
-    "png": Output("{name}/", "8-bit maps OUT/VIDEO/FRAME.png, as the model's authors save theirs (RecSal-Net's: each stretched to 0 .. 255)",
-                  png_maps, per_frame=True, threads=4),
-    "npy": Output("{name}/", "float16 maps OUT/VIDEO/FRAME.npy, as the network gives them, in [0, 1]", npy_maps, per_frame=True, threads=4),
+    "png": Output("{name}/", "8-bit maps OUT/VIDEO/FRAME.png, as the model's authors save theirs (RecSal-Net's: each "
+                  "stretched to 0 .. 255)", png_maps, per_frame=True, threads=4),
+    "npy": Output("{name}/", "float16 maps OUT/VIDEO/FRAME.npy, as the network outputs them, in [0, 1]", npy_maps,
+                  per_frame=True, threads=4),
     "npz": Output("{name}.npz", "all of those in one file, under the frames' names", archive),
     "map-video": Output("{name}_map.mp4", "the 8-bit maps as a grey video", map_video),
-    "overlay": Output("{name}_overlay.mp4", "the video with the map as heat on it, and its sound", overlay, shows_frames=True),
+    "overlay": Output("{name}_overlay.mp4", "the video with the map as heat on it, and its sound", overlay,
+                      shows_frames=True),
     "sheet": Output("{name}_sheet.png", "16 frames with their heat on one page", contact_sheet, shows_frames=True),
 }
 
@@ -160,8 +165,8 @@ def output_path(out: Path, name: str, kind: str) -> Path:
 
 
 def check_kinds(kinds: list[str], resized: bool) -> None:
-    """Maps that are smaller than the frames cannot be laid on them."""
+    """Raise a ValueError where maps that are not `resized` would be laid on frames."""
     laid = [kind for kind, output in OUTPUTS.items() if output.shows_frames]
     if not resized and {*laid} & {*kinds}:
-        raise ValueError(f"--no-resize leaves maps smaller than the frames that --save {' and '.join(laid)} lay them on: "
-                         "leave out one of them")
+        raise ValueError("--no-resize leaves maps smaller than the frames that --save "
+                         f"{' and '.join(laid)} lay them on: leave out one of them")

@@ -1,4 +1,7 @@
-"""VIDEO.json, the record of what made a video's outputs: an interrupted run is continued, and no other files are replaced."""
+"""VIDEO.json, the record of how a video's outputs were made.
+
+With it an interrupted run is continued, and no file that predict.py did not write is replaced.
+"""
 import contextlib
 import itertools
 from collections.abc import Iterator
@@ -11,10 +14,10 @@ from prediction.sources import Source
 
 
 class Plan(NamedTuple):
-    """What is left to do of a video.
+    """How much of a video an earlier run has done.
 
     Attributes:
-        done: maps that an earlier run wrote, and that this one keeps; it goes on after them.
+        done: number of maps that are kept; this run continues after them.
         complete: whether nothing is left to do.
     """
     done: int
@@ -22,12 +25,17 @@ class Plan(NamedTuple):
 
 
 def plan(source: Source, out: Path, kinds: list[str], settings: dict, overwrite: bool, skip_existing: bool) -> Plan:
-    """Find what an earlier run with the same settings left to do.
+    """Find out how much an earlier run with the same settings has done.
+
+    Args:
+        source, out, kinds: the video, the folder, and the kinds of output that are asked for.
+        settings: everything that the maps depend on.
+        overwrite: ignore an earlier run's outputs.
+        skip_existing: keep them, and continue after them.
 
     Raises:
-        FileExistsError: something is there that no earlier run wrote, or neither `overwrite` nor `skip_existing` says
-            what to do.
-        ValueError: what is there was made with other settings.
+        FileExistsError: outputs exist that no earlier run wrote, or neither `overwrite` nor `skip_existing` is set.
+        ValueError: an earlier run had other settings.
     """
     path, stored = description(out, source.name), read_description(out, source.name)
     ours = stored["kinds"] if stored else []
@@ -35,8 +43,8 @@ def plan(source: Source, out: Path, kinds: list[str], settings: dict, overwrite:
     if path.exists() and not stored:
         foreign.append(path)
     if foreign:
-        raise FileExistsError(f"{foreign[0]} is there, and {path} does not say that this program wrote it: move it away, "
-                              "or choose another --out")
+        raise FileExistsError(f"{foreign[0]} is there, and {path} does not say that this program wrote it: "
+                              "move it away, or choose another --out")
     if overwrite or stored is None:
         return Plan(0)
     if not skip_existing:
@@ -54,11 +62,11 @@ def plan(source: Source, out: Path, kinds: list[str], settings: dict, overwrite:
 
 
 def maps_present(source: Source, out: Path, kinds: list[str], frames: dict[str, float] | None, every: int) -> Plan:
-    """Count the maps before the first one that is missing, as far as a run can go on after them.
+    """Count the maps before the first missing one, as far as a run can continue after them.
 
     Args:
         source, out, kinds, every: what is asked for.
-        frames: the names of all maps if an earlier run came to its end, else None.
+        frames: the names of all frames that have maps if an earlier run was finished, else None.
     """
     names = frames or itertools.islice(source.names(), 0, None, every)
     per_frame = [kind for kind in kinds if OUTPUTS[kind].per_frame]
@@ -74,24 +82,26 @@ def maps_present(source: Source, out: Path, kinds: list[str], frames: dict[str, 
 
 
 def description(out: Path, name: str) -> Path:
-    """The file that says what made a video's outputs."""
+    """The file that describes a video's outputs."""
     return out / f"{name}.json"
 
 
 def read_description(out: Path, name: str) -> dict | None:
-    """What an earlier run wrote about a video's outputs; None if there is no such file, or another program's."""
+    """An earlier run's description of a video's outputs; None if there is none, or the file is another program's."""
     path = description(out, name)
     try:
         stored = utils.read_json(path) if path.exists() else {}
     except ValueError:
         return None
     kinds = stored.get("kinds")
-    ours = isinstance(stored.get("settings"), dict) and isinstance(kinds, list) and all(isinstance(k, str) and k in OUTPUTS for k in kinds)
-    return stored if ours and isinstance(stored.get("frames", ...), (dict, type(None))) else None  # None: it was interrupted
+    is_ours = (isinstance(stored.get("settings"), dict)
+               and isinstance(kinds, list) and all(isinstance(kind, str) and kind in OUTPUTS for kind in kinds)
+               and isinstance(stored.get("frames", ...), (dict, type(None))))  # null: the run was interrupted
+    return stored if is_ours else None
 
 
 def files_of(out: Path, name: str, kind: str) -> list[Path]:
-    """A video's outputs of one kind that are there."""
+    """A video's existing outputs of one kind."""
     path = output_path(out, name, kind)
     return sorted(path.glob(f"*.{kind}")) if OUTPUTS[kind].per_frame else [path] * path.exists()
 
@@ -126,26 +136,27 @@ def described(out: Path, name: str, kinds: list[str], about: dict) -> Iterator[d
         yield times
     except BaseException:
         if not any(files_of(out, name, kind) for kind in about["kinds"]):
-            description(out, name).unlink()                                # there is nothing that it could describe
+            description(out, name).unlink()                                # nothing was written
         raise
     frames = {frame: round(seconds, 6) for frame, seconds in times.items()}
     utils.write_json(description(out, name), {**about, "frames": frames})
 
 
 def check_names(sources: list[Source]) -> None:
-    """Two sources whose outputs would be called the same are an error."""
+    """Raise a ValueError where the outputs of two sources would have one name."""
     names = [source.name for source in sources]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         same = [str(source.path) for source in sources if source.name == twice[0]]
-        raise ValueError(f"several inputs are called {twice[0]}, their maps would be mixed: {same}. Predict them into different --out folders")
+        raise ValueError(f"several inputs are called {twice[0]}, their maps would be mixed: {same}. "
+                         "Predict them into different --out folders")
 
 
 def check_outputs(sources: list[Source], out: Path) -> None:
-    """Outputs that would replace an input, or fall among its frames, are an error."""
+    """Raise a ValueError where outputs would replace an input, or be written among its frames."""
     inputs = {path.resolve(): source for source in sources for path in (source.path, source.path / "images")}
     for source in sources:
         for path in (description(out, source.name), *(output_path(out, source.name, kind) for kind in OUTPUTS)):
             if path.resolve() in inputs:
-                raise ValueError(f"the outputs of {source.path} would be written over or into the input {inputs[path.resolve()].path}: "
-                                 "choose another --out")
+                raise ValueError(f"the outputs of {source.path} would be written over or into the input "
+                                 f"{inputs[path.resolve()].path}: choose another --out")

@@ -47,7 +47,8 @@ class Source:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end:
-            raise ValueError(f"the start, second {self.start:g}, must be 0 or more and before the end, second {self.end:g}")
+            raise ValueError(f"the start, second {self.start:g}, must be 0 or more and before the end, "
+                             f"second {self.end:g}")
 
     @property
     def is_pictures(self) -> bool:
@@ -67,29 +68,30 @@ class Source:
     @property
     def name(self) -> str:
         """What its outputs are called."""
-        path = Path(os.path.abspath(self.path))                            # not where a link leads: those may be called otherwise
+        path = Path(os.path.abspath(self.path))                            # of a link, not of its target
         return path.name if path.is_dir() else path.stem
 
     def identity(self) -> dict:
-        """What tells it from another of the same name."""
+        """What distinguishes it from another source of the same name."""
         if not self.is_pictures:
             rate = {"fps": self.fps} if self.is_animation else {}
             return {"bytes": self.path.stat().st_size, "modified": self.path.stat().st_mtime_ns, **rate}
         files = [image.path for image in self.images()]
-        return {"frames": len(files), "last": files[-1].name, "bytes": sum(path.stat().st_size for path in files), "fps": self.fps}
+        return {"frames": len(files), "last": files[-1].name, "bytes": sum(path.stat().st_size for path in files),
+                "fps": self.fps}
 
     def check(self) -> None:
-        """Raise what is wrong with it, as far as can be told before it is decoded."""
+        """Raise an OSError or ValueError for what is wrong with it, as far as can be told without decoding."""
         if self.is_pictures:
             self.images()
         elif not self.path.exists():
             missing = "nothing matches this pattern" if glob.has_magic(str(self.path)) else "it does not exist"
-            raise FileNotFoundError(f"no input {self.path}: {missing}. "
-                                    f"Expected a video file, or a folder of frames ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise FileNotFoundError(f"no input {self.path}: {missing}. Expected a video file, or a folder of frames "
+                                    f"({', '.join(sorted(IMAGE_SUFFIXES))})")
         elif self.is_animation:
             return
         elif self.path.suffix.lower() in IMAGE_SUFFIXES and self.path.is_file():
-            read_frame(self.path)                                          # or it is none, which is said
+            read_frame(self.path)                                          # raises for what is no image
             networks = ", ".join(name for name, model in MODELS.items() if model.takes_stills)
             raise ValueError(f"{self.path} is a single image: give the folder of frames it belongs to, or a video file "
                              f"(of single images, {networks} make maps)")
@@ -103,7 +105,8 @@ class Source:
         shown = [TimedImage(index / self.fps, path) for index, path in enumerate(files)]
         shown = [image for image in shown if self.start <= image.seconds < self.end]
         if not shown:
-            raise ValueError(f"{folder} has no frame from second {self.start:g} to {self.end:g} at {self.fps:g} frames a second")
+            raise ValueError(f"{folder} has no frame from second {self.start:g} to {self.end:g} "
+                             f"at {self.fps:g} frames a second")
         return shown
 
     def frames(self) -> Iterator[TimedFrame]:
@@ -117,7 +120,7 @@ class Source:
             yield from (TimedFrame(f"{number:04d}", *frame) for number, frame in enumerate(timed, start=1))
 
     def flows(self, flow: FlowSource, first: int) -> Iterator[np.ndarray] | Flow:
-        """The pictures of its frames' flow from frame `first` (an index) on; of a video file, what makes them."""
+        """The flow's pictures from frame `first` (an index) on; of a video file, the function that estimates flow."""
         if not self.is_pictures:
             return flow.maker(str(self.path))
         paths = [image.path for image in self.images()]
@@ -125,13 +128,13 @@ class Source:
         return (pictures[index] for index in range(first, len(paths)))
 
     def names(self) -> Iterator[str]:
-        """The names of its frames; without an end for a video file."""
+        """The names of its frames; endless for a video file."""
         if self.is_pictures:
             return (image.path.stem for image in self.images())
         return (f"{number:04d}" for number in itertools.count(1))
 
     def expected_frames(self) -> int | None:
-        """About how many frames there will be, for a progress bar; None where a video file's header does not tell."""
+        """The approximate number of frames, for a progress bar; None where a video file's header does not tell."""
         if self.is_pictures:
             return len(self.images())
         if self.is_animation:
@@ -143,19 +146,24 @@ class Source:
 
 
 def find_sources(inputs: list[str], **options) -> list[Source]:
-    """The videos that the command line names: files, folders of frames, folders of either, and patterns such as clips/*.mp4."""
+    """Find the videos that the command line names.
+
+    Args:
+        inputs: files, folders of frames, folders of either, and patterns such as clips/*.mp4.
+        options: of `Source`.
+    """
     paths = []
     for text in inputs:
-        found = [Path(text)] if Path(text).exists() else [Path(name) for name in natural(glob.glob(text, recursive=True))]
-        for path in found or [Path(text)]:
+        found = [text] if Path(text).exists() else natural(glob.glob(text, recursive=True))
+        for path in map(Path, found or [text]):
             paths += videos_below(path) or [path]
     return [Source(path, **options) for path in dict.fromkeys(paths)]
 
 
 def videos_below(path: Path) -> list[Path]:
-    """The videos in a folder that is none itself: files (`is_video`), and folders of frames; empty for everything else.
+    """The videos in a folder of videos: files (`is_video`), and folders of frames; none in anything else.
 
-    What else such a folder holds is printed.
+    What else the folder holds is printed.
 
     Raises:
         ValueError: the folder holds videos and pictures, so it could be meant as one video or as several.
@@ -181,7 +189,7 @@ def videos_below(path: Path) -> list[Path]:
 
 
 def usable(sources: list[Source], skip_bad: bool) -> list[Source]:
-    """The sources that can be opened; one that cannot is an error, or with `skip_bad` a line."""
+    """The sources that can be opened; others raise what `Source.check` does, or are reported with `skip_bad`."""
     good = []
     for source in sources:
         try:

@@ -14,22 +14,30 @@ from prediction.sources import Source
 from videos.decoding import av, beginning, check_av, open_container, orientation, picture_stream, promised_seconds, seek
 from videos.images import timed_pictures
 
-TICKS = 90000                                                              # a second of a video file's clock
-BT709 = 1                                                                  # FFmpeg's number of the usual colours of HD video
+TICKS = 90000                                                              # of a video file's clock, in a second
+BT709 = 1                                                                  # FFmpeg's number of HD video's usual colours
 # What browsers play in an MP4 file.
 SOUND_CODECS = {"aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"}
 
 
 @contextlib.contextmanager
 def video_file(path: Path, source: Source, sound: bool) -> Iterator[Callable[[np.ndarray, float], None]]:
-    """An H.264 video in MP4, which browsers play: gives a function of a picture, (H, W, 3) uint8, and its time in the source.
+    """An H.264 video in MP4, which browsers play.
 
-    With `sound`, the source's is copied.
+    Args:
+        path: of the file, which is whole or not there afterwards.
+        source: tells rate, pixel aspect and end.
+        sound: whether the source's sound is copied.
+
+    Yields:
+        The function to write a picture with, (H, W, 3) uint8, and its time in the source, in seconds.
     """
     check_av()
     with contextlib.ExitStack() as stack:
-        temporary = stack.enter_context(utils.atomic_path(path.absolute()))  # FFmpeg takes a relative "a:b.mp4" for a protocol
-        container = stack.enter_context(av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}))
+        # Absolute: FFmpeg takes the "a" of a relative "a:b.mp4" for a protocol.
+        temporary = stack.enter_context(utils.atomic_path(path.absolute()))
+        options = {"movflags": "+faststart"}
+        container = stack.enter_context(av.open(str(temporary), "w", format="mp4", options=options))
         track = PictureTrack(container, source)
         audio = stack.enter_context(sound_of(source, container)) if sound else iter(())
         waiting = next(audio, None)
@@ -54,15 +62,16 @@ class PictureTrack:
 
     Args:
         container: the file.
-        source: tells the average rate, the shape of a pixel, and how long the last picture stands.
+        source: tells the average rate, the pixel aspect, and how long the last picture is shown.
     """
 
     def __init__(self, container: "av.container.OutputContainer", source: Source) -> None:
         self.rate, self.aspect, end = playback(source)
         self.container, self.until = container, min(source.end, end) - source.start
-        # Without B-frames: packets come in the order of the pictures.
-        self.stream = container.add_stream("libx264", rate=self.rate, options={"crf": "20", "preset": "veryfast", "bf": "0"})
-        self.last, self.step = None, round(TICKS / self.rate)              # in ticks: the last picture, and how long it stands
+        # No B-frames: packets come in the order of the pictures.
+        options = {"crf": "20", "preset": "veryfast", "bf": "0"}
+        self.stream = container.add_stream("libx264", rate=self.rate, options=options)
+        self.last, self.step = None, round(TICKS / self.rate)              # the last one's time and duration, in ticks
 
     def write(self, picture: np.ndarray, seconds: float) -> None:
         """Add a picture, (H, W, 3) uint8, later than those before."""
@@ -77,7 +86,7 @@ class PictureTrack:
 
     def mux(self, frame: "av.VideoFrame | None") -> None:
         for packet in self.stream.encode(frame):
-            packet.duration = self.step                                    # counts for the last one, which no other follows
+            packet.duration = self.step                                    # matters for the last packet only
             self.container.mux(packet)
 
     def end(self) -> None:
@@ -127,7 +136,7 @@ def set_up(stream: "av.VideoStream", shape: tuple[int, ...], aspect: Fraction | 
 
 
 def video_frame(picture: np.ndarray, stream: "av.VideoStream", ticks: int) -> "av.VideoFrame":
-    """A picture, (H, W, 3) uint8, as the encoder wants it: at its size (a video may change its own), the last row repeated if odd."""
+    """A picture, (H, W, 3) uint8, at the encoder's size: padded by a repeated row or column, else resized."""
     height, width = stream.height - picture.shape[0], stream.width - picture.shape[1]
     if {height, width} <= {0, 1}:
         picture = np.pad(picture, ((0, height), (0, width), (0, 0)), mode="edge")
@@ -146,14 +155,16 @@ class TimedPacket(NamedTuple):
 
 @contextlib.contextmanager
 def sound_of(source: Source, output: "av.container.OutputContainer") -> Iterator[Iterator[TimedPacket]]:
-    """The packets of a video file's sound track, with their times, ready to be copied; none where an MP4 file cannot hold it."""
+    """The packets of a video file's sound track, ready to be copied; none where browsers would not play them in MP4."""
     with contextlib.ExitStack() as stack:
         silent = source.is_pictures or source.is_animation
         container = None if silent else stack.enter_context(open_container(source.path))
         track = container and container.streams.best("audio")
-        codec = track.codec_context.codec.canonical_name if track is not None and track.codec_context is not None else "unknown"
+        known = track is not None and track.codec_context is not None
+        codec = track.codec_context.codec.canonical_name if known else "unknown"
         if track is not None and codec not in SOUND_CODECS:
-            print(f"{source.path}: its sound ({codec}) is left out, MP4 files that browsers play hold {', '.join(sorted(SOUND_CODECS))}")
+            print(f"{source.path}: its sound ({codec}) is left out, MP4 files that browsers play hold "
+                  f"{', '.join(sorted(SOUND_CODECS))}")
         if codec in SOUND_CODECS:
             yield shifted_packets(container, track, output.add_stream_from_template(track), source)
         else:
@@ -166,7 +177,7 @@ def shifted_packets(container: "av.container.InputContainer", track: "av.AudioSt
     origin = beginning(container)
     shift = round((origin + source.start) / track.time_base)
     if source.start:
-        with contextlib.suppress(av.FFmpegError):                          # without an index it is read from the beginning
+        with contextlib.suppress(av.FFmpegError):                          # without an index, read from the beginning
             seek(container, source.start)
     for packet in container.demux(track):
         if packet.pts is None or packet.dts is None:
