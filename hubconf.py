@@ -1,7 +1,7 @@
 """For `torch.hub.load(REPOSITORY, "recsalnet", weights=...)`, from any directory, whatever its own files are called.
 
-The modules here have names such as `utils`, which a caller's own may have too. They are loaded under names of their own
-(`recsalnet_utils`), and the plain names are given back as they were.
+The modules here have names such as `utils`, which a caller's own may have too. They are loaded under other names
+(`recsalnet_utils`), and the plain names are restored.
 """
 import importlib.util
 import sys
@@ -17,7 +17,7 @@ def load_privately(names: tuple[str, ...]) -> dict:
         for name in names:
             known = sys.modules.get(f"recsalnet_{name}")
             if known is not None and Path(known.__file__).parent == Path(__file__).parent:
-                modules[name] = sys.modules[name] = known                  # loaded before: the same classes, or pickling would fail
+                modules[name] = sys.modules[name] = known                  # the same classes, or pickling would fail
                 continue
             spec = importlib.util.spec_from_file_location(f"recsalnet_{name}", Path(__file__).parent / f"{name}.py")
             modules[name] = sys.modules[spec.name] = sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -31,7 +31,8 @@ def load_privately(names: tuple[str, ...]) -> dict:
     return modules
 
 
-RecSalNet = load_privately(("utils", "weights", "loss", "saliency_model", "swin_transformer", "model"))["model"].RecSalNet
+MODULES = ("utils", "weights", "loss", "saliency_model", "swin_transformer", "model")
+RecSalNet = load_privately(MODULES)["model"].RecSalNet
 
 
 def recsalnet(weights: str, frame_size: tuple[int, int] | None = None) -> RecSalNet:

@@ -26,7 +26,7 @@ FIRST_FRAMES = ("repeat", "mirror")  # what fills a window before a video's firs
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How `predict.saliency_maps` goes through a video.
+    """How `prediction.engine.saliency_maps` goes through a video.
 
     Attributes:
         batch_size: clips or groups computed at once, or frames of a recurrent network. A video's last batch of clips is

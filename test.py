@@ -18,26 +18,15 @@ from tqdm import tqdm
 
 import utils
 from baselines import MODELS
-from predict import (
-    at_least,
-    choose_precision,
-    default_batch_size,
-    default_weights,
-    device_arguments,
-    engine_arguments,
-    flow_for,
-    keep_freed_memory,
-    load_model,
-    model_argument,
-    print_configuration,
-    select_device,
-)
+from baselines.loading import default_weights, flow_for, load_model, model_argument, print_configuration
+from prediction.engine import default_batch_size, engine_arguments
 from saliency_model import EngineOptions
 from scoring.figures import draw_figures
 from scoring.methods import MapSource, Method, Network, StoredMaps
 from scoring.report import grouped, notes_on, report
 from scoring.scorers import BASELINE, merged
 from scoring.targets import FixationTarget, MaskTarget, ScoringTarget, choose_frames, find_target
+from utils import at_least, choose_precision, device_arguments, keep_freed_memory, select_device
 from videos.check import inventory
 from videos.optical_flow import AUTO, flow_arguments
 from videos.splits import DATASET_FOLDERS, DATASETS, dataset_folder

@@ -23,17 +23,9 @@ from tqdm import tqdm
 
 import utils
 from baselines import MODELS
+from baselines.loading import compile_network, flow_for, print_configuration
 from dataloader import clip_loader, explain_worker_deaths, readable
 from loss import Recipe, cc, kldiv, l1, nss, similarity
-from predict import (
-    choose_precision,
-    chosen_flow,
-    compile_network,
-    keep_freed_memory,
-    precision_context,
-    print_configuration,
-    select_device,
-)
 from saliency_model import Carried
 from training.checkpoint import read_last
 from training.log import log_epoch, open_tensorboard, shown_cc
@@ -52,6 +44,7 @@ from training.sets import (
     training_videos,
 )
 from training.start import check_abilities, initialise_weights, make_model
+from utils import choose_precision, keep_freed_memory, precision_context, select_device
 from videos.prepared import FrameCache
 
 # What validation measures: weights are chosen by CC, the others are logged. AUCs and the measures of salient objects
@@ -296,7 +289,7 @@ def main(args: argparse.Namespace) -> int:
     if stage:
         model.set_stage(stage)
     # On the CPU: loader processes make it.
-    flow = chosen_flow(model, args.flow, args.keep_flow, args.raft_weights, torch.device("cpu"))
+    flow = flow_for(model, args.flow, args.keep_flow, args.raft_weights, torch.device("cpu"), strict=True)
     validated = recipe.val_every > 0 and not args.hold_out
     sources = choose_sources(datasets, args.data, args.train_split, args.val_split, validated, stage)
     fixations_matter = recipe.loss == "maps" and recipe.loss_weights["nss"] != 0

@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from benchmarks.timing import report
 from dataloader import ClipDataset, clip_loader
-from predict import at_least, keep_freed_memory
 from saliency_model import prepare_frame
+from utils import at_least, keep_freed_memory
 from videos.prepared import FrameCache
 from videos.video import Video, find_videos
 

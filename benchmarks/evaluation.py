@@ -28,20 +28,15 @@ from benchmarks.measures import PLAIN
 from benchmarks.timing import median_seconds, report
 from loss import MEASURES, measures
 from model import RecSalNet
-from predict import (
-    Source,
-    at_least,
-    default_batch_size,
-    float32_is_float32,
-    keep_freed_memory,
-    predict_source,
-    select_device,
-    write_map,
-)
+from predict import predict_source
+from prediction.engine import default_batch_size
+from prediction.outputs import write_map
+from prediction.sources import Source
 from saliency_model import EngineOptions, WindowModel
 from scoring.methods import Network
 from scoring.other_fixations import OtherFixations
 from scoring.scorers import Scorer
+from utils import at_least, float32_is_float32, keep_freed_memory, select_device
 from videos.images import read_frame
 from videos.video import Video, open_video
 

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 
 from benchmarks.timing import markdown_table
-from predict import positive
+from utils import positive
 
 ROOT = Path(__file__).resolve().parent.parent
 # Stage -> the seconds it is given, 8 minutes in all, of which those after it get what it leaves; and its heading.

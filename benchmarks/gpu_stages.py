@@ -25,8 +25,10 @@ from baselines import MODELS
 from benchmarks import clips, evaluation, network
 from benchmarks.timing import matrix_rate, median_seconds, synchronise
 from dataloader import ClipDataset, clip_loader
-from predict import Source, default_precision, float32_is_float32, predict_source, select_device
+from predict import predict_source
+from prediction.sources import Source
 from saliency_model import prepare_frame
+from utils import default_precision, float32_is_float32, select_device
 from videos.decoding import av
 from videos.prepared import FrameCache
 

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.timing import machine, median_seconds, write_rows
 from loss import EPS, MEASURES, measures
-from predict import at_least, keep_freed_memory, select_device
+from utils import at_least, keep_freed_memory, select_device
 
 # The plain formulation: one map, (H, W) float64 arrays.
 

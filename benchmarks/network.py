@@ -17,19 +17,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import utils
+from baselines.loading import compile_network
 from benchmarks import plain, timing
 from benchmarks.timing import median_seconds, peak_memory, report
 from loss import objective
 from model import RecSalNet
-from predict import (
-    PRECISIONS,
-    at_least,
-    compile_network,
-    float32_is_float32,
-    keep_freed_memory,
-    precision_context,
-    select_device,
-)
+from utils import PRECISIONS, at_least, float32_is_float32, keep_freed_memory, precision_context, select_device
 
 PLAIN = "plain float32"
 LOSS = RecSalNet.recipe.loss_weights

@@ -3,7 +3,8 @@
     python examples/ablation.py                                            # on data/DHF1K, by the paper's recipe
     python examples/ablation.py --data data/sample -- --epochs 100 --batch-size 4
 
-What comes after -- goes to train.py. The run of each K is in RUN/K0, RUN/K1 ..; the same command goes on where training was interrupted.
+What comes after -- goes to train.py. The run of each K is in RUN/K0, RUN/K1 ..; the same command continues an
+interrupted training.
 """
 import argparse
 import shlex
@@ -19,23 +20,26 @@ OWN = ("--dataset", "--data", "--device", "--run-dir", "--num-recursions", "--mo
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      usage="%(prog)s [options] [-- options of train.py]")
-    parser.add_argument("--recursions", type=int, nargs="+", default=[0, 1, 2, 3], metavar="K", help="numbers of recursions (default: 0 1 2 3)")
+    parser.add_argument("--recursions", type=int, nargs="+", default=[0, 1, 2, 3], metavar="K",
+                        help="numbers of recursions (default: 0 1 2 3)")
     parser.add_argument("--dataset", default="dhf1k", help="as in train.py and test.py (default: dhf1k)")
-    parser.add_argument("--data", metavar="FOLDER", help="where it lies (default: as in train.py and test.py)")
+    parser.add_argument("--data", metavar="FOLDER", help="its folder (default: as in train.py and test.py)")
     parser.add_argument("--run-dir", type=Path, default=Path("saved_models/ablation"), metavar="RUN",
                         help="gets a run folder for each K (default: saved_models/ablation)")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="gets tables, figures and maps in a folder named as RUN (default: results)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the tables and maps of an earlier call; trained runs are always kept and "
-                                                                 "continued (default: off)")
+    parser.add_argument("--out", type=Path, default=Path("results"),
+                        help="gets tables, figures and maps in a folder named like RUN (default: results)")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="replace the tables and maps of an earlier call; trained runs are always kept and "
+                             "continued (default: off)")
     parser.add_argument("--device", default="auto", help="as in train.py and test.py (default: auto)")
     return parser
 
 
 def run(program: str, *words: str | Path) -> None:
-    """Run one of the programs; where it fails, so does this one, with the same exit code."""
+    """Run one of the scripts; where it fails, so does this one, with the same exit code."""
     command = [sys.executable, str(ROOT / program), *map(str, words)]
     print("$", shlex.join([program, *command[2:]]), flush=True)
-    signal.signal(signal.SIGINT, lambda *unused: None)                     # the program gets Ctrl-C too, and finishes its step first
+    signal.signal(signal.SIGINT, lambda *unused: None)                     # the script gets Ctrl-C too, ends its step
     with subprocess.Popen(command) as process:
         signal.signal(signal.SIGTERM, lambda *unused: process.terminate())
     if process.returncode:
@@ -43,20 +47,24 @@ def run(program: str, *words: str | Path) -> None:
 
 
 def main(args: argparse.Namespace, train_flags: list[str]) -> None:
-    taken = [flag for flag in train_flags if flag.startswith("--") and any(own.startswith(flag.partition("=")[0]) for own in OWN)]
-    if taken:                                                              # train.py takes abbreviations too
-        raise ValueError(f"{', '.join(taken)} cannot follow --: the same for all runs goes in front of it, the rest is decided here")
+    taken = [flag for flag in train_flags                                  # train.py takes abbreviations too
+             if flag.startswith("--") and any(own.startswith(flag.partition("=")[0]) for own in OWN)]
+    if taken:
+        raise ValueError(f"{', '.join(taken)} cannot follow --: what is the same for all runs goes in front of it, "
+                         "the rest is decided here")
     if len(set(args.recursions)) < len(args.recursions) or min(args.recursions) < 0:
         raise ValueError(f"expected different --recursions from 0, got {args.recursions}")
     scores = args.out / args.run_dir.resolve().name
-    if scores.exists() and not args.overwrite:                             # said before days of training
-        raise FileExistsError(f"{scores} is there: --overwrite replaces it (and keeps trained runs), another --out keeps both")
+    if scores.exists() and not args.overwrite:                             # checked before days of training
+        raise FileExistsError(f"{scores} is there: --overwrite replaces it (and keeps trained runs), "
+                              "another --out keeps both")
     both = ["--dataset", args.dataset, *(["--data", args.data] if args.data else []), "--device", args.device]
     runs = [args.run_dir / f"K{number}" for number in args.recursions]
     for number, folder in zip(args.recursions, runs):
-        again = ["--resume"] if (folder / "last.pt").is_file() else []     # of a finished run it only says that it is finished
-        run("train.py", *both, "--num-recursions", number, "--run-dir", folder, *again, *train_flags)
-    run("test.py", *both, "--weights", *(folder / "RecSalNet.pth" for folder in runs), "--method", *(f"K={number}" for number in args.recursions),
+        resume = ["--resume"] if (folder / "last.pt").is_file() else []    # trains no more if the run is finished
+        run("train.py", *both, "--num-recursions", number, "--run-dir", folder, *resume, *train_flags)
+    run("test.py", *both, "--weights", *(folder / "RecSalNet.pth" for folder in runs),
+        "--method", *(f"K={number}" for number in args.recursions),
         "--out", args.out, "--run-name", scores.name, *(["--overwrite"] if args.overwrite else []))
 
 

@@ -12,12 +12,15 @@ import av
 import gradio as gr
 import numpy as np
 
-from predict import Predictor, Source, at_least, keep_freed_memory, output_path, predict_source
+from predict import Predictor, predict_source
+from prediction.outputs import output_path
+from prediction.sources import Source
+from utils import at_least, keep_freed_memory
 from videos.decoding import timed_frames
 
 
 def predict_overlay(predictor: Predictor, video: str | None, folder: Path, progress: gr.Progress) -> Path:
-    """Write the overlay of an uploaded video to a folder of its own; a user's mistake is shown on the page."""
+    """Write the overlay of an uploaded video to a new folder; a user's mistake is shown on the page."""
     if not video:
         raise gr.Error("Drop a video first.", print_exception=False)
     source = Source(Path(video))
@@ -45,7 +48,8 @@ def frame_at(overlay: str | None, times: list[float], seconds: float) -> np.ndar
 
 def build(predictor: Predictor, folder: Path) -> gr.Blocks:
     """The page."""
-    def run(video: str | None, progress: gr.Progress = gr.Progress(track_tqdm=True)) -> tuple:  # noqa: B008  (Gradio reads the default)
+    # Gradio reads the default of `progress`.
+    def run(video: str | None, progress: gr.Progress = gr.Progress(track_tqdm=True)) -> tuple:  # noqa: B008
         overlay = predict_overlay(predictor, video, folder, progress)
         found = times_of(overlay)
         slider = gr.Slider(0, round(max(found[-1], 0.01), 2), value=0, step=0.01, interactive=True)
@@ -66,9 +70,12 @@ def build(predictor: Predictor, folder: Path) -> gr.Blocks:
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="saved_models/RecSalNet.pth", help="weight file or https URL (default: saved_models/RecSalNet.pth)")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="where to compute (default: auto)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve at; 0.0.0.0 opens it to the network (default: 127.0.0.1)")
+    parser.add_argument("--weights", default="saved_models/RecSalNet.pth",
+                        help="weight file or https URL (default: saved_models/RecSalNet.pth)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
+                        help="where to compute (default: auto)")
+    parser.add_argument("--host", default="127.0.0.1",
+                        help="address to serve at; 0.0.0.0 opens it to the network (default: 127.0.0.1)")
     parser.add_argument("--port", type=at_least(1), default=7860, help="port to serve at (default: 7860)")
     return parser
 
@@ -78,7 +85,8 @@ def main(args: argparse.Namespace) -> None:
     predictor = Predictor(args.weights, args.device)
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # Gradio's own come from the internet
     with tempfile.TemporaryDirectory() as folder:
-        build(predictor, Path(folder)).launch(server_name=args.host, server_port=args.port, theme=gr.themes.Default(**fonts), allowed_paths=[folder])
+        build(predictor, Path(folder)).launch(server_name=args.host, server_port=args.port,
+                                              theme=gr.themes.Default(**fonts), allowed_paths=[folder])
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import utils
-from predict import BoundedExecutor, saliency_maps, write_map
+from prediction.engine import saliency_maps
+from prediction.outputs import write_map
 from saliency_model import EngineOptions
 from scoring.scorers import ObjectScorer, Scorer
-from utils import in_threads
+from utils import BoundedExecutor, in_threads
 from videos.annotation import read_prediction
 from videos.images import IMAGE_SUFFIXES, read_frame
 from videos.names import folder_called, frame_key, natural

@@ -16,6 +16,7 @@ from torch._dynamo.testing import CompileCounter
 
 import utils
 from baselines import salema, stsnet
+from baselines.stsnet import STSMaxNet
 from model import RecSalNet
 
 TESTS = Path(__file__).parent
@@ -205,3 +206,27 @@ def small_salgan(monkeypatch):
 @pytest.fixture
 def small_networks(small_salgan, monkeypatch):
     few_channels(monkeypatch)
+
+
+@pytest.fixture
+def recsalnet_file(tmp_path, tiny_model):
+    """Weights of the tiny network, with their configuration beside them."""
+    torch.save(tiny_model.state_dict(), tmp_path / "RecSalNet.pth")
+    (tmp_path / "RecSalNet.json").write_text(json.dumps({"configuration": tiny_model.config}))
+    return tmp_path / "RecSalNet.pth"
+
+
+@pytest.fixture
+def stsmaxnet_file(tmp_path, monkeypatch):
+    """Weights of a network of single frames and their flow, made small."""
+    few_channels(monkeypatch)
+    torch.manual_seed(0)
+    torch.save(STSMaxNet().state_dict(), tmp_path / "STSMaxNet.pth")
+    return tmp_path / "STSMaxNet.pth"
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """Nine frames of odd size at a variable rate, with sound."""
+    noise = np.random.default_rng(0).integers(0, 256, (9, 48, 62, 3), np.uint8)
+    return write_video(tmp_path / "my clip ü.mp4", list(noise), times=[0, 0.04, 0.08, 0.12, 0.3, 0.34, 0.38, 0.42, 0.5], sound="aac")

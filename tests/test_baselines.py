@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import TESTS, TINY_FLAGS, make_small
+from PIL import Image
 
 import predict
 import test as evaluation
 import train
-from baselines import MODELS
+from baselines import MODELS, loading
 from saliency_model import SaliencyModel
 
 SMALL = {"recsalnet": {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}, "tased_net": {"frame_size": (32, 32)},
@@ -45,7 +46,7 @@ def test_every_network_gives_a_map_for_every_frame_at_its_size(weights):
 
 def test_every_networks_maps_become_eight_bits(weights):
     name, path = weights
-    model = predict.load_model(path, torch.device("cpu"), name=name)
+    model = loading.load_model(path, torch.device("cpu"), name=name)
     grey = model.quantise(torch.tensor([[0.0, 0.25], [0.5, 1.0]]))
     assert grey.dtype == torch.uint8 and grey[0, 0] == 0 and grey[1, 1] == 255
 
@@ -70,10 +71,10 @@ def test_maps_at_the_networks_size_are_written_without_resizing(weights, tmp_pat
     folder = tmp_path / "video"
     folder.mkdir()
     for number, frame in enumerate(frames(2)):
-        predict.Image.fromarray(frame).save(folder / f"{number + 1:04d}.png")
+        Image.fromarray(frame).save(folder / f"{number + 1:04d}.png")
     predict.main(predict.arguments().parse_args([str(folder), "--model", name, "--weights", str(path), "--no-resize", "--out", str(tmp_path / "out"), "--device", "cpu"]))
     size = MODELS[name].from_pretrained(path).config["frame_size"]
-    assert all(np.array(predict.Image.open(tmp_path / "out" / "video" / f"000{n}.png")).shape == tuple(size) for n in (1, 2))
+    assert all(np.array(Image.open(tmp_path / "out" / "video" / f"000{n}.png")).shape == tuple(size) for n in (1, 2))
     assert ("fewer frames than 62" in capsys.readouterr().out) == (name == "tased_net")
 
 

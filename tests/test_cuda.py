@@ -21,10 +21,12 @@ import predict
 import train
 import utils
 from baselines import MODELS
-from loss import measures as measures_benchmark
+from baselines.loading import compile_network, load_model
+from benchmarks import measures as measures_benchmark
 from model import RecSalNet
-from predict import compile_network, default_precision, float32_is_float32, load_model, precision_context, saliency_maps
+from prediction.engine import saliency_maps
 from saliency_model import EngineOptions
+from utils import default_precision, float32_is_float32, precision_context
 from videos import optical_flow
 
 pytestmark = pytest.mark.cuda

@@ -21,7 +21,8 @@ from score_runs import (
 )
 
 from model import RecSalNet
-from predict import saliency_maps, to_8_bit
+from prediction.engine import saliency_maps
+from prediction.outputs import to_8_bit
 from scoring import methods
 from videos.resizing import imresize
 from videos.video import find_videos

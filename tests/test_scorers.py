@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from score_runs import make_fixations, scores_of
 
-from predict import to_8_bit
+from prediction.outputs import to_8_bit
 from scoring.other_fixations import OtherFixations
 from scoring.scorers import Scorer, centre_gaussian, read_annotation
 from videos.annotation import read_density

@@ -10,8 +10,8 @@ from parity import fill
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-import predict
 from baselines.tased_net import APART, OVERLAPPING, TASEDNet, blur_weights, max_pool, max_unpool, name_in_s3d
+from prediction.engine import saliency_maps
 from saliency_model import EngineOptions, gaussian_blur, mirrored_indices
 from weights import read_weights
 
@@ -255,7 +255,7 @@ def test_maps_are_finished_in_float32_whatever_the_network_computed_in(model, si
 
 def test_the_sliding_window_runs_it_and_turns_the_first_window_around(model):
     frames = np.random.default_rng(0).integers(0, 256, (34, 32, 64, 3), dtype=np.uint8)
-    maps = torch.stack(list(predict.saliency_maps(model, list(frames), options=EngineOptions(every=33, first_frames=model.first_frames))))
+    maps = torch.stack(list(saliency_maps(model, list(frames), options=EngineOptions(every=33, first_frames=model.first_frames))))
     window = model.normalise(torch.from_numpy(frames).permute(3, 0, 1, 2)[None])
     with torch.no_grad():
         expected = model(torch.cat([window[:, :, :32].flip(2), window[:, :, 2:]]))

@@ -12,7 +12,7 @@ import test as evaluation
 import utils
 from loss import MEASURES, measures
 from model import RecSalNet
-from predict import saliency_maps
+from prediction.engine import saliency_maps
 from scoring.figures import draw_examples, side_by_side
 from scoring.methods import Method
 from scoring.other_fixations import OtherFixations

@@ -2,11 +2,14 @@ import ast
 import errno
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import utils
+from utils import BoundedExecutor, default_precision, in_threads, precision_context, select_device
 
 
 def test_json_is_indented_by_dict_with_lists_on_one_line_and_reads_back(tmp_path):
@@ -43,7 +46,7 @@ def test_other_files_are_taken_for_what_they_are(tmp_path, content):
 
 def test_no_program_evaluates_text_or_starts_a_shell():
     root = Path(utils.__file__).parent
-    sources = [*root.glob("*.py"), *(path for room in ("data", "videos") for path in root.glob(f"{room}/*.py"))]
+    sources = [*root.glob("*.py"), *(path for room in ("data", "videos", "prediction") for path in root.glob(f"{room}/*.py"))]
     calls = [(path.name, node.lineno) for path in sources for node in ast.walk(ast.parse(path.read_text()))
              if isinstance(node, ast.Call) and (getattr(node.func, "id", None) in ("eval", "exec", "compile", "__import__")
                                                 or getattr(node.func, "attr", None) in ("system", "popen")
@@ -61,3 +64,37 @@ def test_a_full_disk_is_said_with_the_files_name_and_nothing_is_left(tmp_path):
     with pytest.raises(OSError, match="25 requested and 4 written.*a.bin"), utils.atomic_path(tmp_path / "a.bin"):
         raise OSError("25 requested and 4 written")                        # as NumPy says it
     assert list(tmp_path.iterdir()) == []
+
+
+# Threads, devices and precision
+
+def test_threads_keep_the_order_and_pass_errors_on():
+    assert list(in_threads(lambda x: x * x, range(50), ahead=5)) == [x * x for x in range(50)]
+    with pytest.raises(ZeroDivisionError):
+        list(in_threads(lambda x: 1 / x, [1, 0]))
+
+
+def test_an_error_elsewhere_does_not_stop_what_waits_to_be_written():
+    written = []
+    with pytest.raises(KeyError), BoundedExecutor(1) as later:
+        for number in range(5):
+            later(lambda n: (time.sleep(0.02), written.append(n)), number)
+        raise KeyError
+    assert written == list(range(5))
+
+
+def test_a_device_that_is_not_there_is_said_to_be_missing():
+    assert select_device("cpu").type == "cpu"
+    missing = "mps" if not torch.backends.mps.is_available() else "cuda"
+    with pytest.raises(ValueError, match=f"--device {missing}: PyTorch .* sees no {missing}"):
+        select_device(missing)
+
+
+def test_bfloat16_is_the_default_on_cuda_only_and_float32_turns_tf32_off():
+    assert default_precision(torch.device("cuda")) == "bfloat16" and default_precision(torch.device("cpu")) == "float32"
+    torch.backends.cudnn.allow_tf32 = True
+    with precision_context("float32", torch.device("cpu")):
+        assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    with precision_context("bfloat16", torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16

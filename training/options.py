@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from baselines import MODELS
+from baselines.loading import default_folder, model_argument
 from loss import GRADIENTS, KL_OVER, LABELS, SIGNS, TERMS, Recipe
-from predict import at_least, default_folder, device_arguments, model_argument, positive
+from utils import at_least, device_arguments, positive
 from videos.optical_flow import PICTURES, flow_arguments
 from videos.splits import DATASET_FOLDERS, DATASETS
 

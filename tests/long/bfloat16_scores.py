@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 import utils
-from predict import load_model, saliency_maps
+from baselines.loading import load_model
+from prediction.engine import saliency_maps
 from saliency_model import EngineOptions
 from scoring.other_fixations import OtherFixations
 from scoring.report import summarise

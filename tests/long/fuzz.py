@@ -37,6 +37,7 @@ import train
 from baselines import optical_flow
 from dataloader import ClipDataset
 from model import RecSalNet
+from utils import at_least
 from videos.check import check_dataset
 from videos.video import find_videos
 
@@ -351,7 +352,7 @@ if __name__ == "__main__":
         work(range(int(first), int(stop)), int(seed), Path(folder) / "whole", Path(folder), Path(folder) / "log", float(until))
     else:
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-        parser.add_argument("--files", type=predict.at_least(1), default=3600, help="(default: 3600)")
+        parser.add_argument("--files", type=at_least(1), default=3600, help="(default: 3600)")
         parser.add_argument("--minutes", type=float, default=20, help="after which it gives up (default: 20)")
         parser.add_argument("--seed", type=int, default=0, help="of the changes (default: 0)")
         parser.add_argument("--only", type=int, help="the number of one file (default: all)")

@@ -20,8 +20,10 @@ from tqdm import tqdm
 
 from benchmarks.evaluation import Costless
 from model import RecSalNet
-from predict import Source, at_least, keep_freed_memory, predict_source
+from predict import predict_source
+from prediction.sources import Source
 from saliency_model import EngineOptions
+from utils import at_least, keep_freed_memory
 
 TOLERANCE = 50                                                             # MB, for what allocators do
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import make_sample
 import torch
 
-from predict import at_least
+from utils import at_least
 
 NETWORK = ("--frame-size 32 64 --width 32 --embed-dim 24 --depths 1 1 1 1 --num-heads 1 1 2 2 --drop-path 0.1 --encoder-weights none "
            "--workers 1 --device cpu --no-tensorboard --val-every 1").split()

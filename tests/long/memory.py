@@ -19,6 +19,8 @@ import torch
 
 import predict
 import train
+from prediction.outputs import write_map
+from utils import at_least
 
 FLAGS = ("--frame-size 32 64 --width 16 --embed-dim 12 --depths 1 1 1 1 --num-heads 1 1 2 2 --encoder-weights none --workers 2 --device cpu "
          "--no-tensorboard --val-every 100").split()
@@ -78,13 +80,13 @@ def main(args: argparse.Namespace) -> None:
         frames = (noise[:, n % 80:n % 80 + 80] for n in itertools.count())
         with Watch() as predicting, torch.no_grad():
             for saliency in predictor.predict_frames(itertools.islice(frames, args.frames)):
-                predict.write_map(folder / "map.png", torch.from_numpy(saliency))
+                write_map(folder / "map.png", torch.from_numpy(saliency))
     flat = [training.report("training steps", args.steps), predicting.report("predicted frames", args.frames)]
     sys.exit(0 if all(flat) else 1)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=predict.at_least(100), default=2000, help="of training (default: 2000)")
-    parser.add_argument("--frames", type=predict.at_least(100), default=20000, help="to predict (default: 20000)")
+    parser.add_argument("--steps", type=at_least(100), default=2000, help="of training (default: 2000)")
+    parser.add_argument("--frames", type=at_least(100), default=20000, help="to predict (default: 20000)")
     main(parser.parse_args())

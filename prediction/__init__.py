@@ -1,0 +1,1 @@
+"""The parts of predict.py: engine, sources, outputs, video files, record, submission, export."""

@@ -1,0 +1,46 @@
+import re
+
+import pytest
+import torch
+from predict_runs import run
+
+from baselines import loading
+from prediction import export
+
+exports = pytest.mark.skipif(torch.__version__ < export.EXPORTABLE, reason="PyTorch is too old to export")
+
+
+@exports
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_an_exported_network_gives_the_same_map(tmp_path, recsalnet_file, capsys, suffix):
+    if suffix == ".onnx":
+        pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
+    run("--export", tmp_path / f"a{suffix}", "--weights", recsalnet_file)
+    assert re.search(r"clip \(3, 32, 32, 64\) -> map; differs from PyTorch's output by \S+ at most", capsys.readouterr().out)
+    assert (tmp_path / f"a{suffix}").stat().st_size > 10000
+
+
+def test_an_old_pytorch_is_said_to_be_too_old_to_export(tmp_path, tiny_model, monkeypatch):
+    monkeypatch.setattr(export, "EXPORTABLE", "99.0")
+    with pytest.raises(ValueError, match=r"--export to .pt2 needs PyTorch 99.0 or newer, this is"):
+        export.export(tiny_model, tmp_path / "a.pt2")
+
+
+@exports
+def test_a_network_that_exports_wrongly_is_not_written(tmp_path, tiny_model, monkeypatch):
+    monkeypatch.setattr(export, "export_pt2", lambda program, clip, path: [torch.zeros(2, 32, 64)])
+    with pytest.raises(ValueError, match="differs from PyTorch's by .*, more than 1e-4"):
+        export.export(tiny_model, tmp_path / "a.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exported_safetensors_hold_weights_and_configuration(tmp_path, recsalnet_file, tiny_model):
+    run("--export", tmp_path / "a.safetensors", "--weights", recsalnet_file)
+    restored = loading.load_model(tmp_path / "a.safetensors", torch.device("cpu"))
+    assert restored.config == tiny_model.config and restored.is_described
+    assert all(torch.equal(a, b) for a, b in zip(restored.state_dict().values(), tiny_model.state_dict().values()))
+
+
+def test_another_export_is_refused(tmp_path, tiny_model):
+    with pytest.raises(ValueError, match="must end in .pt2, .onnx or .safetensors"):
+        export.export(tiny_model, tmp_path / "a.tflite")
