@@ -1,8 +1,11 @@
 """What several tests share: the authors' names, a network that is small enough, and a set that is."""
 import json
 import math
+import runpy
 import shutil
 import struct
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -151,6 +154,23 @@ def give_matrix(path, matrix):
 def grey_frames(count, size=(48, 64), step=8):
     """Frames of one grey level each, (H, W, 3) uint8: 0, 8, 16 .."""
     return [np.full((*size, 3), step * number % 256, np.uint8) for number in range(count)]
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """Runs a script as `python SCRIPT FLAGS` would, in this process, which has imported PyTorch already; what it returns is as subprocess.run's."""
+    def run(script, *flags, cwd="."):
+        capsys.readouterr()
+        command, code = [str(script), *map(str, flags)], 0
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", command)
+            patch.chdir(cwd)
+            try:
+                runpy.run_path(str(script), run_name="__main__")
+            except SystemExit as ended:
+                code = ended.code or 0
+        return subprocess.CompletedProcess(command, code, *capsys.readouterr())
+    return run
 
 
 @pytest.fixture

@@ -200,8 +200,8 @@ def test_senseless_flags_end_with_usage_and_exit_code_2(flags, said, capsys):
     assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
-def test_a_users_mistake_ends_with_one_line_and_exit_code_2(tmp_path):
-    ended = subprocess.run([sys.executable, TESTS.parent / "train.py"], capture_output=True, text=True, cwd=tmp_path)
+def test_a_users_mistake_ends_with_one_line_and_exit_code_2(tmp_path, run_script):
+    ended = run_script(TESTS.parent / "train.py", cwd=tmp_path)
     assert ended.returncode == 2 and "Traceback" not in ended.stderr
     assert ended.stderr.startswith("train.py: error: no dataset data/DHF1K")
 
@@ -223,17 +223,15 @@ def test_existing_weights_are_not_replaced_unasked(tiny_set, tmp_path):
     RecSalNet.from_pretrained(run_dir / "RecSalNet.pth")
 
 
-def test_overwrite_starts_with_an_empty_log(tiny_set, tmp_path):
-    for flags in ((), ("--overwrite",)):
-        run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0", *flags)
-    assert [line["epoch"] for line in log_of(tmp_path)] == [1]
+def test_overwrite_starts_with_an_empty_log(tiny_set, once):
+    run(tiny_set, once, "--epochs", "1", "--val-every", "0", "--overwrite")
+    assert [line["epoch"] for line in log_of(once)] == [1]
 
 
-def test_overwrite_that_cannot_start_leaves_the_old_run_as_it_was(tiny_set, tmp_path):
-    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0")
+def test_overwrite_that_cannot_start_leaves_the_old_run_as_it_was(tiny_set, tmp_path, once):
     with pytest.raises(FileNotFoundError):
-        run(tiny_set, tmp_path, "--overwrite", "--encoder-weights", str(tmp_path / "absent.pth"))
-    assert run(tiny_set, tmp_path, "--epochs", "2", "--val-every", "0", "--resume") == 0
+        run(tiny_set, once, "--overwrite", "--encoder-weights", str(tmp_path / "absent.pth"))
+    assert run(tiny_set, once, "--epochs", "2", "--val-every", "0", "--resume") == 0
 
 
 def test_a_file_that_is_no_state_of_a_run_is_said(tiny_set, tmp_path):
@@ -249,12 +247,13 @@ def test_nothing_to_resume_is_said(tiny_set, tmp_path):
 
 # Speed
 
-@pytest.mark.parametrize("flags", [(), ("--activation-checkpointing",), pytest.param(("--precision", "bfloat16"), marks=needs_bfloat16)])
+@pytest.mark.parametrize("flags", [(), pytest.param(("--activation-checkpointing", "--precision", "bfloat16"), marks=needs_bfloat16)])
 def test_compiled_training_is_one_graph_that_is_never_compiled_again(tiny_set, tmp_path, compilations, flags):
-    assert run(tiny_set, tmp_path / "run", "--epochs", "3", "--val-every", "1", "--compile", *flags) == 0
+    flags = ("--num-recursions", "1", *flags)                              # tracing takes as long as the network is deep
+    assert run(tiny_set, tmp_path / "run", "--epochs", "2", "--val-every", "1", "--compile", *flags) == 0
     assert compilations.frame_count == 1 and not torch._dynamo.utils.counters["graph_break"]
     with pytest.raises(ValueError, match="compile was True, is False"):
-        run(tiny_set, tmp_path / "run", "--epochs", "4", "--val-every", "1", "--resume", *flags)
+        run(tiny_set, tmp_path / "run", "--epochs", "3", "--val-every", "1", "--resume", *flags)
 
 
 def test_training_keeps_the_memory_that_tensors_free(tiny_set, tmp_path, monkeypatch):
@@ -271,6 +270,25 @@ def finished(tiny_set, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("finished")
     assert run(tiny_set, run_dir, "--epochs", "3", "--val-every", "2") == 0
     return run_dir
+
+
+@pytest.fixture(scope="module")
+def trained_once(tiny_set, tmp_path_factory):
+    """The folder of a run of one epoch without validation; read-only for tests."""
+    run_dir = tmp_path_factory.mktemp("one_epoch")
+    assert run(tiny_set, run_dir, "--epochs", "1", "--val-every", "0") == 0
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def one_epoch(trained_once):
+    return weights_of(trained_once)
+
+
+@pytest.fixture
+def once(trained_once, tmp_path):
+    """A copy of that run, for a test to change."""
+    return shutil.copytree(trained_once, tmp_path / "once")
 
 
 def test_a_run_writes_best_weights_their_description_and_a_log(finished):
@@ -299,10 +317,9 @@ def test_the_kept_weights_are_those_of_the_best_validation(finished):
     assert described["epoch"] == best["epoch"] and described["validation"]["cc"] == best["val_cc"]
 
 
-def test_without_validation_the_last_weights_are_kept(tiny_set, tmp_path):
-    run(tiny_set, tmp_path, "--val-every", "0", "--epochs", "1")
-    assert same(torch.load(tmp_path / "RecSalNet.pth", weights_only=True), weights_of(tmp_path))
-    assert json.loads((tmp_path / "RecSalNet.json").read_text())["validation"] is None
+def test_without_validation_the_last_weights_are_kept(trained_once):
+    assert same(torch.load(trained_once / "RecSalNet.pth", weights_only=True), weights_of(trained_once))
+    assert json.loads((trained_once / "RecSalNet.json").read_text())["validation"] is None
 
 
 def test_the_same_seed_trains_the_same_weights_and_another_seed_others(tiny_set, tmp_path, finished):
@@ -342,13 +359,6 @@ def test_an_option_changes_what_is_trained(tiny_set, tmp_path, flags, one_epoch)
     run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0", *flags)
     trained = weights_of(tmp_path)
     assert trained.keys() != one_epoch.keys() or any(t.shape != one_epoch[name].shape for name, t in trained.items()) or not same(trained, one_epoch)
-
-
-@pytest.fixture(scope="module")
-def one_epoch(tiny_set, tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("one_epoch")
-    run(tiny_set, run_dir, "--epochs", "1", "--val-every", "0")
-    return weights_of(run_dir)
 
 
 def test_activation_checkpointing_and_workers_change_nothing_but_time_and_memory(tiny_set, tmp_path, one_epoch):
@@ -509,7 +519,7 @@ def test_the_validation_split_is_chosen_by_its_flag(tiny_set, tmp_path):
     assert log_of(tmp_path)[0]["val_clips"] == 3
 
 
-def test_ctrl_c_leaves_a_resumable_state_and_exit_code_130(tiny_set, tmp_path):
+def test_ctrl_c_leaves_a_resumable_state_and_exit_code_130(tiny_set, tmp_path, capsys):
     command = [sys.executable, TESTS.parent / "train.py", *flags_for(tiny_set, tmp_path, "--epochs", "1000", "--val-every", "1000", "--workers", "1")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     waited = time.time() + 120
@@ -522,8 +532,8 @@ def test_ctrl_c_leaves_a_resumable_state_and_exit_code_130(tiny_set, tmp_path):
     stored = torch.load(tmp_path / "last.pt", weights_only=True)
     epochs = len(log_of(tmp_path))
     assert stored["epoch"] == epochs
-    ended = subprocess.run([*command, "--resume", "--epochs", str(epochs + 1)], capture_output=True, text=True)
-    assert ended.returncode == 0 and f"finished {epochs + 1} epochs" in ended.stdout
+    assert run(tiny_set, tmp_path, "--epochs", str(epochs + 1), "--val-every", "1000", "--workers", "1", "--resume") == 0
+    assert f"finished {epochs + 1} epochs" in capsys.readouterr().out
 
 
 def start(tiny_set, run_dir, *extra):
@@ -559,30 +569,24 @@ def wait_for(process, happened):
     assert happened() and process.poll() is None, process.communicate()
 
 
-def test_a_run_killed_twice_once_while_it_writes_ends_as_if_nothing_had_happened(tiny_set, tmp_path):
-    epochs = ("--epochs", "8", "--val-every", "1")
+def test_a_run_killed_while_it_writes_ends_as_if_nothing_had_happened(tiny_set, tmp_path):
+    """When its second last.pt is written, and not yet renamed; tests/long/kill.py kills at every other moment."""
+    epochs = ("--epochs", "4", "--val-every", "1")
     run(tiny_set, tmp_path / "straight", *epochs)
     killed = tmp_path / "killed"
     writing = lambda: list(killed.glob(".*.part"))
-    for number in (1, 2):
-        if number == 1:                                                    # at any moment after its first epoch
-            process = start(tiny_set, killed, *epochs)
-            wait_for(process, (killed / "log.jsonl").exists)
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-        else:                                                              # when its second last.pt is written, and not yet renamed
-            flags = flags_for(tiny_set, killed, "--workers", "1", *epochs, "--resume")
-            ended = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, TESTS.parent / "train.py", *flags], capture_output=True,
-                                   env={**os.environ, "PYTHONPATH": str(TESTS.parent)})
-            assert ended.returncode == -signal.SIGKILL and writing(), ended.stderr
-        for name in ("last.pt", "RecSalNet.pth"):
-            torch.load(killed / name, weights_only=True)
-        json.loads((killed / "RecSalNet.json").read_text())
+    flags = flags_for(tiny_set, killed, "--workers", "1", *epochs)
+    ended = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, TESTS.parent / "train.py", *flags], capture_output=True,
+                           env={**os.environ, "PYTHONPATH": str(TESTS.parent)})
+    assert ended.returncode == -signal.SIGKILL and writing(), ended.stderr
+    for name in ("last.pt", "RecSalNet.pth"):
+        torch.load(killed / name, weights_only=True)
+    json.loads((killed / "RecSalNet.json").read_text())
     run(tiny_set, killed, *epochs, "--resume")
     assert same(weights_of(killed), weights_of(tmp_path / "straight"))
     assert same(*(torch.load(folder / "RecSalNet.pth", weights_only=True) for folder in (killed, tmp_path / "straight")))
-    assert [line["epoch"] for line in log_of(killed)] == list(range(1, 9)) and not writing()
-    assert len(json.loads((killed / "run.json").read_text())["launches"]) == 3
+    assert [line["epoch"] for line in log_of(killed)] == list(range(1, 5)) and not writing()
+    assert len(json.loads((killed / "run.json").read_text())["launches"]) == 2
 
 
 def test_sigterm_as_schedulers_send_it_leaves_a_resumable_state_and_exit_code_143(tiny_set, tmp_path):
@@ -606,18 +610,17 @@ def test_a_validation_is_interrupted_at_once_and_done_again_on_resuming(tiny_set
     assert same(weights_of(tmp_path), weights_of(finished)) and [line["epoch"] for line in log_of(tmp_path)] == [1, 2, 3]
 
 
-def test_a_full_disk_stops_a_run_with_the_files_name_and_keeps_what_was_there(tiny_set, tmp_path):
+def test_a_full_disk_stops_a_run_with_the_files_name_and_keeps_what_was_there(tiny_set, once):
     resource = pytest.importorskip("resource")
-    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0")
-    before, limits = weights_of(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    before, limits = weights_of(once), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))        # no file may be larger than this: writing ends half way
     try:
         with pytest.raises(OSError, match=r"could not be written .*what was there before is kept.*RecSalNet.pth"):
-            run(tiny_set, tmp_path, "--epochs", "2", "--val-every", "0", "--resume")
+            run(tiny_set, once, "--epochs", "2", "--val-every", "0", "--resume")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert same(weights_of(tmp_path), before) and not list(tmp_path.glob(".*.part"))
-    run(tiny_set, tmp_path, "--epochs", "2", "--val-every", "0", "--resume")
+    assert same(weights_of(once), before) and not list(once.glob(".*.part"))
+    run(tiny_set, once, "--epochs", "2", "--val-every", "0", "--resume")
 
 
 def test_a_run_folder_that_cannot_be_written_is_said_before_training(tiny_set, tmp_path):
@@ -648,11 +651,10 @@ def test_deterministic_training_asks_pytorch_for_it(tiny_set, tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["recipe"]["deterministic"] is True
 
 
-def test_a_state_of_a_run_with_a_network_that_its_weights_do_not_fit_is_refused(tiny_set, tmp_path):
-    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0")
-    stored = torch.load(tmp_path / "last.pt", weights_only=True)
-    torch.save({**stored, "configuration": {**stored["configuration"], "width": 8 * 10 ** 6}}, tmp_path / "last.pt")
-    flags = ["--data", str(tiny_set), "--run-dir", str(tmp_path), "--device", "cpu", "--resume"]
+def test_a_state_of_a_run_with_a_network_that_its_weights_do_not_fit_is_refused(tiny_set, once):
+    stored = torch.load(once / "last.pt", weights_only=True)
+    torch.save({**stored, "configuration": {**stored["configuration"], "width": 8 * 10 ** 6}}, once / "last.pt")
+    flags = ["--data", str(tiny_set), "--run-dir", str(once), "--device", "cpu", "--resume"]
     with pytest.raises(ValueError, match="last.pt do not fit RecSalNet: .*of another shape"):
         train.main(train.arguments().parse_args(flags))
 
@@ -669,9 +671,8 @@ def test_a_state_of_a_run_with_a_network_that_its_weights_do_not_fit_is_refused(
     ({"recipe": None}, "recipe is not what"), ({"epoch": "3"}, "epoch is not what"),
     ({"depths": [10 ** 7, 1, 1, 1]}, "depths of the configuration"), ({"exp_avg": torch.zeros(3)}, "optimiser's state in .*last.pt does not fit the network: 1 entries, the first exp_avg"),
 ])
-def test_a_damaged_state_of_a_run_is_refused(tiny_set, tmp_path, changed, said):
-    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0")
-    stored = torch.load(tmp_path / "last.pt", weights_only=True)
+def test_a_damaged_state_of_a_run_is_refused(tiny_set, once, changed, said):
+    stored = torch.load(once / "last.pt", weights_only=True)
     if "depths" in changed:
         changed = {"configuration": {**stored["configuration"], **changed}}
     if "moments" in changed:
@@ -680,8 +681,8 @@ def test_a_damaged_state_of_a_run_is_refused(tiny_set, tmp_path, changed, said):
         if names & changed.keys():
             part.update(changed)
             changed = {}
-    torch.save({**stored, **changed}, tmp_path / "last.pt")
-    flags = ["--data", str(tiny_set), "--run-dir", str(tmp_path), "--workers", "0", "--device", "cpu", "--no-tensorboard", "--lr", "1e-3", "--epochs", "2", "--val-every", "0", "--resume"]
+    torch.save({**stored, **changed}, once / "last.pt")
+    flags = ["--data", str(tiny_set), "--run-dir", str(once), "--workers", "0", "--device", "cpu", "--no-tensorboard", "--lr", "1e-3", "--epochs", "2", "--val-every", "0", "--resume"]
     with pytest.raises(ValueError, match=said):
         train.main(train.arguments().parse_args(flags))
 
@@ -696,11 +697,10 @@ def test_a_state_that_the_version_before_several_processes_wrote_resumes_with_on
 
 
 @pytest.mark.parametrize("content", ["{", '{"launches": 5}', '{"launches": []}', "[]"])
-def test_a_damaged_record_of_launches_does_not_stop_a_run(tiny_set, tmp_path, content):
-    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0")
-    (tmp_path / "run.json").write_text(content)
-    run(tiny_set, tmp_path, "--epochs", "2", "--val-every", "0", "--resume")
-    assert len(json.loads((tmp_path / "run.json").read_text())["launches"]) == 1
+def test_a_damaged_record_of_launches_does_not_stop_a_run(tiny_set, once, content):
+    (once / "run.json").write_text(content)
+    run(tiny_set, once, "--epochs", "2", "--val-every", "0", "--resume")
+    assert len(json.loads((once / "run.json").read_text())["launches"]) == 1
 
 
 def test_a_damaged_log_is_said_with_its_name(tmp_path):
@@ -709,20 +709,19 @@ def test_a_damaged_log_is_said_with_its_name(tmp_path):
         train.trim_log(tmp_path / "log.jsonl", 1)
 
 
-def test_a_run_that_another_launch_began_is_neither_resumed_nor_replaced_by_a_restart(tiny_set, tmp_path, monkeypatch):
+def test_a_run_that_another_launch_began_is_neither_resumed_nor_replaced_by_a_restart(tiny_set, once, monkeypatch):
     """Only what this very torchrun began is; a refused launch stays refused when torchrun tries again."""
-    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0")
-    before = (tmp_path / "RecSalNet.pth").read_bytes()
+    before = (once / "RecSalNet.pth").read_bytes()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     ours = train.launcher()
     monkeypatch.setattr(train, "launcher", lambda: "another")
     for _ in range(2):
         with pytest.raises(FileExistsError, match="would be replaced"):
-            run(tiny_set, tmp_path, "--epochs", "2", "--val-every", "0")
-    assert (tmp_path / "RecSalNet.pth").read_bytes() == before
+            run(tiny_set, once, "--epochs", "2", "--val-every", "0")
+    assert (once / "RecSalNet.pth").read_bytes() == before
     monkeypatch.setattr(train, "launcher", lambda: ours)
-    run(tiny_set, tmp_path, "--epochs", "2", "--val-every", "0")           # the same one goes on by itself
-    assert [line["epoch"] for line in log_of(tmp_path)] == [1, 2]
+    run(tiny_set, once, "--epochs", "2", "--val-every", "0")           # the same one goes on by itself
+    assert [line["epoch"] for line in log_of(once)] == [1, 2]
 
 
 def test_validation_is_at_the_annotations_full_resolution(tiny_set, monkeypatch):
