@@ -117,7 +117,7 @@ def results(scoring, tmp_path_factory):
               "OMP_NUM_THREADS": "1"}
     processes = [subprocess.Popen([sys.executable, __file__, str(folder), *scoring, "--out", str(folder / "scores")], env={**common, "RANK": number, "LOCAL_RANK": number}, stdout=subprocess.PIPE, text=True)
                  for number in ("0", "1")]
-    said = [process.communicate(timeout=240)[0] for process in processes]
+    said = [process.communicate(timeout=400)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     return {"said": said, "scores": folder / "scores", **{number: torch.load(folder / f"{number}.pt", weights_only=True) for number in (0, 1)}}
 
