@@ -1212,13 +1212,13 @@ class WithoutAv:
 sys.meta_path[:] = [BuiltinImporter, FrozenImporter, WithoutAv]
 import predict
 for kind in ("png", "overlay"):
-    predict.main(predict.arguments().parse_args([*sys.argv[1:], "--save", kind]))
+    predict.main(predict.arguments().parse_args([*sys.argv[2:], "--out", f"{sys.argv[1]}/{kind}", "--save", kind]))
 """
 
 
 def test_folders_of_frames_are_predicted_without_pyav_and_video_files_ask_for_it(tiny_set, weights_file, tmp_path):
     images = next((tiny_set / "val").iterdir()) / "images"
-    flags = f"{images} --out {tmp_path} --weights {weights_file} --end 0.08 --device cpu --overwrite".split()
+    flags = f"{tmp_path} {images} --weights {weights_file} --end 0.08 --device cpu".split()
     ended = subprocess.run([sys.executable, "-c", WITHOUT_AV, *flags], cwd=TESTS.parent, capture_output=True, text=True)
-    assert ended.returncode == 1 and len(list((tmp_path / "images").iterdir())) == 2, ended.stderr
+    assert ended.returncode == 1 and len(list((tmp_path / "png" / "images").iterdir())) == 2, ended.stderr
     assert "ModuleNotFoundError: video files are read and written with PyAV, which is not installed: pip install av" in ended.stderr
