@@ -28,9 +28,9 @@ demo-objects: .venv/installed
 		--centre-baseline --run-name demo-objects --overwrite
 	@echo 'Look at results/demo-objects: scores.md, best_and_worst.png, and the maps in SMCF. The frames are in data/vsod_sample/TestSet.'
 
-# Two tests at a time, with one thread each.
+# Two files of tests at a time, with one thread each: what the tests of a file share is made once.
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The measures against pysaliency's, which comes as source and needs a C compiler.
 crosscheck: .venv/installed

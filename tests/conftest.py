@@ -1,8 +1,11 @@
 """What several tests share: the authors' names, a network that is small enough, and a set that is."""
 import json
 import math
+import runpy
 import shutil
 import struct
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -181,6 +184,23 @@ def grey_frames(count, size=(48, 64), step=8):
 
 
 @pytest.fixture
+def run_script(monkeypatch, capsys):
+    """Runs a script as `python SCRIPT FLAGS` would, in this process, which has imported PyTorch already; what it returns is as subprocess.run's."""
+    def run(script, *flags, cwd="."):
+        capsys.readouterr()
+        command, code = [str(script), *map(str, flags)], 0
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", command)
+            patch.chdir(cwd)
+            try:
+                runpy.run_path(str(script), run_name="__main__")
+            except SystemExit as ended:
+                code = ended.code or 0
+        return subprocess.CompletedProcess(command, code, *capsys.readouterr())
+    return run
+
+
+@pytest.fixture
 def compilations(monkeypatch):
     """Counts graphs as PyTorch compiles them (`frame_count`), and runs them uncompiled: a C++ compiler is not needed."""
     torch._dynamo.reset()
@@ -230,3 +250,31 @@ def clip(tmp_path):
     """Nine frames of odd size at a variable rate, with sound."""
     noise = np.random.default_rng(0).integers(0, 256, (9, 48, 62, 3), np.uint8)
     return write_video(tmp_path / "my clip ü.mp4", list(noise), times=[0, 0.04, 0.08, 0.12, 0.3, 0.34, 0.38, 0.42, 0.5], sound="aac")
+
+
+def shallow():
+    """What traces the network, takes as long as it is deep."""
+    torch.manual_seed(0)
+    return RecSalNet(**{**TINY, "num_recursions": 1}).eval()
+
+
+@pytest.fixture(scope="session")
+def trained_once(tiny_set, tmp_path_factory):
+    """The folder of a run of one epoch without validation; read-only for tests."""
+    from runs import run
+    run_dir = tmp_path_factory.mktemp("one_epoch")
+    assert run(tiny_set, run_dir, "--epochs", "1", "--val-every", "0") == 0
+    return run_dir
+
+
+@pytest.fixture
+def once(trained_once, tmp_path):
+    """A copy of that run, for a test to change."""
+    return shutil.copytree(trained_once, tmp_path / "once")
+
+
+@pytest.fixture(scope="session")
+def short_set(tiny_set, tmp_path_factory):
+    """Its videos, 8 frames of each; read-only for tests."""
+    late = lambda folder, names: [name for name in names if name.endswith(".png") and int(name[:-4]) > 8]
+    return shutil.copytree(tiny_set, tmp_path_factory.mktemp("short") / "tiny", ignore=late)

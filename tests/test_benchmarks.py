@@ -5,6 +5,7 @@ import types
 
 import pytest
 import torch
+from conftest import make_small
 
 from benchmarks import clips, evaluation, gpu, gpu_stages, network, plain, timing
 from dataloader import ClipDataset
@@ -20,6 +21,19 @@ def same_threads_afterwards():
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def made():
+    """A full network; read-only for tests. Random weights take longer than all else here."""
+    return network.make_model(CPU, (32, 32))
+
+
+@pytest.fixture
+def made_once(made, monkeypatch):
+    """Full networks are copies of that one; small ones are made."""
+    make = network.make_model
+    monkeypatch.setattr(network, "make_model", lambda device, size, **config: make(device, size, **config) if config else copy.deepcopy(made))
 
 
 def test_the_plain_formulation_gives_our_results_and_every_measure_is_timed(tmp_path, capsys):
@@ -40,26 +54,26 @@ def test_frames_are_measured_in_batches_and_settings_recorded(tmp_path):
     assert measures.make_frames((20, 30), 5, 3)["fixations"].sum((1, 2)).tolist() == [5, 5, 5]
 
 
-def test_the_networks_benchmark_compares_forward_passes_and_steps_with_the_plain_formulation(tmp_path, capsys, monkeypatch):
+def test_the_networks_benchmark_compares_forward_passes_and_steps_with_the_plain_formulation(tmp_path, capsys, monkeypatch, made_once):
     monkeypatch.setattr(network.timing, "matrix_rate", lambda dtype, device: 1e12)
-    made = network.make_model(CPU, (32, 32))                               # once: random weights take longer than all else here
-    monkeypatch.setattr(network, "make_model", lambda device, size: copy.deepcopy(made))
-    flags = f"--size 32 32 --repeats 1 --no-memory --device cpu --batch-sizes 1 2 --out {tmp_path / 'a.json'}".split()
-    network.main(network.arguments().parse_args(flags))
-    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    monkeypatch.setattr(network, "median_seconds", lambda call, repeats, device, warm_up: timing.median_seconds(call, repeats, device, warm_up=0))
+    flags = f"--size 32 32 --repeats 1 --no-memory --device cpu --out {tmp_path / 'a.json'}".split()
+    network.main(network.arguments().parse_args([*flags, "--what", "forward", "--batch-sizes", "1", "2"]))
+    forwards = json.loads((tmp_path / "a.json").read_text())["rows"]
     bfloat16 = ["bfloat16"] * computes_bfloat16(CPU)                       # left out, with a word, on a CPU that has no instructions for it
     assert ("bfloat16 left out" in capsys.readouterr().out) == (not bfloat16)
-    assert [(row["variant"], row["batch"]) for row in rows if row["what"] == "forward"] == [
-        ("plain float32", 1), ("plain float32, freed memory kept", 1), *((precision, batch) for precision in ("float32", *bfloat16) for batch in (1, 2))]
-    assert [row["variant"] for row in rows if row["what"] == "step"][-1] == f"{(['float32'] + bfloat16)[-1]}, checkpointing"
-    assert rows[0]["times plain"] == 1 and all(row["s per clip"] > 0 and row["GFLOP/s"] > 0 for row in rows)
+    assert [(row["what"], row["variant"], row["batch"]) for row in forwards] == [("forward", variant, batch) for variant, batch in (
+        ("plain float32", 1), ("plain float32, freed memory kept", 1), *((precision, batch) for precision in ("float32", *bfloat16) for batch in (1, 2)))]
+    network.main(network.arguments().parse_args([*flags, "--what", "step"]))
+    steps = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert [row["variant"] for row in steps if row["what"] == "step"][-1] == f"{(['float32'] + bfloat16)[-1]}, checkpointing"
+    assert forwards[0]["times plain"] == steps[0]["times plain"] == 1 and all(row["s per clip"] > 0 and row["GFLOP/s"] > 0 for row in forwards + steps)
 
 
-def test_the_plain_formulation_is_the_network():
-    model = network.make_model(CPU, (64, 96))
+def test_the_plain_formulation_is_the_network(made):
     clip = network.make_clip(1, (64, 96), CPU)
     with torch.no_grad():
-        assert (plain.forward(model.state_dict(), clip) - model(clip)).abs().max() < 1e-5
+        assert (plain.forward(made.state_dict(), clip) - made(clip)).abs().max() < 1e-5
 
 
 def test_the_evaluations_benchmark_times_every_stage(tmp_path, capsys):
@@ -100,8 +114,9 @@ def test_the_benchmark_of_clips_refuses_to_time_what_is_not_the_same(tmp_path):
 # What needs a GPU
 
 @pytest.mark.parametrize("name", [name for name in gpu_stages.STAGES if name != "checks"])
-def test_every_stage_of_what_needs_a_gpu_runs_on_a_cpu(name, tmp_path):
+def test_every_stage_of_what_needs_a_gpu_runs_on_a_cpu(name, tmp_path, monkeypatch, made_once):
     rows = []
+    make_small(monkeypatch)
     gpu_stages.STAGES[name](CPU, True, tmp_path / f"{name}.json", rows.append)
     assert rows and gpu.report([{"stage": name, "status": "done", "seconds": 1.0, "rows": rows}], "Tiny").startswith("# Tiny")
     if name in ("forward", "step"):

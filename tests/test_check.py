@@ -1,8 +1,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -308,6 +306,6 @@ def test_a_frame_that_nobody_looked_at_is_counted_and_no_problem(tmp_path):
 
 
 @pytest.mark.parametrize("flags, said", [(["nowhere"], "no dataset nowhere"), ([".", "--split", "absent"], "no videos in .")])
-def test_a_check_of_nothing_ends_with_one_line_and_exit_code_2(tmp_path, flags, said):
-    ended = subprocess.run([sys.executable, TESTS.parent / "dataloader.py", "check", *flags], capture_output=True, text=True, cwd=tmp_path)
+def test_a_check_of_nothing_ends_with_one_line_and_exit_code_2(tmp_path, run_script, flags, said):
+    ended = run_script(TESTS.parent / "dataloader.py", "check", *flags, cwd=tmp_path)
     assert ended.returncode == 2 and ended.stderr.startswith(f"dataloader.py: error: {said}") and "Traceback" not in ended.stderr

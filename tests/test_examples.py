@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,10 +23,9 @@ def tiny_weights(tmp_path, tiny_model):
     return tmp_path / "tiny.safetensors"
 
 
-def test_the_quickstart_says_where_people_look_every_25_frames(tmp_path, tiny_weights):
+def test_the_quickstart_says_where_people_look_every_25_frames(tmp_path, tiny_weights, run_script):
     clip = write_video(tmp_path / "a.mp4", grey_frames(30))
-    command = [sys.executable, TESTS.parent / "examples" / "quickstart.py", clip, tiny_weights]
-    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(TESTS.parent)})
+    ended = run_script(TESTS.parent / "examples" / "quickstart.py", clip, tiny_weights)
     assert ended.returncode == 0, ended.stderr[-1000:]
     assert [line.split(":")[0].split() for line in ended.stdout.splitlines()] == [["second", "0.00"], ["second", "1.00"]]
 
@@ -66,13 +66,20 @@ def ablation(monkeypatch):
     return ablation
 
 
+@pytest.fixture
+def short_set(ucf_set, tmp_path):
+    """The first frames of each of its videos."""
+    late = lambda folder, names: [name for name in names if name.endswith(".png") and int(name.rpartition("_")[2][:-4]) > 5]
+    return shutil.copytree(ucf_set, tmp_path / "short", ignore=late)
+
+
 def ablate(ablation, folder, data, *flags, epochs=1):
     own = ["--recursions", "0", "2", "--dataset", "ucf-sports", "--data", str(data), "--run-dir", str(folder / "runs"), "--out", str(folder / "results"), "--device", "cpu"]
     ablation.main(ablation.arguments().parse_args([*own, *flags]), [*TRAIN_FLAGS, "--epochs", str(epochs), "--val-every", "1"])
 
 
-def test_the_ablation_trains_each_number_of_recursions_and_scores_them_in_one_table(ablation, ucf_set, tmp_path, capsys):
-    ablate(ablation, tmp_path, ucf_set)
+def test_the_ablation_trains_each_number_of_recursions_and_scores_them_in_one_table(ablation, short_set, tmp_path, capsys):
+    ablate(ablation, tmp_path, short_set)
     scores = tmp_path / "results/runs"
     assert {"| K=0 | average over frames", "| K=2 | average over frames"} <= {line[:27] for line in (scores / "scores.md").read_text().splitlines()}
     assert (scores / "comparison.png").is_file() and {"K=0", "K=2"} <= {p.name for p in scores.iterdir()}
@@ -81,8 +88,8 @@ def test_the_ablation_trains_each_number_of_recursions_and_scores_them_in_one_ta
     assert "resuming" not in capsys.readouterr().out
 
     with pytest.raises(FileExistsError, match="runs is there: --overwrite"):
-        ablate(ablation, tmp_path, ucf_set, epochs=2)
-    ablate(ablation, tmp_path, ucf_set, "--overwrite", epochs=2)
+        ablate(ablation, tmp_path, short_set, epochs=2)
+    ablate(ablation, tmp_path, short_set, "--overwrite", epochs=2)
     assert capsys.readouterr().out.count("resuming after epoch 1") == 2
     logs = [(tmp_path / "runs" / folder / "log.jsonl").read_text().splitlines() for folder in ("K0", "K2")]
     assert [[json.loads(line)["epoch"] for line in log] for log in logs] == [[1, 2], [1, 2]]

@@ -101,12 +101,12 @@ def test_predictions_that_are_a_file_are_called_one(tiny_set, weights_file, tmp_
         score_files(tiny_set, weights_file, tmp_path)
 
 
-def test_every_frame_is_decoded_once(no_figures, tiny_set, weights_file, tmp_path, monkeypatch):
+def test_every_frame_is_decoded_once(no_figures, short_set, weights_file, tmp_path, monkeypatch):
     opened = []
     real = methods.read_frame
     monkeypatch.setattr(methods, "read_frame", lambda path: (opened.append(path), real(path))[1])
-    run(tiny_set, weights_file, tmp_path)
-    assert len(opened) == len(set(opened)) == sum(len(v.frames) for v in find_videos(tiny_set, "val"))
+    run(short_set, weights_file, tmp_path)
+    assert len(opened) == len(set(opened)) == sum(len(v.frames) for v in find_videos(short_set, "val"))
 
 
 def test_the_programs_maps_with_the_full_networks_weights_are_those_of_the_network(tmp_path, manifest):

@@ -54,6 +54,10 @@ def test_output_equals_the_golden_one(full_model, size):
         saliency = full_model(clip_of(recorded))
     assert saliency.shape == recorded["saliency"].shape
     assert (saliency - torch.from_numpy(recorded["saliency"])).abs().max() < 1e-5
+    if size == "224x384":                                                  # also to the map of a frame of this size
+        finished = full_model.finish(saliency, (90, 160))
+        assert finished.shape == (1, 90, 160) and 0 < finished.min() < finished.max() < 1
+        assert full_model.prepare(np.zeros((90, 160, 3), np.uint8)).shape == (3, 224, 384)
 
 
 def test_every_encoder_stage_equals_the_golden_one_in_mean_and_spread(full_model):

@@ -22,7 +22,7 @@ def test_an_interrupted_run_goes_on_with_the_frames_that_are_missing(tmp_path, r
     clip = write_video(tmp_path / "a.mp4", list(np.random.default_rng(1).integers(0, 256, (40, 48, 64, 3), np.uint8)))
     common = ("--weights", recsalnet_file, "--device", "cpu", "--scene-cuts", "--save", "png", "npy")
     run(clip, "--out", tmp_path / "whole", *common)
-    run(clip, "--out", tmp_path / "cut", *common)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     record = tmp_path / "cut" / "a.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "frames": None}))
     for number in range(37, 41):

@@ -75,7 +75,7 @@ def test_resuming_on_another_set_is_refused(tiny_set, tmp_path):
         run(tmp_path / "set", tmp_path / "run", "--resume")
 
 
-def test_ctrl_c_leaves_a_resumable_state_and_exit_code_130(tiny_set, tmp_path):
+def test_ctrl_c_leaves_a_resumable_state_and_exit_code_130(tiny_set, tmp_path, capsys):
     command = [sys.executable, TESTS.parent / "train.py", *flags_for(tiny_set, tmp_path, "--epochs", "1000", "--val-every", "1000", "--workers", "1")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     waited = time.time() + 120
@@ -88,8 +88,8 @@ def test_ctrl_c_leaves_a_resumable_state_and_exit_code_130(tiny_set, tmp_path):
     stored = torch.load(tmp_path / "last.pt", weights_only=True)
     epochs = len(log_of(tmp_path))
     assert stored["epoch"] == epochs
-    ended = subprocess.run([*command, "--resume", "--epochs", str(epochs + 1)], capture_output=True, text=True)
-    assert ended.returncode == 0 and f"finished {epochs + 1} epochs" in ended.stdout
+    assert run(tiny_set, tmp_path, "--epochs", str(epochs + 1), "--val-every", "1000", "--workers", "1", "--resume") == 0
+    assert f"finished {epochs + 1} epochs" in capsys.readouterr().out
 
 
 KILLED_WHILE_WRITING = """
@@ -103,32 +103,6 @@ def replace_or_die(source, target):
 os.replace, sys.argv = replace_or_die, sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-
-
-def test_a_run_killed_twice_once_while_it_writes_ends_as_if_nothing_had_happened(tiny_set, tmp_path):
-    epochs = ("--epochs", "8", "--val-every", "1")
-    run(tiny_set, tmp_path / "straight", *epochs)
-    killed = tmp_path / "killed"
-    writing = lambda: list(killed.glob(".*.part"))
-    for number in (1, 2):
-        if number == 1:                                                    # at any moment after its first epoch
-            process = start(tiny_set, killed, *epochs)
-            wait_for(process, (killed / "log.jsonl").exists)
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-        else:                                                              # when its second last.pt is written, and not yet renamed
-            flags = flags_for(tiny_set, killed, "--workers", "1", *epochs, "--resume")
-            ended = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, TESTS.parent / "train.py", *flags], capture_output=True,
-                                   env={**os.environ, "PYTHONPATH": str(TESTS.parent)})
-            assert ended.returncode == -signal.SIGKILL and writing(), ended.stderr
-        for name in ("last.pt", "RecSalNet.pth"):
-            torch.load(killed / name, weights_only=True)
-        json.loads((killed / "RecSalNet.json").read_text())
-    run(tiny_set, killed, *epochs, "--resume")
-    assert same(weights_of(killed), weights_of(tmp_path / "straight"))
-    assert same(*(torch.load(folder / "RecSalNet.pth", weights_only=True) for folder in (killed, tmp_path / "straight")))
-    assert [line["epoch"] for line in log_of(killed)] == list(range(1, 9)) and not writing()
-    assert len(json.loads((killed / "run.json").read_text())["launches"]) == 3
 
 
 def test_sigterm_as_schedulers_send_it_leaves_a_resumable_state_and_exit_code_143(tiny_set, tmp_path):
@@ -152,11 +126,10 @@ def test_a_validation_is_interrupted_at_once_and_done_again_on_resuming(tiny_set
     assert same(weights_of(tmp_path), weights_of(finished)) and [line["epoch"] for line in log_of(tmp_path)] == [1, 2, 3]
 
 
-def test_a_state_of_a_run_with_a_network_that_its_weights_do_not_fit_is_refused(tiny_set, tmp_path):
-    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0")
-    stored = torch.load(tmp_path / "last.pt", weights_only=True)
-    torch.save({**stored, "configuration": {**stored["configuration"], "width": 8 * 10 ** 6}}, tmp_path / "last.pt")
-    flags = ["--data", str(tiny_set), "--run-dir", str(tmp_path), "--device", "cpu", "--resume"]
+def test_a_state_of_a_run_with_a_network_that_its_weights_do_not_fit_is_refused(tiny_set, once):
+    stored = torch.load(once / "last.pt", weights_only=True)
+    torch.save({**stored, "configuration": {**stored["configuration"], "width": 8 * 10 ** 6}}, once / "last.pt")
+    flags = ["--data", str(tiny_set), "--run-dir", str(once), "--device", "cpu", "--resume"]
     with pytest.raises(ValueError, match="last.pt do not fit RecSalNet: .*of another shape"):
         train.main(train.arguments().parse_args(flags))
 
@@ -173,9 +146,8 @@ def test_a_state_of_a_run_with_a_network_that_its_weights_do_not_fit_is_refused(
     ({"recipe": None}, "recipe is not what"), ({"epoch": "3"}, "epoch is not what"),
     ({"depths": [10 ** 7, 1, 1, 1]}, "depths of the configuration"), ({"exp_avg": torch.zeros(3)}, "optimiser's state in .*last.pt does not fit the network: 1 entries, the first exp_avg"),
 ])
-def test_a_damaged_state_of_a_run_is_refused(tiny_set, tmp_path, changed, said):
-    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0")
-    stored = torch.load(tmp_path / "last.pt", weights_only=True)
+def test_a_damaged_state_of_a_run_is_refused(tiny_set, once, changed, said):
+    stored = torch.load(once / "last.pt", weights_only=True)
     if "depths" in changed:
         changed = {"configuration": {**stored["configuration"], **changed}}
     if "moments" in changed:
@@ -184,8 +156,8 @@ def test_a_damaged_state_of_a_run_is_refused(tiny_set, tmp_path, changed, said):
         if names & changed.keys():
             part.update(changed)
             changed = {}
-    torch.save({**stored, **changed}, tmp_path / "last.pt")
-    flags = ["--data", str(tiny_set), "--run-dir", str(tmp_path), "--workers", "0", "--device", "cpu", "--no-tensorboard", "--lr", "1e-3", "--epochs", "2", "--val-every", "0", "--resume"]
+    torch.save({**stored, **changed}, once / "last.pt")
+    flags = ["--data", str(tiny_set), "--run-dir", str(once), "--workers", "0", "--device", "cpu", "--no-tensorboard", "--lr", "1e-3", "--epochs", "2", "--val-every", "0", "--resume"]
     with pytest.raises(ValueError, match=said):
         train.main(train.arguments().parse_args(flags))
 
@@ -258,3 +230,23 @@ def test_smcf_is_validated_on_groups_by_cc_and_mae_and_goes_on_to_the_same_weigh
     whole, cut = (torch.load(tmp_path / name / "SMCF.pth", weights_only=True) for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     assert {"val_cc", "val_mae"} < log_of(tmp_path / "whole")[0].keys() and "val_nss" not in log_of(tmp_path / "whole")[0]
+
+
+def test_a_run_killed_while_it_writes_ends_as_if_nothing_had_happened(tiny_set, tmp_path):
+    """When its second last.pt is written, and not yet renamed; tests/long/kill.py kills at every other moment."""
+    epochs = ("--epochs", "4", "--val-every", "1")
+    run(tiny_set, tmp_path / "straight", *epochs)
+    killed = tmp_path / "killed"
+    writing = lambda: list(killed.glob(".*.part"))
+    flags = flags_for(tiny_set, killed, "--workers", "1", *epochs)
+    ended = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, TESTS.parent / "train.py", *flags], capture_output=True,
+                           env={**os.environ, "PYTHONPATH": str(TESTS.parent)})
+    assert ended.returncode == -signal.SIGKILL and writing(), ended.stderr
+    for name in ("last.pt", "RecSalNet.pth"):
+        torch.load(killed / name, weights_only=True)
+    json.loads((killed / "RecSalNet.json").read_text())
+    run(tiny_set, killed, *epochs, "--resume")
+    assert same(weights_of(killed), weights_of(tmp_path / "straight"))
+    assert same(*(torch.load(folder / "RecSalNet.pth", weights_only=True) for folder in (killed, tmp_path / "straight")))
+    assert [line["epoch"] for line in log_of(killed)] == list(range(1, 5)) and not writing()
+    assert len(json.loads((killed / "run.json").read_text())["launches"]) == 2

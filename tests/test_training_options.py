@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -50,8 +48,8 @@ def test_senseless_flags_end_with_usage_and_exit_code_2(flags, said, capsys):
     assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
-def test_a_users_mistake_ends_with_one_line_and_exit_code_2(tmp_path):
-    ended = subprocess.run([sys.executable, TESTS.parent / "train.py"], capture_output=True, text=True, cwd=tmp_path)
+def test_a_users_mistake_ends_with_one_line_and_exit_code_2(tmp_path, run_script):
+    ended = run_script(TESTS.parent / "train.py", cwd=tmp_path)
     assert ended.returncode == 2 and "Traceback" not in ended.stderr
     assert ended.stderr.startswith("train.py: error: no dataset data/DHF1K")
 

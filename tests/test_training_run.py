@@ -22,17 +22,15 @@ def test_existing_weights_are_not_replaced_unasked(tiny_set, tmp_path):
     RecSalNet.from_pretrained(run_dir / "RecSalNet.pth")
 
 
-def test_overwrite_starts_with_an_empty_log(tiny_set, tmp_path):
-    for flags in ((), ("--overwrite",)):
-        run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0", *flags)
-    assert [line["epoch"] for line in log_of(tmp_path)] == [1]
+def test_overwrite_starts_with_an_empty_log(tiny_set, once):
+    run(tiny_set, once, "--epochs", "1", "--val-every", "0", "--overwrite")
+    assert [line["epoch"] for line in log_of(once)] == [1]
 
 
-def test_overwrite_that_cannot_start_leaves_the_old_run_as_it_was(tiny_set, tmp_path):
-    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0")
+def test_overwrite_that_cannot_start_leaves_the_old_run_as_it_was(tiny_set, tmp_path, once):
     with pytest.raises(FileNotFoundError):
-        run(tiny_set, tmp_path, "--overwrite", "--encoder-weights", str(tmp_path / "absent.pth"))
-    assert run(tiny_set, tmp_path, "--epochs", "2", "--val-every", "0", "--resume") == 0
+        run(tiny_set, once, "--overwrite", "--encoder-weights", str(tmp_path / "absent.pth"))
+    assert run(tiny_set, once, "--epochs", "2", "--val-every", "0", "--resume") == 0
 
 
 def test_a_run_writes_best_weights_their_description_and_a_log(finished):
@@ -61,10 +59,9 @@ def test_the_kept_weights_are_those_of_the_best_validation(finished):
     assert described["epoch"] == best["epoch"] and described["validation"]["cc"] == best["val_cc"]
 
 
-def test_without_validation_the_last_weights_are_kept(tiny_set, tmp_path):
-    run(tiny_set, tmp_path, "--val-every", "0", "--epochs", "1")
-    assert same(torch.load(tmp_path / "RecSalNet.pth", weights_only=True), weights_of(tmp_path))
-    assert json.loads((tmp_path / "RecSalNet.json").read_text())["validation"] is None
+def test_without_validation_the_last_weights_are_kept(trained_once):
+    assert same(torch.load(trained_once / "RecSalNet.pth", weights_only=True), weights_of(trained_once))
+    assert json.loads((trained_once / "RecSalNet.json").read_text())["validation"] is None
 
 
 def test_tensorboard_curves_are_written_where_it_is_installed(tiny_set, tmp_path, monkeypatch, capsys):
@@ -77,18 +74,17 @@ def test_tensorboard_curves_are_written_where_it_is_installed(tiny_set, tmp_path
     assert list((tmp_path / "with" / "tensorboard").iterdir())
 
 
-def test_a_full_disk_stops_a_run_with_the_files_name_and_keeps_what_was_there(tiny_set, tmp_path):
+def test_a_full_disk_stops_a_run_with_the_files_name_and_keeps_what_was_there(tiny_set, once):
     resource = pytest.importorskip("resource")
-    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0")
-    before, limits = weights_of(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    before, limits = weights_of(once), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))        # no file may be larger than this: writing ends half way
     try:
         with pytest.raises(OSError, match=r"could not be written .*what was there before is kept.*RecSalNet.pth"):
-            run(tiny_set, tmp_path, "--epochs", "2", "--val-every", "0", "--resume")
+            run(tiny_set, once, "--epochs", "2", "--val-every", "0", "--resume")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert same(weights_of(tmp_path), before) and not list(tmp_path.glob(".*.part"))
-    run(tiny_set, tmp_path, "--epochs", "2", "--val-every", "0", "--resume")
+    assert same(weights_of(once), before) and not list(once.glob(".*.part"))
+    run(tiny_set, once, "--epochs", "2", "--val-every", "0", "--resume")
 
 
 def test_a_run_folder_that_cannot_be_written_is_said_before_training(tiny_set, tmp_path):
@@ -111,11 +107,10 @@ def test_the_run_folder_says_what_made_it(finished):
 
 
 @pytest.mark.parametrize("content", ["{", '{"launches": 5}', '{"launches": []}', "[]"])
-def test_a_damaged_record_of_launches_does_not_stop_a_run(tiny_set, tmp_path, content):
-    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0")
-    (tmp_path / "run.json").write_text(content)
-    run(tiny_set, tmp_path, "--epochs", "2", "--val-every", "0", "--resume")
-    assert len(json.loads((tmp_path / "run.json").read_text())["launches"]) == 1
+def test_a_damaged_record_of_launches_does_not_stop_a_run(tiny_set, once, content):
+    (once / "run.json").write_text(content)
+    run(tiny_set, once, "--epochs", "2", "--val-every", "0", "--resume")
+    assert len(json.loads((once / "run.json").read_text())["launches"]) == 1
 
 
 def test_a_damaged_log_is_said_with_its_name(tmp_path):
@@ -124,17 +119,16 @@ def test_a_damaged_log_is_said_with_its_name(tmp_path):
         trim_log(tmp_path / "log.jsonl", 1)
 
 
-def test_a_run_that_another_launch_began_is_neither_resumed_nor_replaced_by_a_restart(tiny_set, tmp_path, monkeypatch):
+def test_a_run_that_another_launch_began_is_neither_resumed_nor_replaced_by_a_restart(tiny_set, once, monkeypatch):
     """Only what this very torchrun began is; a refused launch stays refused when torchrun tries again."""
-    run(tiny_set, tmp_path, "--epochs", "1", "--val-every", "0")
-    before = (tmp_path / "RecSalNet.pth").read_bytes()
+    before = (once / "RecSalNet.pth").read_bytes()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     ours = training.run.launcher()
     monkeypatch.setattr(training.run, "launcher", lambda: "another")
     for _ in range(2):
         with pytest.raises(FileExistsError, match="would be replaced"):
-            run(tiny_set, tmp_path, "--epochs", "2", "--val-every", "0")
-    assert (tmp_path / "RecSalNet.pth").read_bytes() == before
+            run(tiny_set, once, "--epochs", "2", "--val-every", "0")
+    assert (once / "RecSalNet.pth").read_bytes() == before
     monkeypatch.setattr(training.run, "launcher", lambda: ours)
-    run(tiny_set, tmp_path, "--epochs", "2", "--val-every", "0")           # the same one goes on by itself
-    assert [line["epoch"] for line in log_of(tmp_path)] == [1, 2]
+    run(tiny_set, once, "--epochs", "2", "--val-every", "0")           # the same one goes on by itself
+    assert [line["epoch"] for line in log_of(once)] == [1, 2]
