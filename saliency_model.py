@@ -593,8 +593,7 @@ def mirrored_indices(length: int, margin: int, repeat_edges: bool, device: torch
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """Where autocast has no effect; nothing where it had none anyway: exported graphs stay simple, and PyTorch 2.4 has
-    none for MPS."""
+    """A context without autocast; nothing where there is none, which keeps exported graphs simple."""
     enabled = device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, enabled=False) if enabled else contextlib.nullcontext()
 

@@ -365,8 +365,7 @@ def without_rebuilt(entries: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def rename_torchvision(name: str) -> str:
-    """`features.4.1.mlp.3.bias` -> `layers.2.blocks.1.mlp.fc2.bias`; odd numbers under `features` are patch
-    mergings."""
+    """`features.4.1.mlp.3.bias` -> `layers.2.blocks.1.mlp.fc2.bias`; odd `features` are patch mergings."""
     name = re.sub(r"^features\.(\d)\.(\d+)\.", lambda m: f"layers.{int(m[1]) // 2}.blocks.{m[2]}.", name)
     name = re.sub(r"^features\.(\d)\.", lambda m: f"layers.{int(m[1]) // 2}.downsample.", name)
     return name.replace(".mlp.0.", ".mlp.fc1.").replace(".mlp.3.", ".mlp.fc2.")

@@ -166,8 +166,7 @@ def download(url: str, path: Path) -> None:
 
 
 def torchvision_weights(weights) -> dict[str, Tensor]:
-    """The entries of torchvision's weights (a `WeightsEnum`), from its cache or the internet; an OSError names the
-    address."""
+    """The entries of torchvision's weights (a `WeightsEnum`), cached or downloaded; an OSError names the address."""
     try:
         return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
@@ -232,8 +231,7 @@ def tensors_in(content, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def check_archive(path: Path) -> None:
-    """Refuse a ZIP archive that holds a program, or would unpack to more than it is: `torch.save` compresses
-    nothing."""
+    """Refuse a ZIP archive that holds a program, or would unpack to more: `torch.save` compresses nothing."""
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())

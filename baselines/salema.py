@@ -77,8 +77,7 @@ class FrameByFrame(RecurrentModel):
         return maps[:, 0], state                                           # (B, h, w)
 
     def maps(self, clip: Tensor, state: State = None) -> tuple[Tensor, State]:
-        """Predict the saliency maps of all frames of a clip; what does not depend on the state is computed for all at
-        once.
+        """Predict the maps of all frames of a clip; what does not depend on the state is computed for all at once.
 
         Args:
             clip: (B, 3, T, h, w), normalised; T = 1 or more, h and w multiples of 16.
@@ -135,8 +134,7 @@ class FrameByFrame(RecurrentModel):
     quantise = rounded_to_8_bits                                           # as the authors' files hold maps
 
     def parameter_groups(self, lr: float) -> list[dict]:
-        """What Adam gets: all parameters with weight decay; a learnt alpha apart, with a learning rate of its own and
-        no decay.
+        """What Adam gets: all parameters with weight decay; a learnt alpha with a rate of its own and no decay.
 
         Parameters that `thaw` holds frozen are among them: Adam passes over what has no gradient, and they may thaw
         later.
@@ -172,8 +170,7 @@ class FrameByFrame(RecurrentModel):
             layer.requires_grad_(index >= first)
 
     def load_start(self, entries: dict[str, Tensor], source: str) -> list[str]:
-        """Start from SalGAN, trained on still pictures (the paper's on SALICON); layers that it does not have stay as
-        they are.
+        """Start from SalGAN, which was trained on still pictures; layers that it does not have stay as they are.
 
         Args:
             entries: of a SalGAN state dict, as `read_weights` gives them.
@@ -253,8 +250,7 @@ class SalEMA(FrameByFrame):
         self.salgan = nn.Sequential(*layers)
 
     def run(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
-        """As in `FrameByFrame.run`; the state is that of the averaged layer, of its output's shape, or a tuple of
-        two."""
+        """As in `FrameByFrame.run`; the state is the averaged layer's, of its output's shape, or a tuple of two."""
         carried = dict(zip(self.locations, self.unpacked(state)))
         x = frames
         for index, layer in enumerate(self.salgan):
@@ -369,8 +365,7 @@ class SalCLSTM56(FrameByFrame):
 
 
 class Readout(nn.Conv2d):
-    """The last convolution, always in float32: in bfloat16 a map would have few levels and many ties, which measures
-    notice."""
+    """The last convolution, always in float32: in bfloat16 a map would have few levels and many ties."""
 
     def forward(self, x: Tensor) -> Tensor:
         with without_autocast(x.device):
@@ -378,8 +373,7 @@ class Readout(nn.Conv2d):
 
 
 def salgan_layers() -> list[nn.Module]:
-    """SalGAN's 62 layers: VGG-16 without its last pool, its mirror, the readout. Positions are part of released state
-    dicts."""
+    """SalGAN's 62 layers: VGG-16 without its last pool, its mirror, the readout. State dicts hold their positions."""
     encoder = convolutions(STAGES, 3, lambda: nn.MaxPool2d(2))
     with torch.no_grad():
         encoder[0].weight /= 64                                            # whose input is levels, not numbers around 1

@@ -3,7 +3,8 @@
 It finds salient objects, with sharp edges, where the other networks predict where people look.
 The measures for such maps are in scoring/salient_objects.py.
 
-Source: Yang, Mu, Guo, Hu, Wang, "Video salient object detection via self-attention-guided multilayer cross-stack fusion", 2023.
+Source: Yang, Mu, Guo, Hu, Wang, "Video salient object detection via self-attention-guided multilayer cross-stack
+fusion", 2023.
 """
 import itertools
 import math
@@ -21,11 +22,11 @@ from weights import load_entries, load_pretrained_part
 
 # Attributes of modules are the authors' names in state dicts, which also number what is alike.
 RGB, FLOW, MERGED = "_rgb", "_flow", ""                                    # suffixes of the trunks' parts
-GROWTH = (1, 4, 8, 16, 32)                                                 # channels of a trunk's stem and its four levels, in those of the stem
+GROWTH = (1, 4, 8, 16, 32)  # channels of a trunk's stem and its four levels, in those of the stem
 REDUCED = 32                                                               # channels of everything behind the trunks
-LEVELS = (1, 2, 3, 4)                                                      # at 1/4, 1/8, 1/16 and 1/32 of the frame's size
-UNUSED = ("resnet.conv1", "resnet.bn1", "RGBF_conv3")                      # in released state dicts, but on no way to an output
-FLOW_ONLY = re.compile(r"resnet\.\w+_flow\.|atten_flow_|reduce_m")         # entries of parts that see nothing but the flow
+LEVELS = (1, 2, 3, 4)  # at 1/4, 1/8, 1/16 and 1/32 of the frame's size
+UNUSED = ("resnet.conv1", "resnet.bn1", "RGBF_conv3")  # in released state dicts, but on no way to an output
+FLOW_ONLY = re.compile(r"resnet\.\w+_flow\.|atten_flow_|reduce_m")  # entries of parts that see nothing but the flow
 
 
 class SMCF(GroupModel):
@@ -47,17 +48,18 @@ class SMCF(GroupModel):
     target, dataset = "mask", "vsod"
     recipe = Recipe(                                                       # the paper's
         optimizer="sgd", optimizer_options={"momentum": 0.9, "weight_decay": 5e-4}, lr=2e-3,
-        batch_size=10, epochs=20,                                          # frames are shuffled: a group is 5 unrelated ones
+        batch_size=10, epochs=20,  # frames are shuffled: a group is 5 unrelated ones
         decay_epochs=20, gamma=0.1,                                        # of 20 epochs in all: it never falls
         scales=(0.75, 1.0, 1.25),                                          # of 352, rounded to multiples of 32
-        val_every=0,                                                       # their datasets have none to choose weights by
+        val_every=0,  # their datasets have none to choose weights by
         loss="logits",                                                     # of the saliency and of the motion map
     )
     # Each stage trains the whole network; the first two show it one picture twice. The last one starts from both.
     stages = {"pretrain-rgb": ("frame", "frame"), "pretrain-flow": ("flow", "flow"), "finetune": ("frame", "flow")}
     start_file, start_download = Path("saved_models/resnet50-0676ba61.pth"), "ResNet50_Weights.IMAGENET1K_V1"
 
-    def __init__(self, frame_size: tuple[int, int] = (352, 352), trunk_width: int = 64, trunk_blocks: tuple = (3, 4, 6, 3)) -> None:
+    def __init__(self, frame_size: tuple[int, int] = (352, 352), trunk_width: int = 64,
+                 trunk_blocks: tuple = (3, 4, 6, 3)) -> None:
         # The trunks halve five times and the decoders double from level to level: other sizes would not meet.
         check_frame_size(frame_size, 32)
         check_trunk(trunk_width, trunk_blocks)
@@ -74,26 +76,27 @@ class SMCF(GroupModel):
         self.output_s, self.output_e = Decoder(REDUCED), Decoder(REDUCED)
         self.RGBF_conv3 = BasicConv2d(widths[4], widths[3], side=3)
         self.transformer_1, self.transformer_2 = (Transformer(width, group=self.clip_len) for width in widths[3:])
-        for name in UNUSED:                                                # DistributedDataParallel would wait for their gradients
+        for name in UNUSED:  # DistributedDataParallel would wait for their gradients
             self.get_submodule(name).requires_grad_(False)
 
     def forward(self, frame: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
         """Predict the maps of groups of 5 frames each; a group knows nothing of the others.
 
         Args:
-            frame: (B, 3, h, w), RGB, ImageNet-normalised; B a multiple of 5, h and w of 32. Entries 0 to 4 are one group,
-                5 to 9 the next; at test time the frames of a group are consecutive ones of a video.
+            frame: (B, 3, h, w), RGB, ImageNet-normalised; B a multiple of 5, h and w of 32. Entries 0 to 4 are one
+                group, 5 to 9 the next; at test time the frames of a group are consecutive ones of a video.
             flow: the same of the frames' optical flow, drawn in colours.
 
         Returns:
-            saliency_logits, (B, 1, h, w): `finish` makes maps of it. motion_logits, (B, 1, h, w): the same object as the flow
-            decoder sees it, for training. Both are float32 in an autocast region and in a bfloat16 network too.
+            saliency_logits, (B, 1, h, w): `finish` makes maps of it. motion_logits, (B, 1, h, w): the same object as
+            the flow decoder sees it, for training. Both are float32 in an autocast region and in a bfloat16 network
+            too.
 
         Raises:
             ValueError: frames and flow have another shape, or another one than each other.
         """
         check_group(frame, flow, self.clip_len)
-        merged, motion = self.encode(frame, flow)                          # 2 x 4 x (B, C_i, h_i, w_i), level i at 1/4 .. 1/32
+        merged, motion = self.encode(frame, flow)  # 2 x 4 x (B, C_i, h_i, w_i), level i at 1/4 .. 1/32
         trans3 = self.reduce_trans3(self.transformer_1(merged[2]))         # (B, 32, h/16, w/16)
         trans4 = self.reduce_trans4(self.transformer_2(merged[3]))         # (B, 32, h/32, w/32)
         s = self.reduced("a", merged)                                      # s_1 .. s_4, (B, 32, h_i, w_i)
@@ -105,7 +108,7 @@ class SMCF(GroupModel):
         return tuple(enlarge(logits, frame.shape[-2:]) for logits in (saliency_logits, motion_logits))
 
     def encode(self, frame: Tensor, flow: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """What the trunks make of frames and flow: m_1 .. m_4, merged, and y_1 .. y_4, of the flow; (B, C_i, h_i, w_i)."""
+        """Features of both trunks: m_1 .. m_4, merged, and y_1 .. y_4, of the flow; (B, C_i, h_i, w_i)."""
         x, y = self.resnet.stem(frame, RGB), self.resnet.stem(flow, FLOW)  # (B, 64, h/2, w/2)
         m = self.merge(0, x, y)                                            # m_0
         x, y, m = (F.max_pool2d(t, 3, stride=2, padding=1) for t in (x, y, m))
@@ -154,12 +157,12 @@ class SMCF(GroupModel):
             size: (H, W) of the frame.
 
         Returns:
-            (B, H, W) float32 in [0, 1]: the logits' sigmoid, resized bilinearly (corners aligned), then each map min-max
-            normalised; a constant one becomes zeros.
+            (B, H, W) float32 in [0, 1]: the logits' sigmoid, resized bilinearly (corners aligned), then each map
+            min-max normalised; a constant one becomes zeros.
         """
         logits = output if output.ndim == 4 else output[:, None]
         maps = torch.sigmoid(logits.float())
-        maps = maps - maps.amin((2, 3), keepdim=True)                      # so that a constant map meets no rounding when resized
+        maps = maps - maps.amin((2, 3), keepdim=True)  # so that a constant map meets no rounding when resized
         maps = enlarge(maps, size)[:, 0]                                   # (B, H, W)
         low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
         return (maps - low) / torch.where(high > low, high - low, torch.ones_like(low))
@@ -177,19 +180,21 @@ class SMCF(GroupModel):
             The names of the entries that have no place here: the classifier's, `fc.*`.
 
         Raises:
-            ValueError: an entry of the trunks is missing, or of another shape; the message names it. Nothing is changed then.
+            ValueError: an entry of the trunks is missing, or of another shape; the message names it. Nothing is changed
+                then.
         """
         names = {ours: name_in_resnet(ours) for ours in self.resnet.state_dict()}  # three of ours share one of theirs
         return load_pretrained_part(self.resnet, names, entries, "ResNet-50", source)
 
-    def load_stages(self, flow_entries: dict[str, Tensor], rgb_entries: dict[str, Tensor], source: str, keep_flow: bool = False) -> list[str]:
+    def load_stages(self, flow_entries: dict[str, Tensor], rgb_entries: dict[str, Tensor], source: str,
+                    keep_flow: bool = False) -> list[str]:
         """Start finetuning from what the two stages before it have learnt.
 
-        The authors load the flow stage's file and then the RGB stage's over it: of an entry that both hold, the RGB stage's
-        stays. Each stage trains the whole network, feeding its one input to both streams. Between two whole files nothing of
-        the flow stage is therefore left, the flow trunk starts from what it learnt on frames, and the flow file matters only
-        where the RGB file is partial. That is the default. `keep_flow` is our variant: the parts that see nothing but
-        the flow (its trunk, its channel attention, its reductions) come from the flow stage.
+        The authors load the flow stage's file and then the RGB stage's over it: of an entry that both hold, the RGB
+        stage's stays. Each stage trains the whole network, feeding its one input to both streams. Between two whole
+        files nothing of the flow stage is therefore left, the flow trunk starts from what it learnt on frames, and the
+        flow file matters only where the RGB file is partial. That is the default. `keep_flow` is our variant: the parts
+        that see nothing but the flow (its trunk, its channel attention, its reductions) come from the flow stage.
 
         Args:
             flow_entries: of the stage `pretrain_flow`, as `read_weights` gives them.
@@ -219,7 +224,7 @@ class SMCF(GroupModel):
 
 
 class Trunks(nn.Module):
-    """Three ResNets side by side, their parts told apart by suffixes; the merged one's stem, conv1 and bn1, is unused."""
+    """Three ResNets, told apart by suffixes of their parts; the merged one's stem, conv1 and bn1, is unused."""
 
     def __init__(self, width: int, blocks: tuple[int, ...]) -> None:
         super().__init__()
@@ -227,7 +232,8 @@ class Trunks(nn.Module):
             self.add_module(f"conv1{suffix}", nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False))
             self.add_module(f"bn1{suffix}", nn.BatchNorm2d(width))
             for level, before, count in zip(LEVELS, GROWTH, blocks):
-                self.add_module(f"layer{level}{suffix}", resnet_level(width * before, width * 2 ** (level - 1), count, stride=1 if level == 1 else 2))
+                self.add_module(f"layer{level}{suffix}", resnet_level(width * before, width * 2 ** (level - 1), count,
+                                                                      stride=1 if level == 1 else 2))
         for conv in (module for module in self.modules() if isinstance(module, nn.Conv2d)):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
 
@@ -245,15 +251,17 @@ def resnet_level(before: int, planes: int, count: int, stride: int) -> nn.Sequen
     """Blocks of a ResNet: (B, before, h, w) to (B, 4 planes, h / stride, w / stride)."""
     width = planes * Bottleneck.expansion
     shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
-    return nn.Sequential(Bottleneck(before, planes, stride, shortcut), *(Bottleneck(width, planes) for _ in range(count - 1)))
+    return nn.Sequential(Bottleneck(before, planes, stride, shortcut),
+                         *(Bottleneck(width, planes) for _ in range(count - 1)))
 
 
 class BasicConv2d(nn.Module):
-    """A convolution that keeps height and width, and batch normalisation. No activation follows: in this network ReLUs are the trunks' only."""
+    """A convolution that keeps height and width, and batch normalisation; only the trunks have ReLUs."""
 
     def __init__(self, before: int, after: int, side: int) -> None:
         super().__init__()
-        self.conv_bn = nn.Sequential(nn.Conv2d(before, after, side, padding=side // 2, bias=False), nn.BatchNorm2d(after))
+        self.conv_bn = nn.Sequential(nn.Conv2d(before, after, side, padding=side // 2, bias=False),
+                                     nn.BatchNorm2d(after))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv_bn(x)
@@ -264,14 +272,15 @@ class DimReduce(nn.Module):
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
-        self.reduce = nn.Sequential(BasicConv2d(before, after, 1), BasicConv2d(after, after, 3), BasicConv2d(after, after, 3))
+        self.reduce = nn.Sequential(BasicConv2d(before, after, 1), BasicConv2d(after, after, 3),
+                                    BasicConv2d(after, after, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.reduce(x)
 
 
 class Transformer(nn.Module):
-    """Self-attention over all positions of a group of frames; there is no positional embedding, nor a normalisation at the end.
+    """Self-attention over all positions of a group of frames, without positional embedding or final normalisation.
 
     Args:
         width: channels.
@@ -283,7 +292,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.group = group
         self.layers = nn.ModuleList(
-            nn.ModuleList([Residual(PreNorm(width, Attention(width, heads))), Residual(PreNorm(width, FeedForward(width, hidden)))])
+            nn.ModuleList([Residual(PreNorm(width, Attention(width, heads))),
+                           Residual(PreNorm(width, FeedForward(width, hidden)))])
             for _ in range(depth)
         )
 
@@ -320,7 +330,7 @@ class PreNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention of several heads; the authors scale by the square root of all channels, not of a head's, so it is softer than usual."""
+    """Self-attention of several heads, softer than usual: scaled by the square root of all channels, not a head's."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -336,11 +346,12 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """A perceptron of one hidden layer, applied to each position. Places of the layers are part of released state dicts."""
+    """A perceptron of one hidden layer, applied to each position. State dicts hold the layers' places."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.0), nn.Linear(hidden, width), nn.Dropout(0.0))
+        self.net = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.0), nn.Linear(hidden, width),
+                                 nn.Dropout(0.0))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
@@ -358,18 +369,20 @@ class UpConv(nn.Module):
 
 
 class CrossStackFusion(nn.Module):
-    """Exchange between saliency s_1 .. s_4 and motion e_1 .. e_4: each level takes in the other stream's, this level and all coarser ones.
+    """Exchange between saliency s_1 .. s_4 and motion e_1 .. e_4: a level takes in the other's, and all coarser ones.
 
-    s_i' = s_i + F_i([s_i, e_i, up(e_j), j > i]), side by side, and e_i' = e_i + G_i(e_i s_i prod up(s_j), j > i), as a product.
+    s_i' = s_i + F_i([s_i, e_i, up(e_j), j > i]), side by side, and e_i' = e_i + G_i(e_i s_i prod up(s_j), j > i), as a
+    product.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        for number in range(1, 13):                                        # 1 to 6 carry motion to saliency, 7 to 12 back
+        for number in range(1, 13):  # 1 to 6 carry motion to saliency, 7 to 12 back
             self.add_module(f"conv{number}", UpConv(width))
         for number in range(1, 9):                                         # F_1 .. F_4, G_1 .. G_4
-            inputs = max(1, 6 - number)                                    # 5, 4, 3, 2 maps side by side; then one, a product
-            self.add_module(f"conv_f{number}", nn.Sequential(BasicConv2d(inputs * width, width, 3), BasicConv2d(width, width, 3)))
+            inputs = max(1, 6 - number)  # 5, 4, 3, 2 maps side by side; then one, a product
+            self.add_module(f"conv_f{number}",
+                            nn.Sequential(BasicConv2d(inputs * width, width, 3), BasicConv2d(width, width, 3)))
 
     def forward(self, s: list[Tensor], e: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """4 x (B, C, h_i, w_i) of each stream, finest first, and the same shapes out."""
@@ -380,7 +393,7 @@ class CrossStackFusion(nn.Module):
         return new_s, new_e
 
     def coarser(self, levels: list[Tensor], first: int) -> list[list[Tensor]]:
-        """For each level all coarser ones at its size, through the convolutions numbered from `first`: (1, 2), (1, 3), (1, 4), (2, 3) .."""
+        """For each level all coarser ones at its size; convolutions from `first` on are (1, 2), (1, 3), (1, 4), (2, 3) .."""
         carried = [[] for _ in levels]
         for number, (i, j) in enumerate(itertools.combinations(range(4), 2), start=first):
             carried[i].append(self.get_submodule(f"conv{number}")(levels[j], levels[i].shape[-2:]))
@@ -397,7 +410,8 @@ class Decoder(nn.Module):
         for level in LEVELS:
             self.add_module(f"ppm{level}", PyramidPooling(width))
         for number in (1, 2, 3):
-            self.add_module(f"conv_cat{number}", nn.Sequential(BasicConv2d(2 * width, 2 * width, 3), BasicConv2d(2 * width, width, 1)))
+            self.add_module(f"conv_cat{number}",
+                            nn.Sequential(BasicConv2d(2 * width, 2 * width, 3), BasicConv2d(2 * width, width, 1)))
         self.output = nn.Sequential(BasicConv2d(width, width, 3), nn.Conv2d(width, 1, 1))
 
     def forward(self, levels: list[Tensor], trans3: Tensor, trans4: Tensor) -> Tensor:
@@ -415,7 +429,7 @@ class Decoder(nn.Module):
         return self.get_submodule(f"conv_cat{number}")(torch.cat([fine, coarse], dim=1))
 
     def read_out(self, x: Tensor) -> Tensor:
-        """The last convolution in its own precision, float32, whatever came before: in bfloat16 a map would have few levels."""
+        """The last convolution in its own precision, float32: in bfloat16 a map would have few levels."""
         smooth, last = self.output
         x = smooth(x)
         with without_autocast(x.device):
@@ -435,7 +449,8 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         convs = (self.conv1, self.conv2, self.conv3, self.conv4)
-        averages = [enlarge(conv(F.adaptive_avg_pool2d(x, side)), x.shape[-2:]) for conv, side in zip(convs, self.sides)]
+        averages = [enlarge(conv(F.adaptive_avg_pool2d(x, side)), x.shape[-2:])
+                    for conv, side in zip(convs, self.sides)]
         return self.out(torch.cat([x, *averages], dim=1))
 
 
@@ -446,7 +461,8 @@ def channel_attention(width: int) -> nn.Sequential:
 
 def reductions() -> list[tuple[str, int]]:
     """Names of the reductions to 32 channels and the levels they reduce: a merged, trans attended, m motion."""
-    return [(f"{stream}{level}", level) for stream, levels in (("a", LEVELS), ("trans", (3, 4)), ("m", LEVELS)) for level in levels]
+    return [(f"{stream}{level}", level) for stream, levels in (("a", LEVELS), ("trans", (3, 4)), ("m", LEVELS))
+            for level in levels]
 
 
 def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -472,7 +488,8 @@ def infer_trunk(entries: dict[str, Tensor]) -> dict:
     """The width and the blocks of the trunks that a state dict belongs to."""
     blocks = [re.match(r"resnet\.layer(\d)_rgb\.(\d+)\.conv1\.weight$", name) for name in entries]
     levels = [int(block[1]) for block in blocks if block]
-    return {"trunk_width": entries["resnet.conv1_rgb.weight"].shape[0], "trunk_blocks": [levels.count(level) for level in LEVELS]}
+    return {"trunk_width": entries["resnet.conv1_rgb.weight"].shape[0],
+            "trunk_blocks": [levels.count(level) for level in LEVELS]}
 
 
 def check_group(frame: Tensor, flow: Tensor, group: int) -> None:
@@ -484,6 +501,8 @@ def check_group(frame: Tensor, flow: Tensor, group: int) -> None:
         raise ValueError(f"frame and flow must have one shape, got {tuple(frame.shape)} and {tuple(flow.shape)}")
     b, _, h, w = frame.shape
     if not b or b % group:
-        raise ValueError(f"frame must hold groups of {group}, B a multiple of {group}, got B = {b}: repeat the last frame to fill the last group")
+        raise ValueError(f"frame must hold groups of {group}, B a multiple of {group}, got B = {b}: repeat the last "
+                         "frame to fill the last group")
     if h % 32 or w % 32 or not h or not w:
-        raise ValueError(f"frame must have h and w divisible by 32, got {h} x {w}; resize the frames, the paper's size is 352 x 352")
+        raise ValueError(f"frame must have h and w divisible by 32, got {h} x {w}; resize the frames, the paper's size "
+                         "is 352 x 352")

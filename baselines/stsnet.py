@@ -41,8 +41,7 @@ MOST_DIMS = 32                                                             # Caf
 
 
 class Streams(GroupModel):
-    """What the four networks share: streams of the same layers, what fuses them, the tail; before and after the
-    network.
+    """What the four networks share: streams of the same layers, their fusion, the tail; before and after the network.
 
     A network adds `forward` and, where it has two streams, `fuse`. What it starts from is our choice, for the release
     tells nothing of it: weights of Caffe's filler "xavier", biases of 0, but the last one such that the first map is
@@ -129,13 +128,11 @@ class Streams(GroupModel):
         return (frame.float() - mean.view(3, *[1] * (frame.ndim - 2))) * SCALE
 
     def for_objective(self, output: Tensor) -> Tensor:
-        """Raw output in the range of a density map, as Caffe's loss compares it: what `finish` makes of it, neither cut
-        nor resized nor blurred."""
+        """Raw output in the range of a density map, for Caffe's loss: as in `finish`, but not cut, resized or blurred."""
         return (128 * output.float() + 127) / 255
 
     def finish(self, output: Tensor, size: tuple[int, int]) -> Tensor:
-        """Bring raw output to levels and to the frame's own size, blur it, and stretch it to its maximum, as the
-        authors do.
+        """Bring raw output to levels and to the frame's own size, blur it, and divide it by its maximum, as the authors do.
 
         Args:
             output: (B, h, w), what `forward` returned.
@@ -277,8 +274,7 @@ class STSConvNet(STSMaxNet):
 
 
 def convolution(before: int, after: int, side: int) -> nn.Conv2d:
-    """A convolution that keeps height and width, and starts as Caffe's "xavier": uniform within sqrt(3 / n), of n
-    inputs, biases 0.
+    """A convolution that keeps height and width and starts as Caffe's "xavier": within sqrt(3 / n inputs), biases 0.
 
     PyTorch's own weights are a third of that in variance: behind nine layers nothing is left of the picture, and hardly
     anything is learnt. He's are twice that: the loss would be so steep that only rates a hundred times as small were
@@ -325,8 +321,7 @@ def prepare_frame(frame: np.ndarray, size: tuple[int, int] | None) -> Tensor:
 
 
 def fitted(height: int, width: int) -> tuple[int, int]:
-    """A frame's (H, W), with a larger side of 512 where it is above, the other in proportion, rounded; no side falls
-    below 4."""
+    """A frame's (H, W), scaled to a larger side of 512 where it is above, rounded; no side falls below 4."""
     scale = min(1, LARGEST / max(height, width))
     return max(SMALLEST, round(scale * height)), max(SMALLEST, round(scale * width))
 
@@ -466,8 +461,7 @@ def fields(data: memoryview, start: int = 0) -> Iterator[tuple[int, int, int | m
 
 
 def varint(data: memoryview, position: int, start: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, least significant ones first, and the position behind it; 10 bytes hold protobuf's
-    largest."""
+    """A number of 7 bits a byte, least significant first, in 10 bytes at most; and the position behind it."""
     number = 0
     for index, byte in enumerate(data[position:position + 10]):
         number |= (byte & 127) << 7 * index

@@ -119,8 +119,7 @@ class TASEDNet(WindowModel):
             return last(x.to(last[0].weight.dtype))                        # (B, 1, 1, H, W)
 
     def bfloat16(self) -> "TASEDNet":
-        """Half the memory; the last convolution stays in float32. A maximum that moves by rounding is unpooled
-        elsewhere."""
+        """Half the memory; the last convolution stays in float32. Maxima that rounding moves are unpooled elsewhere."""
         super().bfloat16()
         self.convtsp4[-2:].float()
         return self
@@ -202,8 +201,7 @@ class PointConv(nn.Module):
 
 
 class SeparableConv(nn.Module):
-    """A convolution over space, one over time, each with batch normalisation and ReLU: `side` x `side` x `side` in two
-    steps."""
+    """A convolution over space and one over time, each with batch normalisation and ReLU: `side` cubed in two steps."""
 
     def __init__(self, before: int, after: int, side: int, stride: int = 1) -> None:
         super().__init__()
@@ -265,8 +263,7 @@ def over_time(width: int) -> nn.Conv3d:
 
 
 def readout() -> nn.Sequential:
-    """(B, 192, 4, H/4, W/4) to one map, (B, 1, 1, H, W) in (0, 1): time 4 -> 2 -> 1, height and width times 2,
-    twice."""
+    """(B, 192, 4, H/4, W/4) to one map, (B, 1, 1, H, W) in (0, 1): time 4 -> 2 -> 1, height and width times 2 twice."""
     return nn.Sequential(
         *rectified(transposed(192, 64, stride=2)), *rectified(over_time(64)),
         *rectified(nn.ConvTranspose3d(64, 4, 1, bias=False)), *rectified(over_time(4)),
@@ -275,8 +272,7 @@ def readout() -> nn.Sequential:
 
 
 def max_pool(x: Tensor, frames: int, pooling: dict) -> tuple[Tensor, Tensor]:
-    """The maxima of (B, C, T, H, W) over every `frames` frames and then over space, and where in space they were, for
-    `max_unpool`."""
+    """Maxima of (B, C, T, H, W) over every `frames` frames, then over space, and where they were, for `max_unpool`."""
     x = F.max_pool3d(x, (frames, 1, 1))
     return F.max_pool3d(x, **pooling, return_indices=True)
 

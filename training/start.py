@@ -67,7 +67,8 @@ def initialise_weights(model: nn.Module, weights: str, earlier: dict[str, Path] 
         missing = [name for name, path in earlier.items() if not path.is_file()]
         if missing:
             raise FileNotFoundError(f"no weights of the stage {missing[0]}: {earlier[missing[0]]} does not exist. "
-                                    f"Train it first, with --train-type {missing[0]} and the same --run-dir; or start this "
+                                    f"Train it first, with --train-type {missing[0]} and the same --run-dir; or start "
+                                    "this "
                                     "stage from random weights with --encoder-weights none, or from a whole network "
                                     "with --weights FILE")
         rgb, flow = (read_weights(path, model.state_dict())[0] for path in earlier.values())
