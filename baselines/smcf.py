@@ -393,7 +393,7 @@ class CrossStackFusion(nn.Module):
         return new_s, new_e
 
     def coarser(self, levels: list[Tensor], first: int) -> list[list[Tensor]]:
-        """For each level all coarser ones at its size; convolutions from `first` on are (1, 2), (1, 3), (1, 4), (2, 3) .."""
+        """For each level all coarser ones at its size; `first` is the convolution of (1, 2), then (1, 3) and so on."""
         carried = [[] for _ in levels]
         for number, (i, j) in enumerate(itertools.combinations(range(4), 2), start=first):
             carried[i].append(self.get_submodule(f"conv{number}")(levels[j], levels[i].shape[-2:]))

@@ -128,11 +128,11 @@ class Streams(GroupModel):
         return (frame.float() - mean.view(3, *[1] * (frame.ndim - 2))) * SCALE
 
     def for_objective(self, output: Tensor) -> Tensor:
-        """Raw output in the range of a density map, for Caffe's loss: as in `finish`, but not cut, resized or blurred."""
+        """Raw output in the range of a density map, for the loss: not cut, resized or blurred."""
         return (128 * output.float() + 127) / 255
 
     def finish(self, output: Tensor, size: tuple[int, int]) -> Tensor:
-        """Bring raw output to levels and to the frame's own size, blur it, and divide it by its maximum, as the authors do.
+        """Bring raw output to levels and the frame's size, blur it, divide it by its maximum, as the authors do.
 
         Args:
             output: (B, h, w), what `forward` returned.
