@@ -8,12 +8,11 @@ import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines.resizing import resize_frame
 from loss import Recipe
 from saliency_model import RecurrentModel, check_frame_size, rounded_to_8_bits, without_autocast
 from weights import load_entries
@@ -52,7 +51,7 @@ class FrameByFrame(RecurrentModel):
 
     def __init__(self, frame_size: tuple[int, int], **others) -> None:
         check_frame_size(frame_size, 16)
-        super().__init__(frame_size, prepare_frame, **others)
+        super().__init__(frame_size, resize_frame, **others)
 
     def run(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
         """`maps` with time in front: frames (T, B, 3, h, w) -> saliency maps (T, B, h, w), and the new state."""
@@ -416,20 +415,6 @@ def conv_lstm(gates: nn.Conv2d, inputs: Tensor,
         hidden = torch.sigmoid(out) * torch.tanh(cell)
         cells.append(cell)
     return torch.stack(cells), (hidden, cell)
-
-
-def prepare_frame(frame: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """Bring a frame to the network's size.
-
-    Args:
-        frame: (H, W, 3) uint8, RGB.
-        size: (h, w) to resize to, with OpenCV's INTER_AREA.
-
-    Returns:
-        (3, h, w) uint8, RGB.
-    """
-    resized = cv2.resize(frame, (size[1], size[0]), interpolation=cv2.INTER_AREA)
-    return torch.from_numpy(resized).permute(2, 0, 1)
 
 
 def check_switches(**switches) -> None:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import utils
+from baselines.resizing import resize_frame
 from loss import Recipe
 from saliency_model import GroupModel, check_frame_size, gaussian_blur, truncated_to_8_bits, without_autocast
 from weights import local_file, read_configuration
@@ -315,9 +316,9 @@ def prepare_frame(frame: np.ndarray, size: tuple[int, int] | None) -> Tensor:
     Returns:
         (3, h, w) uint8.
     """
-    height, width = size or fitted(*frame.shape[:2])
-    resized = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if size else cv2.INTER_LINEAR)
-    return torch.from_numpy(resized).permute(2, 0, 1)
+    if size is None:
+        return resize_frame(frame, fitted(*frame.shape[:2]), cv2.INTER_LINEAR)
+    return resize_frame(frame, size)
 
 
 def fitted(height: int, width: int) -> tuple[int, int]:

@@ -3,14 +3,15 @@
 Source: Min, Corso, "TASED-Net: Temporally-Aggregating Spatial Encoder-Decoder Network for Video Saliency Detection",
 ICCV 2019.
 """
+import functools
 from pathlib import Path
 
 import cv2
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines.resizing import resize_frame
 from loss import Recipe
 from model import check_clip, check_frame_stride
 from saliency_model import WindowModel, check_frame_size, gaussian_blur, truncated_to_8_bits, without_autocast
@@ -69,7 +70,8 @@ class TASEDNet(WindowModel):
         # another size.
         check_frame_size(frame_size, 32)
         check_frame_stride(frame_stride)
-        super().__init__(frame_size, prepare_frame, frame_stride=frame_stride)
+        prepare = functools.partial(resize_frame, interpolation=cv2.INTER_LINEAR)  # OpenCV's default
+        super().__init__(frame_size, prepare, frame_stride=frame_stride)
         self.frame_stride = frame_stride
         self.base1 = nn.Sequential(
             SeparableConv(3, 64, side=7, stride=2), nn.MaxPool3d(**OVERLAPPING), PointConv(64, 64),
@@ -295,20 +297,6 @@ def blur_weights(like: Tensor) -> Tensor:
     places = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, device=like.device, dtype=like.dtype)
     weights = torch.exp(-places ** 2 / (2 * BLUR_SIGMA ** 2))
     return weights / weights.sum()
-
-
-def prepare_frame(frame: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """Bring a frame to the network's size.
-
-    Args:
-        frame: (H, W, 3) uint8, RGB.
-        size: (h, w) to resize to, bilinearly and without antialiasing, as OpenCV does by default.
-
-    Returns:
-        (3, h, w) uint8.
-    """
-    resized = cv2.resize(frame, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    return torch.from_numpy(resized).permute(2, 0, 1)
 
 
 def name_in_s3d(name: str) -> str:
