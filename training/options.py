@@ -1,8 +1,9 @@
 """The command line of train.py; the defaults of training are the networks' own recipes.
 
-To add an option of training, give `loss.Recipe` a field and `training_arguments` a flag of its name.
+How to add a flag for training, or for an argument of a network: docs/extending.md.
 """
 import argparse
+import inspect
 import math
 import os
 from dataclasses import replace
@@ -16,8 +17,7 @@ from videos.optical_flow import PICTURES, flow_arguments
 from videos.splits import DATASET_FOLDERS, DATASETS
 
 # Arguments of networks: of each of these flags, the network's own default holds unless it is given.
-NETWORK = ("num_recursions", "frame_size", "frame_stride", "width", "embed_dim", "depths", "num_heads", "patch_norm",
-           "drop_path", "alpha", "ema_loc", "residual", "dropout", "flow_kind", "trunk_width", "trunk_blocks")
+NETWORK = {name for model in MODELS.values() for name in inspect.signature(model).parameters}
 
 
 def arguments(description: str | None = None) -> argparse.ArgumentParser:
