@@ -285,7 +285,8 @@ def main(args: argparse.Namespace) -> int:
                                 "continue with --resume, start over with --overwrite, or choose another --run-dir")
 
     stored = read_last(last) if resume else None
-    model = make_model(args.model, args.weights, stored, {name: value for name, value in given.items() if name in NETWORK})
+    network = {name: value for name, value in given.items() if name in NETWORK}
+    model = make_model(args.model, args.weights, stored, network)
     if stage:
         model.set_stage(stage)
     # On the CPU: loader processes make it.
