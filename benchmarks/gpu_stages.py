@@ -27,7 +27,7 @@ from benchmarks.timing import matrix_rate, median_seconds, synchronise
 from dataloader import ClipDataset, clip_loader
 from predict import predict_source
 from prediction.sources import Source
-from saliency_model import prepare_frame
+from saliency_model import EngineOptions, prepare_frame
 from utils import default_precision, float32_is_float32, select_device
 from videos.decoding import av
 from videos.prepared import FrameCache
@@ -277,7 +277,8 @@ def evaluate(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
             if av is None and (kind == "overlay" or source is overlay):
                 keep({"program": what, "frames/s": None, "how": "not run: PyAV is not installed"})
                 continue
-            predict = functools.partial(predict_source, model, source, folder, [kind], batch_size=batch)
+            predict = functools.partial(predict_source, model, source, folder, [kind],
+                                        EngineOptions(batch_size=batch))
             keep({"program": what, "frames/s": frames / median_seconds(predict, 1, device, warm_up=1), "how": how})
         read_clips(folder / "clips", tiny, size, keep)
     fastest = max((row["clips/s"] for row in stored_rows(out, "step") if row.get("clips/s")), default=None)

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines import optical_flow
 from prediction.sources import Source, TimedFrame
 from saliency_model import EngineOptions, PreparedFrame, SaliencyModel, Step, stretch
 from utils import at_least, in_background
+from videos import optical_flow
 from videos.optical_flow import Flow, FlowSource
 
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 from conftest import make_small
 
-from benchmarks import clips, evaluation, gpu, gpu_stages, network, plain, timing
+from benchmarks import clips, evaluation, gpu, gpu_stages, measures, network, plain, timing
 from dataloader import ClipDataset
-from loss import measures
 from saliency_model import prepare_frame
 from utils import computes_bfloat16
 

@@ -111,14 +111,14 @@ def test_every_frame_is_decoded_once(no_figures, short_set, weights_file, tmp_pa
 
 def test_the_programs_maps_with_the_full_networks_weights_are_those_of_the_network(tmp_path, manifest):
     torch.save(fill.weights(manifest, seed=1, gain=1.0), tmp_path / "RecSalNet.pth")
-    (tmp_path / "RecSalNet.json").write_text(json.dumps({"configuration": {"frame_size": [64, 96]}}))
-    make_fixations(tmp_path / "set" / "val" / "a", [(0, 0)] * 2, size=(40, 60))
+    (tmp_path / "RecSalNet.json").write_text(json.dumps({"configuration": {"frame_size": [32, 32]}}))
+    make_fixations(tmp_path / "set" / "val" / "a", [(0, 0)], size=(40, 60))
     run(tmp_path / "set", tmp_path / "RecSalNet.pth", tmp_path / "out")
     model = RecSalNet.from_pretrained(tmp_path / "RecSalNet.pth")
     with torch.no_grad():
         clip = torch.stack([model.prepare(np.zeros((40, 60, 3), np.uint8))] * 32, dim=1)[None]
         expected = to_8_bit(model.finish(model(model.normalise(clip)), (40, 60))[0])
-    assert np.array_equal(np.array(Image.open(tmp_path / "out" / "set_val_RecSalNet_float" / "RecSalNet" / "a" / "0002.png")), expected)
+    assert np.array_equal(np.array(Image.open(tmp_path / "out" / "set_val_RecSalNet_float" / "RecSalNet" / "a" / "0001.png")), expected)
 
 
 def test_a_weight_file_by_fill_gives_the_golden_map_through_the_programs_engine(tmp_path, manifest):

@@ -76,13 +76,13 @@ def test_weights_without_their_description_are_said_to_be_taken_for_the_papers(r
     assert "no configuration in or beside" in capsys.readouterr().out
 
 
-def test_the_readmes_python_example_runs(tmp_path, recsalnet_file, monkeypatch):
+def test_the_documented_python_example_runs(tmp_path, recsalnet_file, monkeypatch):
     monkeypatch.chdir(tmp_path)
     writer = cv2.VideoWriter("my_video.avi", cv2.VideoWriter_fourcc(*"MJPG"), 30, (48, 32))
     for value in range(2):
         writer.write(np.full((32, 48, 3), 80 * value, np.uint8))
     writer.release()
-    example = (TESTS.parent / "README.md").read_text().split("```python\n")[1].split("```")[0].replace("    ...", "    found.append(saliency)")
+    example = (TESTS.parent / "docs" / "prediction.md").read_text().split("```python\n")[1].split("```")[0].replace("    ...", "    found.append(saliency)")
     found = []
     exec(example.replace("saved_models/RecSalNet.pth", str(recsalnet_file)).replace("my_video.mp4", "my_video.avi"), {"found": found})
     assert [saliency.shape for saliency in found] == [(32, 48)] * 2

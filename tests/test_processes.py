@@ -243,4 +243,4 @@ def parent_of(process):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    work(Path(sys.argv[1]))
+    work(Path(sys.argv[1]), sys.argv[2:])

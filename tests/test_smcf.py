@@ -283,7 +283,7 @@ def test_the_authors_file_loads_with_its_prefix_and_in_another_precision(release
 
 def test_the_configuration_that_came_with_a_file_is_used_and_can_be_replaced(shapes, monkeypatch):
     monkeypatch.setattr(SMCF, "read_file", lambda path: (constants(shapes, 1), {"frame_size": [64, 96]}))
-    monkeypatch.setattr("model.load_entries", lambda model, entries, source: None)
+    monkeypatch.setattr("saliency_model.load_entries", lambda model, entries, source: None)
     model = SMCF.from_pretrained("a.pth")
     assert model.is_described and model.config == {"frame_size": [64, 96], **RESNET_50}
     assert model.prepare(np.zeros((45, 80, 3), np.uint8)).shape == (3, 64, 96)
