@@ -204,7 +204,7 @@ class WindowAttention(nn.Module):
     def position_bias(self, n: int, dtype: torch.dtype) -> Tensor:
         """The bias of every pair of tokens, (heads, N, N); kept from call to call where no gradient is wanted.
 
-        It is built anew after whatever changes the table: loading, moving, `train()` and `eval()`, a pass with
+        It is rebuilt after whatever changes the table: loading, moving, `train()` and `eval()`, a pass with
         gradients (fused optimisers do not count their writes), and every write that PyTorch counts.
         """
         table = self.relative_position_bias_table

@@ -1,7 +1,7 @@
 """The plain formulation that every speed here is a ratio to: RecSal-Net as one would first write it. Frozen.
 
 Float32, one clip at a time, default memory layout, softmax attention written out, position bias and shift mask built
-anew in each forward pass, frames decoded by one thread, OpenCV for what follows the network, loops over fixations for
+again in each forward pass, frames decoded by one thread, OpenCV for what follows the network, loops over fixations for
 the measures. It takes a state dict with the authors' names and shares no code with `model.py`, so no change there can
 make it faster.
 """
@@ -170,7 +170,7 @@ def write(path: Path, saliency: np.ndarray) -> None:
 @torch.no_grad()
 def saliency_maps(weights: dict[str, Tensor], paths: list[Path], size: tuple[int, int],
                   device: torch.device) -> Iterator[np.ndarray]:
-    """One map a frame, one clip after the other: each frame is decoded once, and each clip stacked and copied anew."""
+    """One map a frame, one clip after the other: each frame is decoded once, and each clip stacked and copied again."""
     window: list[Tensor] = []
     for path in paths:
         frame = prepare(path, size)
