@@ -11,9 +11,9 @@ import copy, pickle, sys
 {before}
 import torch
 network = torch.hub.load({repository!r}, "recsalnet", source="local", weights={weights!r})
-import model, utils, weights
-assert utils.MINE and model.MINE and weights.MINE, "the caller's own modules"
-assert not any(getattr(m, "__file__", None) and m.__file__.startswith({repository!r}) for n, m in sys.modules.items() if n in ("model", "utils", "weights", "swin_transformer"))
+import loss, model, saliency_model, utils, weights
+assert all(module.MINE for module in (loss, model, saliency_model, utils, weights)), "the caller's own modules"
+assert not any(getattr(m, "__file__", None) and m.__file__.startswith({repository!r}) for n, m in sys.modules.items() if n in ("loss", "model", "saliency_model", "utils", "weights", "swin_transformer"))
 torch.hub.load({repository!r}, "recsalnet", source="local", weights={weights!r})  # again: the first one stays whole
 again = pickle.loads(pickle.dumps(copy.deepcopy(network)))
 clip = torch.randn(1, 3, 32, *network.config["frame_size"])
@@ -23,11 +23,11 @@ print(type(network).__name__, type(network).__module__)
 """
 
 
-@pytest.mark.parametrize("before", ["", "import utils, model, weights"])
+@pytest.mark.parametrize("before", ["", "import loss, model, saliency_model, utils, weights"])
 def test_the_hub_loads_the_network_where_the_caller_has_modules_of_the_same_names(tmp_path, tiny_model, before):
     torch.save(tiny_model.state_dict(), tmp_path / "a.pth")
     (tmp_path / "a.json").write_text(json.dumps({"configuration": tiny_model.config}))
-    for name in ("utils", "model", "weights"):
+    for name in ("loss", "model", "saliency_model", "utils", "weights"):
         (tmp_path / f"{name}.py").write_text("MINE = True\n")
     script = SCRIPT.format(before=before, repository=str(TESTS.parent), weights=str(tmp_path / "a.pth"))
     ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
