@@ -37,7 +37,7 @@ import train
 from dataloader import ClipDataset
 from model import RecSalNet
 from utils import at_least
-from videos import optical_flow
+from baselines import optical_flow
 from videos.check import check_dataset
 from videos.video import find_videos
 
