@@ -64,8 +64,8 @@ class ClipDataset(Dataset):
         self.videos, self.prepare, self.size, self.seed, self.cache = videos, prepare, size, seed, cache
         self.flow, self.masks, self.group = flow, masks, group
         self.clip_len, self.frame_stride, self.flip, self.skip_bad = clip_len, frame_stride, flip, skip_bad
-        self.reading: Reading | None = None                                # set where loader processes read
-        self.span = (clip_len - 1) * frame_stride + 1                      # frames of the video that a clip covers
+        self.reading: Reading | None = None            # set where loader processes read
+        self.span = (clip_len - 1) * frame_stride + 1  # frames of the video that a clip covers
         # (video, indices of possible last frames): one item a video in training, one a clip in validation.
         self.items = [(video, ends) for video in videos for ends in self.last_frames(video, every)]
 
@@ -135,7 +135,7 @@ class ClipDataset(Dataset):
             fixations = self.read(functools.partial(read_fixations, like=video.maps[stem]), video.fixations[stem])
             check_same_size(density, fixations, video, stem)
         else:
-            fixations = np.zeros(density.shape, dtype=bool)                # NSS is undefined there, and left out
+            fixations = np.zeros(density.shape, dtype=bool)  # NSS is undefined there, and left out
         if self.size is not None:
             density, fixations = resize_density(density, self.size), move_fixations(fixations, self.size)
         return {"density": torch.from_numpy(density), "fixations": torch.from_numpy(fixations)}
@@ -166,6 +166,9 @@ class VideoClips(ClipDataset):
     def __init__(self, videos: list[Video], prepare: Callable[[np.ndarray], Tensor], clip_len: int,
                  size: tuple[int, int], **others) -> None:
         super().__init__(videos, prepare, clip_len, size=size, **others)
+        if self.flow is not None or self.masks:
+            raise ValueError("networks that carry a state are trained on frames and density maps: clips of whole "
+                             "videos have neither optical flow nor masks")
         self.items = [(number, first) for number, video in enumerate(videos)
                       for first in range(0, video.annotated()[-1] + 1, clip_len)]
 
@@ -241,7 +244,7 @@ class EpochBatches(Sampler):
     def __init__(self, length: int, batch_size: int, shuffle: bool, seed: int = 0, rank: int = 0,
                  world_size: int = 1) -> None:
         self.length, self.shuffle, self.seed, self.rank, self.world_size = length, shuffle, seed, rank, world_size
-        self.total_batch = batch_size * world_size                         # items of all ranks
+        self.total_batch = batch_size * world_size  # items of all ranks
         self.epoch = self.start = 0
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -323,7 +326,7 @@ class Reading:
     def __init__(self, workers: int) -> None:
         self.processes = torch.zeros(workers, dtype=torch.int64).share_memory_()
         self.paths = torch.zeros(workers, 4096, dtype=torch.uint8).share_memory_()
-        self.over = torch.zeros((), dtype=torch.bool).share_memory_()      # whether the processes may end
+        self.over = torch.zeros((), dtype=torch.bool).share_memory_()  # whether the processes may end
 
     def begin(self) -> None:
         """Called in a loader process when it starts."""

@@ -17,7 +17,7 @@ def load_privately(names: tuple[str, ...]) -> dict:
         for name in names:
             known = sys.modules.get(f"recsalnet_{name}")
             if known is not None and Path(known.__file__).parent == Path(__file__).parent:
-                modules[name] = sys.modules[name] = known                  # the same classes, or pickling would fail
+                modules[name] = sys.modules[name] = known  # the same classes, or pickling would fail
                 continue
             spec = importlib.util.spec_from_file_location(f"recsalnet_{name}", Path(__file__).parent / f"{name}.py")
             modules[name] = sys.modules[spec.name] = sys.modules[name] = importlib.util.module_from_spec(spec)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EPS = 2.2204e-16                                                           # the benchmark's; another one shifts KL
+EPS = 2.2204e-16  # the benchmark's; another one shifts KL
 
 
 def cc(saliency: Tensor, density: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def similarity(saliency: Tensor, density: Tensor) -> Tensor:
         (B,); NaN where either map is constant.
     """
     check(saliency, density)
-    p, d = (above_minimum(x) for x in (saliency, density))                # dividing by the maximum too would cancel out
+    p, d = (above_minimum(x) for x in (saliency, density))  # dividing by the maximum too would cancel out
     value = torch.minimum(p / p.sum(1, keepdim=True), d / d.sum(1, keepdim=True)).sum(1)
     return defined_where(value, ~is_constant(saliency) & ~is_constant(density))
 
@@ -107,17 +107,17 @@ def auc_judd(saliency: Tensor, fixations: Tensor, ties: str = "expected") -> Ten
         raise ValueError(f'ties must be "expected" or "none", got {ties!r}')
     check(saliency, fixations)
     p = accurate(saliency)
-    values, inside = fixated_values(p, fixations)                          # (B, K)
-    values = values.masked_fill(~inside, torch.inf).sort(dim=1).values     # ascending, the padding last
+    values, inside = fixated_values(p, fixations)                       # (B, K)
+    values = values.masked_fill(~inside, torch.inf).sort(dim=1).values  # ascending, the padding last
     inside, n = values.isfinite(), inside.sum(1)
-    m = p.shape[1] - n                                                     # pixels that are not fixated
+    m = p.shape[1] - n                                                  # pixels that are not fixated
     area = (expected_area if ties == "expected" else plain_area)(values, inside, p, n, m)
     return defined_where(area, (n > 0) & (m > 0) & is_finite(p))
 
 
 def plain_area(values: Tensor, inside: Tensor, p: Tensor, n: Tensor, m: Tensor) -> Tensor:
     """The trapezoid rule through (0, 0), one point a fixated value, and (1, 1)."""
-    rank = n[:, None] - torch.arange(values.shape[1], device=n.device)     # n .. 1 along ascending values
+    rank = n[:, None] - torch.arange(values.shape[1], device=n.device)  # n .. 1 along ascending values
     fp = accurate_like(count_from(p, values)[0] - rank) / m[:, None]
     # In ascending order: (1, 1), (fp, n / n), .. (fp, 1 / n), (0, 0). The rule sums the mean TP of neighbours times
     # their distance in FP, which is the sum over all points of FP times half the difference of its neighbours' TP.
@@ -132,7 +132,7 @@ def expected_area(values: Tensor, inside: Tensor, p: Tensor, n: Tensor, m: Tenso
     With a fixated and b other pixels at a value, A others above it, and l the lowest fixated value:
     1 - sum a (A + b / 2) / (n M) + (A_l + b_l a_l / (a_l + 1)) / (2 n M).
     """
-    pixels = count_from(p, values)                                        # at or above each fixated value, and above it
+    pixels = count_from(p, values)  # at or above each fixated value, and above it
     fixated = [count - (~inside).sum(1, keepdim=True) for count in count_from(values, values)]
     others_from, above = (accurate_like(x - y) for x, y in zip(pixels, fixated))  # A + b, A
     a = accurate_like(fixated[0] - fixated[1])
@@ -146,12 +146,12 @@ def count_from(p: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
     N searches in K values, and a histogram: several times faster than sorting N.
     """
-    next_values = values.nextafter(torch.full_like(values, torch.inf))    # above a value is at or above the next number
+    next_values = values.nextafter(torch.full_like(values, torch.inf))  # above a value is at or above the next number
     bounds, order = torch.cat([values, next_values], dim=1).sort(dim=1)
-    passed = torch.searchsorted(bounds, p, right=True)                     # (B, N): bounds at or below each pixel
+    passed = torch.searchsorted(bounds, p, right=True)                  # (B, N): bounds at or below each pixel
     histogram = passed.new_zeros(len(p), bounds.shape[1] + 1)
     histogram.scatter_add_(1, passed, passed.new_ones(1).expand_as(passed))
-    reached = histogram.flip(1).cumsum(1).flip(1)[:, 1:]                   # pixels that pass at least so many bounds
+    reached = histogram.flip(1).cumsum(1).flip(1)[:, 1:]  # pixels that pass at least so many bounds
     return torch.empty_like(reached).scatter_(1, order, reached).chunk(2, dim=1)
 
 
@@ -174,7 +174,7 @@ def auc_shuffled(saliency: Tensor, fixations: Tensor, other_fixations: Tensor) -
     low, high = (extreme(accurate(saliency), dim=1, keepdim=True) for extreme in (torch.amin, torch.amax))
     thresholds = torch.arange(10, -1, -1, device=low.device, dtype=low.dtype) * 0.1
     shares, counts = zip(*(share_from(saliency, low, high, x, thresholds) for x in (fixations, other_fixations)))
-    tp, fp = (F.pad(x, (1, 0)) for x in shares)                            # (B, 12), from 0 to 1; (1, 1) is threshold 0
+    tp, fp = (F.pad(x, (1, 0)) for x in shares)  # (B, 12), from 0 to 1; (1, 1) is threshold 0
     area = ((fp[:, 1:] - fp[:, :-1]) * (tp[:, 1:] + tp[:, :-1]) / 2).sum(1)
     spread = (high - low)[:, 0]
     return defined_where(area, (counts[0] > 0) & (counts[1] > 0) & (spread > 0) & spread.isfinite())
@@ -210,7 +210,7 @@ def bce(saliency: Tensor, density: Tensor) -> Tensor:
     p, d = accurate(saliency), above_minimum(density)
     step = torch.finfo(p.dtype).eps
     p, d = p.clamp(step, 1 - step), d / d.amax(1, keepdim=True)
-    value = -(d * torch.log(p) + (1 - d) * torch.log(1 - p)).mean(1)       # written out: autocast refuses PyTorch's own
+    value = -(d * torch.log(p) + (1 - d) * torch.log(1 - p)).mean(1)  # written out: autocast refuses PyTorch's own
     return defined_where(value, ~is_constant(density))
 
 
@@ -240,8 +240,8 @@ LABELS = {**{name: measure.label for name, measure in MEASURES.items()}, "l1": "
 # Terms of the objective, and their sign in the loss.
 SIGNS = {"kl": 1, "cc": -1, "nss": -1, "sim": -1, "l1": 1, "bce": 1}
 TERMS = {"kl": kldiv, "cc": cc, "nss": nss, "sim": similarity, "l1": l1, "bce": bce}
-GRADIENTS = ("averaged", "summed")                                 # of the batches of a step
-KL_OVER = ("sample", "batch")                                      # over what both maps of KL are divided by their sums
+GRADIENTS = ("averaged", "summed")  # of the batches of a step
+KL_OVER = ("sample", "batch")       # over what both maps of KL are divided by their sums
 
 
 def measures(saliency: Tensor, density: Tensor, fixations: Tensor, other_fixations: Tensor) -> dict[str, Tensor]:
@@ -251,7 +251,7 @@ def measures(saliency: Tensor, density: Tensor, fixations: Tensor, other_fixatio
         saliency, density: (B, H, W) of one size.
         fixations, other_fixations: (B, H, W) bool.
     """
-    saliency, density = accurate_like(saliency), accurate_like(density)    # once for all
+    saliency, density = accurate_like(saliency), accurate_like(density)  # once for all
     targets = {"density": density, "fixations": fixations, "other_fixations": other_fixations}
     return {name: measure.function(saliency, *(targets[target] for target in measure.targets))
             for name, measure in MEASURES.items()}
@@ -285,11 +285,11 @@ def objective(saliency: Tensor, density: Tensor, fixations: Tensor, weights: dic
     unknown = set(weights) - set(TERMS)
     if unknown:
         raise ValueError(f"unknown terms of the objective: {sorted(unknown)}; the terms are {list(TERMS)}")
-    terms, loss = {}, accurate(saliency).sum() * 0                         # keeps a graph even if nothing is defined
+    terms, loss = {}, accurate(saliency).sum() * 0  # keeps a graph even if nothing is defined
     for name, measure in TERMS.items():
         maps = saliency, fixations if measure is nss else density
         if measure is kldiv and kl_over == "batch":
-            maps = tuple(x.flatten(0, 1)[None] for x in maps)              # one tall map, (1, B H, W)
+            maps = tuple(x.flatten(0, 1)[None] for x in maps)  # one tall map, (1, B H, W)
         with torch.set_grad_enabled(torch.is_grad_enabled() and weights.get(name, 0) != 0):
             value, left_out = batch_mean(measure, *maps)
         terms[f"{name}_left_out"] = left_out * (len(saliency) // len(maps[0]))
@@ -340,11 +340,11 @@ OBJECTIVES = {"maps": objective, "euclidean": euclidean, "logits": logits}
 def batch_mean(measure, saliency: Tensor, target: Tensor) -> tuple[Tensor, int]:
     """The sum over the samples where the measure is defined, over the batch size; and how many were left out."""
     values = measure(saliency, target)
-    undefined = values.isnan() & saliency.flatten(1).isfinite().all(1)     # a broken saliency map is not left out
+    undefined = values.isnan() & saliency.flatten(1).isfinite().all(1)  # a broken saliency map is not left out
     left_out = int(undefined.sum())
     if left_out == len(values):
         return values.new_zeros(()), left_out
-    if left_out:                                                           # again without them: their gradient is NaN
+    if left_out:  # again without them: their gradient is NaN
         values = measure(saliency[~undefined], target[(~undefined).to(target.device)])
     return values.sum() / len(saliency), left_out
 
@@ -419,7 +419,7 @@ class Recipe:
         """What must be the same when a run is resumed, in plain values: not how long it is, nor what has no flag."""
         without_flag = ("optimizer", "optimizer_options", "milestones", "gamma", "decay_epochs", "loss")
         values = {name: value for name, value in vars(self).items() if name not in ("epochs", *without_flag)}
-        values["objective"] = values.pop("loss_weights")                   # its name in run folders
+        values["objective"] = values.pop("loss_weights")  # its name in run folders
         return {**values, "scales": list(self.scales)}
 
 
@@ -428,9 +428,9 @@ class Recipe:
 def check(saliency: Tensor, target: Tensor) -> None:
     """Raise a ValueError where two arguments are not batches of maps of one size."""
     if saliency.ndim != 3 or saliency.shape != target.shape:
-        raise ValueError("expected two batches of maps of one size, (B, H, W), "
-                         f"got {tuple(saliency.shape)} and {tuple(target.shape)}: "
-                         "resize one of them, or add the batch axis to a single map with [None]")
+        raise ValueError(f"expected two batches of maps of one size, (B, H, W), got {tuple(saliency.shape)} and "
+                         f"{tuple(target.shape)}: resize one of them, or add the batch axis to a single map with "
+                         "[None]")
 
 
 def accurate(x: Tensor) -> Tensor:
@@ -466,7 +466,7 @@ def is_finite(x: Tensor) -> Tensor:
 
 
 def fixated_values(x: Tensor, fixations: Tensor) -> tuple[Tensor, Tensor]:
-    """The values of `x` at the fixations, (B, K), padded; and which are no padding, (B, K) bool. K is at least 1.
+    """The values of `x` at the fixations, (B, K), padded; and which are not padding, (B, K) bool. K is at least 1.
 
     Fixations that lie on the CPU are listed there, and the list goes to the device of `x` without waiting for it.
     """

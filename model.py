@@ -46,7 +46,7 @@ class RecSalNet(WindowModel):
         embed_dim, depths, num_heads, patch_norm, drop_path: of the encoder (`SwinTransformer3D`).
     """
 
-    clip_len = 32                                                          # fixed by the network: 16 tokens -> 8 -> 1
+    clip_len = 32  # fixed by the network: 16 tokens -> 8 -> 1
     known_by, authors_file = ("conv1.weight", "backbone.patch_embed.proj.weight"), "RecSalNet.pth"
     recipe = Recipe(lr=1e-5, epochs=500, val_every=3, loss_weights={"kl": 1.0, "cc": 1.0, "nss": 0.1})  # the paper's
     abilities = (*WindowModel.abilities, "activation_checkpointing")
@@ -55,14 +55,13 @@ class RecSalNet(WindowModel):
 
     def __init__(self, num_recursions: int = 2, frame_size: tuple[int, int] = (224, 384), frame_stride: int = 1,
                  width: int = 192, embed_dim: int = 96, depths: tuple = (2, 2, 18, 2),
-                 num_heads: tuple = (3, 6, 12, 24),
-                 patch_norm: bool = False, drop_path: float = 0.2) -> None:
+                 num_heads: tuple = (3, 6, 12, 24), patch_norm: bool = False, drop_path: float = 0.2) -> None:
         check_frame_size(frame_size, 32)
         check_frame_stride(frame_stride)
         check_configuration(num_recursions, width, embed_dim, num_heads, drop_path)
         super().__init__(frame_size, prepare_frame, num_recursions=num_recursions, frame_stride=frame_stride,
-                         width=width, embed_dim=embed_dim,
-                         depths=list(depths), num_heads=list(num_heads), patch_norm=patch_norm, drop_path=drop_path)
+                         width=width, embed_dim=embed_dim, depths=list(depths), num_heads=list(num_heads),
+                         patch_norm=patch_norm, drop_path=drop_path)
         self.num_recursions, self.frame_stride = num_recursions, frame_stride
         self.encoder = SwinTransformer3D(embed_dim, depths, num_heads, patch_norm=patch_norm, drop_path=drop_path)
         self.laterals = nn.ModuleList(
@@ -88,13 +87,13 @@ class RecSalNet(WindowModel):
             ValueError: the clip has another shape.
         """
         check_clip(clip, self.clip_len)
-        features = self.encoder(clip)                                          # 4 x (B, C_i, T/2, H_i, W_i)
-        encoded = [reduce(f) for reduce, f in zip(self.laterals, features)]    # F_1 .. F_4, (B, width, T/4, H_i, W_i)
-        state = self.recursive_block.top_down(encoded)                         # F_i^1
+        features = self.encoder(clip)                                        # 4 x (B, C_i, T/2, H_i, W_i)
+        encoded = [reduce(f) for reduce, f in zip(self.laterals, features)]  # F_1 .. F_4, (B, width, T/4, H_i, W_i)
+        state = self.recursive_block.top_down(encoded)                       # F_i^1
         for _ in range(self.num_recursions):
-            state = self.recurse(encoded, state)                               # F_i^(4k+1), k = 1 .. K
-        side_maps = [decode(f) for decode, f in zip(self.decoders, state)]     # P_1 .. P_4, (B, 1, 1, H, W)
-        return self.read_out(torch.cat(side_maps, dim=1))[:, 0, 0]             # P
+            state = self.recurse(encoded, state)                             # F_i^(4k+1), k = 1 .. K
+        side_maps = [decode(f) for decode, f in zip(self.decoders, state)]   # P_1 .. P_4, (B, 1, 1, H, W)
+        return self.read_out(torch.cat(side_maps, dim=1))[:, 0, 0]           # P
 
     @property
     def has_idle_parameters(self) -> bool:
@@ -113,7 +112,7 @@ class RecSalNet(WindowModel):
         In bfloat16 its output would have 256 levels between two powers of 2, and many ties, which SIM and AUC-J notice.
         """
         with without_autocast(side_maps.device):
-            return self.readout(side_maps.to(self.readout[0].weight.dtype))    # (B, 1, 1, H, W)
+            return self.readout(side_maps.to(self.readout[0].weight.dtype))  # (B, 1, 1, H, W)
 
     @property
     def activation_checkpointing(self) -> bool:
@@ -146,7 +145,7 @@ class RecSalNet(WindowModel):
         if min(size) < 6:
             raise ValueError(f"frames must be at least 6 pixels high and wide for the 11 x 11 blur, got {size[0]} x "
                              f"{size[1]} (H x W)")
-        with without_autocast(output.device):                              # or the blur would round to bfloat16
+        with without_autocast(output.device):  # or the blur would round to bfloat16
             maps = super().finish(output, size)
             weights = torch.exp(-torch.arange(-5, 6, device=maps.device, dtype=maps.dtype) ** 2 / 8)
             return gaussian_blur(maps, weights / weights.sum())
@@ -162,7 +161,7 @@ class RecSalNet(WindowModel):
         the ratio of bright to dark, hardly depends on its input: training stalls for hundreds of steps.
         """
         for decode in self.decoders:
-            for conv in (decode[0], decode[3], decode[6]):                     # those before a ReLU
+            for conv in (decode[0], decode[3], decode[6]):  # those before a ReLU
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         nn.init.constant_(self.readout[0].weight, SHARPNESS / self.readout[0].weight.numel())
         nn.init.constant_(self.readout[0].bias, -SHARPNESS)
@@ -182,7 +181,7 @@ class RecSalNet(WindowModel):
             raise ValueError(f"depths of the configuration that belongs to {source} must be numbers of blocks, got "
                              f"{depths}")
         model = super().built_for(config, entries, source)
-        for name, constant in model.state_dict().items():                      # others would point nowhere
+        for name, constant in model.state_dict().items():  # others would point nowhere
             if not constant.is_floating_point() and not torch.equal(constant, entries[name]):
                 raise ValueError(f"{name} of {source} is not what it is in every {cls.__name__}: the file is damaged")
         return model
@@ -228,7 +227,7 @@ class ASPP(nn.Module):
             nn.Conv3d(width, width // 4, kernel_size=1),
             nn.Conv3d(width, width // 4, kernel_size=3, dilation=(1, 3, 3), padding=(1, 3, 3)),
             nn.Conv3d(width, width // 4, kernel_size=3, dilation=(1, 6, 6), padding=(1, 6, 6)),
-            nn.Conv3d(width, width // 4, kernel_size=1),                   # of the global average
+            nn.Conv3d(width, width // 4, kernel_size=1),  # of the global average
         ])
         for conv in self.branches:
             nn.init.normal_(conv.weight, std=math.sqrt(2 / (math.prod(conv.kernel_size) * conv.out_channels)))
@@ -248,8 +247,8 @@ class GatedFusion(nn.Module):
         self.gate = nn.Conv3d(width, 1, kernel_size=1)
 
     def forward(self, new: Tensor, old: Tensor) -> Tensor:
-        g = torch.sigmoid(self.gate(new))                                  # (B, 1, T, H, W)
-        return torch.lerp(old, new, g)                                     # g new + (1 - g) old
+        g = torch.sigmoid(self.gate(new))  # (B, 1, T, H, W)
+        return torch.lerp(old, new, g)     # g new + (1 - g) old
 
 
 class Upsample(nn.Module):
@@ -280,7 +279,7 @@ def decoder(width: int, factor: int) -> nn.Sequential:
         layers += [nn.Conv3d(before, after, (2, 3, 3), stride=(2, 1, 1), padding=(0, 1, 1), bias=False), nn.ReLU(),
                    Upsample(2)]
     if factor == 4:
-        layers.pop()                                                       # two doublings are enough
+        layers.pop()  # two doublings are enough
     layers.append(nn.Conv3d(widths[-1], 1, (1, 3, 3), padding=(0, 1, 1), bias=False))
     if factor > 8:
         layers.append(Upsample(factor // 8))
@@ -288,7 +287,7 @@ def decoder(width: int, factor: int) -> nn.Sequential:
 
 
 def check_frame_stride(frame_stride: int) -> None:
-    """Refuse what is no number of frames."""
+    """Refuse what is not a number of frames."""
     if not 1 <= frame_stride <= 1000 or frame_stride != int(frame_stride):
         raise ValueError(f"frame_stride must be a whole number from 1 to 1000, got {frame_stride}")
 

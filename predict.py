@@ -162,8 +162,8 @@ def arguments() -> argparse.ArgumentParser:
 def output_kind(text: str) -> str:
     """An argparse type: a key of `OUTPUTS`."""
     if text not in OUTPUTS:
-        raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(OUTPUTS)}; "
-                                         "if it is an INPUT, put it before --save")
+        raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(OUTPUTS)}; if it is an INPUT, put it before "
+                                         "--save")
     return text
 
 
@@ -219,8 +219,8 @@ def main(args: argparse.Namespace) -> None:
     if args.every > 1 and args.interpolate > 1:
         raise ValueError("--every leaves out the maps that --interpolate draws: choose one")
     if args.submission and ("png" not in kinds or args.every > 1 or args.start or args.end < math.inf):
-        raise ValueError("--submission needs the maps of all frames as PNG: give --save png, "
-                         "without --every, --start and --end")
+        raise ValueError("--submission needs the maps of all frames as PNG: give --save png, without --every, --start "
+                         "and --end")
     sources = find_sources(args.inputs, fps=args.fps, start=args.start, end=args.end,
                            stills=MODELS[args.model].takes_stills)
     check_names(sources)
@@ -229,7 +229,7 @@ def main(args: argparse.Namespace) -> None:
         check_test_set([source.name for source in sources])
     if not args.overwrite:
         utils.refuse_to_replace(filter(None, [args.export, args.submission]), "--overwrite replaces it")
-    sources = usable(sources, args.skip_bad)                               # reported before anything is computed
+    sources = usable(sources, args.skip_bad)  # reported before anything is computed
     weights = args.weights or default_weights(args.model)
     if args.export:
         model = load_model(weights, torch.device("cpu"), frame_size=args.frame_size, name=args.model)
@@ -266,7 +266,7 @@ def main(args: argparse.Namespace) -> None:
 
     all_settings = [{**settings, "input": source.identity()} for source in sources]
     plans = [plan(source, args.out, kinds, own, args.overwrite, args.skip_existing)
-             for source, own in zip(sources, all_settings)]                # all, before anything is removed
+             for source, own in zip(sources, all_settings)]  # all, before anything is removed
     for source, own, (done, complete) in zip(sources, all_settings, plans):
         if complete:
             print(f"{source.path}: everything is there already")

@@ -75,7 +75,13 @@ class PreparedFrame(NamedTuple):
 
 
 NO_MAP = PreparedFrame(None, None)  # ends a step whose frames are seen, but get no map
-Step = list[PreparedFrame]                                                 # frames of which the last one gets a map
+Step = list[PreparedFrame]          # frames of which the last one gets a map
+
+
+class StepOutput(NamedTuple):
+    """A step, and the network's output, (h, w), for its last frame."""
+    step: Step
+    output: Tensor
 
 
 @dataclass
@@ -95,7 +101,7 @@ class Carried:
 class SaliencyModel(nn.Module):
     """What the scripts need of every network, and most networks need not write again.
 
-    A network derives from one of the three kinds, adds `forward` (or `maps`), and whatever it does otherwise.
+    A network derives from one of the three kinds, adds `forward` (or `maps`), and overrides what differs.
 
     Args:
         frame_size: (H, W) that frames are resized to; None: each stays as it is.
@@ -103,36 +109,36 @@ class SaliencyModel(nn.Module):
         others: further arguments of the network, for its `config`, from which it can be built again.
     """
 
-    clip_len = 32  # frames of a window, of a group, or of a clip to train on
-    frame_stride = 1  # frames of the video from one frame of a clip to the next
-    first_frames: str | None = None  # what fills a window before a video's first frame
+    clip_len = 32                            # frames of a window, of a group, or of a clip to train on
+    frame_stride = 1                         # frames of the video from one frame of a clip to the next
+    first_frames: str | None = None          # what fills a window before a video's first frame
     needs_flow = False
-    flow_picture = "wheel"  # how flow becomes a picture: `optical_flow.PICTURES`
-    inputs: tuple[str, ...] = ("frame",)  # what `forward` takes of "frame" and "flow"
-    target = "density"  # what training compares maps with, or "mask"
-    dataset = "dhf1k"  # what it is trained on and scored on unless told otherwise
+    flow_picture = "wheel"                   # how flow becomes a picture: `optical_flow.PICTURES`
+    inputs: tuple[str, ...] = ("frame",)     # what `forward` takes of "frame" and "flow"
+    target = "density"                       # what training compares maps with, or "mask"
+    dataset = "dhf1k"                        # what it is trained on and scored on unless told otherwise
     stages: dict[str, tuple[str, ...]] = {}  # of training, in order: what `forward` takes in each
-    nominal_size = (224, 384)  # where `frame_size` is None, but one is needed
-    known_by: tuple[str, ...] = ()  # entries that its weight files have,
-    unlike: tuple[str, ...] = ()  # and those that another network's have
+    nominal_size = (224, 384)                # where `frame_size` is None, but one is needed
+    known_by: tuple[str, ...] = ()           # entries that its weight files have,
+    unlike: tuple[str, ...] = ()             # and those that another network's have
     recipe = Recipe()
-    authors_file: str | None = None  # what its authors call their weights
-    onnx_differs = False  # whether its ONNX export is known to give other maps
-    has_idle_parameters = False  # whether some that could learn get no gradient
-    start_file: Path | None = None  # pretrained weights that training starts from,
-    start_download: str | None = None  # else torchvision's of this name
-    abilities: tuple[str, ...] = ()  # of "compile", "export", "thaw", "activation_checkpointing"
-    carries_state = False  # from clip to clip of a video
-    takes_stills = False  # whether a map needs no other frame than its own
-    maps_per_forward = 1  # of `blank()`
-    samples = "clips"  # what training counts, for messages
+    authors_file: str | None = None          # what its authors call their weights
+    onnx_differs = False                     # whether its ONNX export is known to give other maps
+    has_idle_parameters = False              # whether some that could learn get no gradient
+    start_file: Path | None = None           # pretrained weights that training starts from,
+    start_download: str | None = None        # else torchvision's of this name
+    abilities: tuple[str, ...] = ()          # of "compile", "export", "thaw", "activation_checkpointing"
+    carries_state = False                    # from clip to clip of a video
+    takes_stills = False                     # whether a map needs no other frame than its own
+    maps_per_forward = 1                     # of `blank()`
+    samples = "clips"                        # what training counts, for messages
 
     def __init__(self, frame_size: tuple[int, int] | None, prepare: Callable[..., Tensor], **others) -> None:
         super().__init__()
         self.config = {"frame_size": frame_size and list(frame_size), **others}
-        self.is_described = True                                           # False: weights came without a configuration
+        self.is_described = True                              # False: weights came without a configuration
         size = frame_size and tuple(frame_size)
-        self.prepare = functools.partial(prepare, size=size)               # light: travels to loader processes
+        self.prepare = functools.partial(prepare, size=size)  # light: travels to loader processes
 
     # Before and after the network
 
@@ -160,8 +166,7 @@ class SaliencyModel(nn.Module):
 
     # Moving through time
 
-    def raw_maps(self, frames: Iterator[PreparedFrame], first: int,
-                 options: EngineOptions) -> Iterator[tuple[Step, Tensor]]:
+    def raw_maps(self, frames: Iterator[PreparedFrame], first: int, options: EngineOptions) -> Iterator[StepOutput]:
         """Go through the frames of a scene.
 
         Args:
@@ -174,7 +179,7 @@ class SaliencyModel(nn.Module):
         """
         return itertools.islice(self.all_maps(frames, options), first, None, options.every)
 
-    def all_maps(self, frames: Iterator[PreparedFrame], options: EngineOptions) -> Iterator[tuple[Step, Tensor]]:
+    def all_maps(self, frames: Iterator[PreparedFrame], options: EngineOptions) -> Iterator[StepOutput]:
         """`raw_maps` of every step, for networks to which frames without a map of their own matter."""
         raise NotImplementedError(f"{type(self).__name__} must be a WindowModel, a RecurrentModel or a GroupModel")
 
@@ -198,7 +203,7 @@ class SaliencyModel(nn.Module):
     # Training
 
     def set_stage(self, stage: str) -> None:
-        """Show the network what it is shown in a stage of training, a key of `stages`."""
+        """Set the inputs of a stage of training, a key of `stages`."""
         self.inputs = self.stages[stage]
         self.needs_flow = "flow" in self.inputs
 
@@ -280,7 +285,7 @@ class SaliencyModel(nn.Module):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is no weight file or another network's, its configuration does not fit, or an entry is
+            ValueError: it is not a weight file, or another network's, its configuration does not fit, or an entry is
                 missing, left over or of another shape; the message names it.
         """
         entries, configuration = cls.read_file(path)
@@ -318,9 +323,9 @@ class SaliencyModel(nn.Module):
         """Build the network of a configuration that came with a file, after comparing its shapes with the file's.
 
         Raises:
-            ValueError: this is no configuration of the network, or the file's entries do not fit it.
+            ValueError: this is not a configuration of the network, or the file's entries do not fit it.
         """
-        cls.outlined_for(config, entries, source)                          # before memory is taken
+        cls.outlined_for(config, entries, source)  # before memory is taken
         return cls(**config)
 
     @classmethod
@@ -353,8 +358,7 @@ class WindowModel(SaliencyModel):
     def lookahead(self, first_frames: str | None = None) -> int:
         return 2 * self.past if (first_frames or self.first_frames) == "mirror" else 0
 
-    def raw_maps(self, frames: Iterator[PreparedFrame], first: int,
-                 options: EngineOptions) -> Iterator[tuple[Step, Tensor]]:
+    def raw_maps(self, frames: Iterator[PreparedFrame], first: int, options: EngineOptions) -> Iterator[StepOutput]:
         """As `SaliencyModel.raw_maps`; each frame is normalised once, and kept as long as windows need it."""
         like, history = next(self.parameters()), None
         ahead = self.lookahead(options.first_frames)  # frames that must be there before the first map
@@ -372,15 +376,15 @@ class WindowModel(SaliencyModel):
             ends = ends[[step[-1] is not NO_MAP for step in group]]
             group = [step for step in group if step[-1] is not NO_MAP]
             places = ends[:, None] + offsets  # (steps, T), of each window's frames in `history`
-            if starting and ahead:                                         # time-reversed where they fit into the video
+            if starting and ahead:            # time-reversed where they fit into the video
                 fits = ends[:, None] < min(2 * self.past, new.shape[1])
                 places = torch.where(fits, ends[:, None] - offsets, places)
             for some in to_device(places, like.device).split(options.batch_size) if len(places) else ():
                 # The last batch is filled up, so that all have one shape.
                 filled = torch.cat([some, some[-1:].expand(options.batch_size - len(some), -1)])
                 with torch.no_grad():
-                    outputs = self(history[:, filled].transpose(0, 1))     # (B, 3, T, h, w) -> (B, h, w)
-                yield from zip(group[:len(some)], outputs)
+                    outputs = self(history[:, filled].transpose(0, 1))  # (B, 3, T, h, w) -> (B, h, w)
+                yield from map(StepOutput, group, outputs)
                 group = group[len(some):]
 
 
@@ -406,7 +410,7 @@ class RecurrentModel(SaliencyModel):
         """
         raise NotImplementedError(f"{type(self).__name__} needs maps(clip, state)")
 
-    def all_maps(self, frames: Iterator[PreparedFrame], options: EngineOptions) -> Iterator[tuple[Step, Tensor]]:
+    def all_maps(self, frames: Iterator[PreparedFrame], options: EngineOptions) -> Iterator[StepOutput]:
         """All steps: the state needs them. Of an interpolated step the last frame alone goes into it."""
         steps = steps_of(frames, 1, options.interpolate, window=1, whole=False)
         like, state = next(self.parameters()), None
@@ -414,7 +418,7 @@ class RecurrentModel(SaliencyModel):
             clip = torch.stack([step[-1].pixels for step in group], dim=1)  # (3, frames, h, w)
             with torch.no_grad():
                 outputs, state = self.maps(self.normalise(to_device(clip, like.device)[None]).to(like.dtype), state)
-            yield from zip(group, outputs[0])
+            yield from map(StepOutput, group, outputs[0])
 
     def blank(self) -> tuple[Tensor, ...]:
         return self.zeros(1, 3, 1)
@@ -429,11 +433,11 @@ class RecurrentModel(SaliencyModel):
             carried.state = None
         carried.video, carried.next = batch["number"], batch["first"] + clip.shape[2]
         maps, state = module(clip, map_state(lambda t: t.to(clip.device), carried.state))
-        carried.state = map_state(Tensor.detach, state)                    # the gradient ends where the clip begins
+        carried.state = map_state(Tensor.detach, state)  # the gradient ends where the clip begins
         return maps[0, batch["annotated"]]
 
     def loss_outputs(self, outputs: tuple) -> tuple[Tensor, ...]:
-        return outputs[:1]                                                 # not the state
+        return outputs[:1]  # not the state
 
     @torch.no_grad()
     def state_shapes(self) -> tuple | None:
@@ -462,7 +466,7 @@ class GroupModel(SaliencyModel):
     def maps_per_forward(self) -> int:
         return self.clip_len
 
-    def all_maps(self, frames: Iterator[PreparedFrame], options: EngineOptions) -> Iterator[tuple[Step, Tensor]]:
+    def all_maps(self, frames: Iterator[PreparedFrame], options: EngineOptions) -> Iterator[StepOutput]:
         """All steps, in groups that follow each other; the last frame fills the last one."""
         like = next(self.parameters())
         steps = steps_of(frames, 1, options.interpolate, window=1, whole=False)
@@ -473,7 +477,7 @@ class GroupModel(SaliencyModel):
                 parts = dict(zip(("frame", "flow"), to_device(torch.stack(pictures), like.device).split(3, dim=1)))
                 with torch.no_grad():
                     outputs = self(*(self.normalise(parts[name]).to(like.dtype) for name in self.inputs))
-                yield from zip(group, self.main_output(outputs))
+                yield from map(StepOutput, group, self.main_output(outputs))
 
     def blank(self) -> tuple[Tensor, ...]:
         return self.zeros(self.clip_len, 3)
@@ -555,12 +559,12 @@ def stretch(saliency: Tensor) -> Tensor:
     return ((saliency - low) / spread * 255).round().to(torch.uint8)
 
 
-def rounded_to_8_bits(model: SaliencyModel, saliency: Tensor) -> Tensor:
+def rounded_to_8_bits(saliency: Tensor) -> Tensor:
     """A `quantise` that does not stretch: (H, W) in [0, 1] -> (H, W) uint8, times 255 and rounded."""
     return (saliency * 255).round().to(torch.uint8)
 
 
-def truncated_to_8_bits(model: SaliencyModel, saliency: Tensor) -> Tensor:
+def truncated_to_8_bits(saliency: Tensor) -> Tensor:
     """A `quantise` that does not stretch: (H, W) in [0, 1] -> (H, W) uint8, times 255 and cut off."""
     return (255 * saliency).to(torch.uint8)
 
@@ -581,7 +585,7 @@ def gaussian_blur(maps: Tensor, weights: Tensor, repeat_edges: bool = False) -> 
         maps = F.pad(maps, (radius,) * 4, mode="reflect")
     else:
         height, width = (mirrored_indices(n, radius, repeat_edges, maps.device) for n in maps.shape[2:])
-        maps = maps[:, :, height[:, None], width]                          # (B, 1, H + 2 radius, W + 2 radius)
+        maps = maps[:, :, height[:, None], width]  # (B, 1, H + 2 radius, W + 2 radius)
     return F.conv2d(F.conv2d(maps, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1))[:, 0]
 
 

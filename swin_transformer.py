@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from weights import load_entries
 
-Size3 = tuple[int, int, int]                                               # (T, H, W)
-Order = tuple[Tensor, Tensor]  # of windows, those of one mask in a row; and back
+Size3 = tuple[int, int, int]          # (T, H, W)
+Order = tuple[Tensor, Tensor]         # of windows, those of one mask in a row; and back
 Run = tuple[int, int, Tensor | None]  # first window of a mask, the one after its last, the mask
 
 
@@ -47,7 +47,7 @@ class SwinTransformer3D(nn.Module):
         # In the released state dict, but after the last output: it never receives a gradient, which
         # DistributedDataParallel would wait for, so it is frozen.
         self.norm = nn.LayerNorm(self.dims[-1]).requires_grad_(False)
-        self.activation_checkpointing = False                              # recompute blocks in the backward pass
+        self.activation_checkpointing = False  # recompute blocks in the backward pass
         self.apply(initialise)
 
     def forward(self, clip: Tensor) -> list[Tensor]:
@@ -59,10 +59,10 @@ class SwinTransformer3D(nn.Module):
         Returns:
             One tensor a stage, (B, C_i, T / 2, H / 2^(i+1), W / 2^(i+1)) for i = 1 .. 4.
         """
-        x = self.patch_embed(clip)                                         # (B, T/2, H/4, W/4, C)
+        x = self.patch_embed(clip)  # (B, T/2, H/4, W/4, C)
         features = []
         for layer in self.layers:
-            x = layer(x, self.activation_checkpointing)                    # (B, T/2, H_i, W_i, C_i)
+            x = layer(x, self.activation_checkpointing)  # (B, T/2, H_i, W_i, C_i)
             features.append(rearrange(x, "b t h w c -> b c t h w"))
             x = layer.downsample(x)
         return features
@@ -88,7 +88,7 @@ class Stage(nn.Module):
         self.window = window
         self.blocks = nn.ModuleList(Block(dim, heads, window, rate) for rate in drop_paths)
         self.downsample = PatchMerging(dim) if merge else nn.Identity()
-        self._masks: dict[tuple, tuple[Order, list[Run]]] = {}             # of the last shape only
+        self._masks: dict[tuple, tuple[Order, list[Run]]] = {}  # of the last shape only
 
     def forward(self, x: Tensor, activation_checkpointing: bool = False) -> Tensor:
         size = tuple(x.shape[1:4])
@@ -106,7 +106,7 @@ class Stage(nn.Module):
         """The masks of shifted windows: they depend on no weight, so they are built once per shape."""
         key = (size, device)
         if key not in self._masks:
-            with torch.inference_mode(False):                              # else training could not use them afterwards
+            with torch.inference_mode(False):  # else training could not use them afterwards
                 masks, kinds = shift_masks(size, window, shift)
                 order = kinds.argsort(stable=True)
                 stops = kinds.bincount().cumsum(0).tolist()
@@ -116,7 +116,7 @@ class Stage(nn.Module):
         return self._masks[key]
 
     def _apply(self, *args, **kwargs):
-        self._masks = {}                                                   # moved to another device: let go
+        self._masks = {}  # moved to another device: let go
         return super()._apply(*args, **kwargs)
 
 
@@ -178,7 +178,7 @@ class WindowAttention(nn.Module):
         self.register_buffer("relative_position_index", relative_position_index(window))
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        self._bias: tuple | None = None                                    # (what it was built from, the bias)
+        self._bias: tuple | None = None  # (what it was built from, the bias)
 
     def forward(self, x: Tensor, runs: list[Run] | None = None) -> Tensor:
         """Attend within each window.
@@ -194,11 +194,11 @@ class WindowAttention(nn.Module):
         """
         windows, batch, n, _ = x.shape
         q, k, v = rearrange(self.qkv(x), "w b n (three heads d) -> three w b heads n d", three=3, heads=self.heads)
-        bias, parts = self.position_bias(n, q.dtype), []                   # (heads, N, N)
+        bias, parts = self.position_bias(n, q.dtype), []  # (heads, N, N)
         for start, stop, mask in runs or [(0, windows, None)]:
             own_bias = bias if mask is None else bias + mask.to(bias)
             parts.append(attention(*(x[start:stop].flatten(0, 1) for x in (q, k, v)), own_bias))
-        out = torch.cat(parts) if len(parts) > 1 else parts[0]             # (windows B, heads, N, d)
+        out = torch.cat(parts) if len(parts) > 1 else parts[0]  # (windows B, heads, N, d)
         return self.proj(rearrange(out, "(w b) heads n d -> w b n (heads d)", b=batch))
 
     def position_bias(self, n: int, dtype: torch.dtype) -> Tensor:
@@ -295,7 +295,7 @@ def shift_masks(size: Size3, window: Size3, shift: Size3) -> tuple[Tensor, Tenso
     wt, wh, ww = window
     side = rearrange(side, "(t wt) (h wh) (w ww) -> (t h w) (wt wh ww)", wt=wt, wh=wh, ww=ww)
     # Named after the side's first token, windows that mix sides alike look alike.
-    first = (side[:, :, None] == side[:, None, :]).byte().argmax(2)        # (windows, N)
+    first = (side[:, :, None] == side[:, None, :]).byte().argmax(2)  # (windows, N)
     first, kinds = first.unique(dim=0, return_inverse=True)
     return -100.0 * (first[:, :, None] != first[:, None, :]), kinds
 
@@ -303,8 +303,8 @@ def shift_masks(size: Size3, window: Size3, shift: Size3) -> tuple[Tensor, Tenso
 def relative_position_index(window: Size3) -> Tensor:
     """Row of the bias table for each pair of tokens of a full window, (N, N) int64; tokens count in (t, h, w) order."""
     axes = torch.meshgrid(*(torch.arange(n) for n in window), indexing="ij")
-    position = torch.stack(axes).flatten(1)                                # (3, N)
-    offset = position[:, :, None] - position[:, None, :]                   # (3, N, N), from -(n - 1) to n - 1
+    position = torch.stack(axes).flatten(1)               # (3, N)
+    offset = position[:, :, None] - position[:, None, :]  # (3, N, N), from -(n - 1) to n - 1
     dt, dh, dw = (offset[i] + window[i] - 1 for i in range(3))
     return (dt * (2 * window[1] - 1) + dh) * (2 * window[2] - 1) + dw
 
@@ -388,7 +388,7 @@ def inflate(entries: dict[str, Tensor], encoder: SwinTransformer3D) -> dict[str,
     """
     inflated = dict(entries)
     length = encoder.patch_embed.proj.kernel_size[0]
-    kernel = entries["patch_embed.proj.weight"]                            # (C, 3, 4, 4)
+    kernel = entries["patch_embed.proj.weight"]  # (C, 3, 4, 4)
     inflated["patch_embed.proj.weight"] = kernel[:, :, None].repeat(1, 1, length, 1, 1) / length
     distances = 2 * encoder.layers[0].window[0] - 1
     for name in entries:

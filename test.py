@@ -29,7 +29,7 @@ from scoring.targets import FixationTarget, MaskTarget, ScoringTarget, choose_fr
 from utils import at_least, choose_precision, device_arguments, keep_freed_memory, select_device
 from videos.check import inventory
 from videos.optical_flow import AUTO, flow_arguments
-from videos.splits import DATASET_FOLDERS, DATASETS, dataset_folder
+from videos.splits import DATASET_FOLDERS, DATASETS, dataset_folder, of_datasets
 from videos.trees import TREE
 from videos.video import Video, find_videos
 
@@ -41,11 +41,10 @@ def arguments() -> argparse.ArgumentParser:
     data.add_argument("--dataset", choices=list(DATASETS),
                       help="whose split names are known; folder: your own (default: dhf1k; of smcf vsod)")
     data.add_argument("--data", type=Path, metavar="FOLDER",
-                      help=f"where it lies, in any tree of data/README.md (default: {DATASET_FOLDERS})")
+                      help=f"its folder, in any tree of data/README.md (default: {DATASET_FOLDERS})")
     data.add_argument("--split", nargs="+",
                       help="what to score, one or several, each in a run of its own: a folder below --data, a list of "
-                           "names (.txt), numbers such as 601-700, or all (default: val; hollywood2 and ucf-sports: "
-                           "testing; diem: test; vsod: TestSet/DAVIS)")
+                           f"names (.txt), numbers such as 601-700, or all ({of_datasets('test')})")
     data.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
                       help="leave out videos that cannot be read, counted and reported, instead of stopping "
                            "(default: off)")
@@ -140,12 +139,12 @@ def main(args: argparse.Namespace) -> None:
             sources.append(Network(model, weights, flow, options))
             print_configuration(model, weights)
         if (args.flow != AUTO or args.raft_weights) and not any(network.flow for network in sources):
-            raise ValueError("--flow and --raft-weights are for networks of optical flow, "
-                             f"but {', '.join(name for name, _ in pairs)} take none")
+            raise ValueError("--flow and --raft-weights are for networks of optical flow, but "
+                             f"{', '.join(name for name, _ in pairs)} take none")
     names = args.method or [source.name for source in sources]
     if len(names) != len(sources) or len(set(names)) < len(names) or BASELINE in names:
-        raise ValueError(f"{len(sources)} methods are compared, called {', '.join(names)}: "
-                         "give each a name of its own with --method NAME NAME ..")
+        raise ValueError(f"{len(sources)} methods are compared, called {', '.join(names)}: give each a name of its own "
+                         "with --method NAME NAME ..")
 
     # One run for each split, in a folder of its own.
     runs = []
@@ -166,7 +165,7 @@ def main(args: argparse.Namespace) -> None:
             utils.refuse_to_replace([folder / "scores.json", *written],
                                     "--overwrite allows it, --run-name NAME keeps both")
         runs.append(SplitRun(data, split, videos, skipped[split], target, chosen, folder, maps))
-    utils.barrier()                                                   # nobody writes before the main process has looked
+    utils.barrier()  # nobody writes before the main process has looked
 
     # Maps, scores, report.
     about = {"dataset": dataset, "seed": args.seed, "sample_frames": args.sample_frames, "device": device.type,
@@ -214,7 +213,7 @@ def score_split(run: SplitRun, methods: list[Method]) -> dict[str, dict]:
         method.finished = list(score_videos(share, run.chosen, method, run.skipped))
         gather_finished(method, run.videos, run.skipped)
     common = set.intersection(*({video.name for video, _ in method.finished} for method in methods))
-    for method in methods:                                               # scores of different frames cannot be compared
+    for method in methods:  # scores of different frames cannot be compared
         method.finished = [(video, rows) for video, rows in method.finished if video.name in common]
     return {method.name: method.source.costs() for method in methods}
 
@@ -225,9 +224,9 @@ def score_videos(videos: list[Video], chosen: dict[str, list[int]], method: Meth
     for video in tqdm(videos, desc=method.name, unit="video", disable=utils.hide_bar()):
         try:
             maps = method.source.maps(video, chosen[video.name], method.scorer.protocol, method.folder)
-            with contextlib.closing(maps):                                 # before its files are removed
+            with contextlib.closing(maps):         # before its files are removed
                 rows = method.scorer(video, chosen[video.name], maps, method.name)
-                collections.deque(maps, maxlen=0)                # frames after the last one that is scored get maps too
+                collections.deque(maps, maxlen=0)  # frames after the last one that is scored get maps too
             yield video, rows
         except (FileNotFoundError, ValueError) as error:
             if skipped is None:
@@ -238,11 +237,11 @@ def score_videos(videos: list[Video], chosen: dict[str, list[int]], method: Meth
 
 def gather_finished(method: Method, videos: list[Video], skipped: list[str] | None) -> None:
     """All-gather what the processes have scored, counted and skipped: the same, in the same order, as of one alone."""
-    utils.barrier()                                                        # one may have had much longer videos
+    utils.barrier()  # one may have had much longer videos
     method.scorer.gather(videos)
     parts = utils.all_gather({"rows": {video.name: rows for video, rows in method.finished}, "skipped": skipped or []})
     rows = merged(part["rows"] for part in parts)
-    if skipped is not None:                                         # those of the listing are the same in all processes
+    if skipped is not None:  # those of the listing are the same in all processes
         skipped[:] = dict.fromkeys(reason for part in parts for reason in part["skipped"])
     method.finished = [(video, rows[video.name]) for video in videos if video.name in rows]
 
@@ -254,7 +253,7 @@ def write_results(run: SplitRun, methods: list[Method], details: dict) -> None:
             frames = sum(len(video.frames) for video, _ in method.finished)
             print(f"maps of {frames} frames of {len(method.finished)} videos in {method.folder}")
     rows = [row for method in methods for _, of_video in method.finished for row in of_video]
-    rows.sort(key=lambda row: row["method"] == BASELINE)                   # it comes last
+    rows.sort(key=lambda row: row["method"] == BASELINE)  # it comes last
     source = methods[0].source
     if not rows:
         if not methods[0].finished:
@@ -263,7 +262,7 @@ def write_results(run: SplitRun, methods: list[Method], details: dict) -> None:
                    f"map and a fixation map (a density map, where its video has no fixation maps), or a mask; {TREE}")
         if not source.writes_maps:
             raise ValueError(message)
-        print(message)                                                     # all the same: maps were made
+        print(message)  # all the same: maps were made
         return
     protocol = run.target.protocol
     print(report(rows, run.folder, {

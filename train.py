@@ -50,7 +50,7 @@ from videos.prepared import FrameCache
 # What validation measures: weights are chosen by CC, the others are logged. AUCs and the measures of salient objects
 # are test.py's.
 VALIDATION = {"density": {"cc": cc, "kl": kldiv, "nss": nss, "sim": similarity}, "mask": {"cc": cc, "mae": l1}}
-STOPPED, TERMINATED = 130, 143                                             # exit codes after Ctrl-C, after SIGTERM
+STOPPED, TERMINATED = 130, 143  # exit codes after Ctrl-C, after SIGTERM
 
 
 # One epoch, one validation
@@ -85,7 +85,7 @@ def train_one_epoch(model: nn.Module, module: nn.Module, loader: DataLoader, rec
     bar = tqdm(total=progress.length - progress.batches, desc=f"epoch {epochs + 1}", unit="batch", leave=False,
                disable=utils.hide_bar())
     while loaded := progress.next_batches(stream, recipe.accumulate):
-        batches = [batch for batch in loaded if "clip" in batch]           # some hold nothing but skipped clips
+        batches = [batch for batch in loaded if "clip" in batch]  # some hold nothing but skipped clips
         count, maps = utils.all_reduce_sum([len(batches), sum(len(batch["density"]) for batch in batches)])
         optimizer.zero_grad(set_to_none=True)
         for batch in batches:
@@ -100,12 +100,13 @@ def train_one_epoch(model: nn.Module, module: nn.Module, loader: DataLoader, rec
                     refuse_non_finite(terms, batch)
                     progress.add_terms(terms, len(density))
                 else:
-                    terms = {"loss": outputs.sum()}                        # 0: no frame of the clip is annotated
+                    terms = {"loss": outputs.sum()}                   # 0: no frame of the clip is annotated
                 weight = len(density) / max(1, maps) if recipe.gradients == "averaged" else 1
-                loss = terms["loss"] * (weight * utils.world_size())       # DistributedDataParallel divides by it
+                loss = terms["loss"] * (weight * utils.world_size())  # DistributedDataParallel divides by it
                 loss.backward()
+                del inputs, outputs, terms, loss                      # or their memory is held during the step
         if count and not batches:
-            zero_loss(model, module, precision).backward()                 # the other processes wait for gradients
+            zero_loss(model, module, precision).backward()            # the other processes wait for gradients
         if maps:
             decay = recipe.gamma ** recipe.decays(progress.steps, epochs)
             set_rates(optimizer, decay, recipe.warmup_factor(progress.steps))
@@ -114,7 +115,7 @@ def train_one_epoch(model: nn.Module, module: nn.Module, loader: DataLoader, rec
         progress.skipped += report_skipped(loaded)
         progress.batches += len(loaded)
         bar.update(len(loaded))
-        if any(utils.all_reduce_sum([stop.requested])):                    # all processes stop after the same step
+        if any(utils.all_reduce_sum([stop.requested])):  # all processes stop after the same step
             stop.requested = True
             break
     bar.close()
@@ -141,7 +142,7 @@ def zero_loss(model: nn.Module, module: nn.Module, precision: str) -> Tensor:
     """A loss whose gradients are zero, for a process that has no clip of a step: the others wait for it."""
     norms = [layer for layer in model.modules()
              if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training]
-    for norm in norms:                                                     # their averages must not see the zeros
+    for norm in norms:  # their averages must not see the zeros
         norm.eval()
     with precision_context(precision, next(model.parameters()).device):
         outputs = module(*model.blank())
@@ -183,9 +184,9 @@ def validate(model: nn.Module, loader: DataLoader, precision: str) -> dict[str, 
             continue
         density = batch["density"].to(device)
         with precision_context(precision, device):
-            outputs = model.forward(*model.batch_inputs(batch, device))    # not compiled, even with --compile
+            outputs = model.forward(*model.batch_inputs(batch, device))  # not compiled, even with --compile
         output = model.main_output(outputs)
-        saliency = model.finish(output[-1:], density.shape[1:])            # of a group, its last frame's
+        saliency = model.finish(output[-1:], density.shape[1:])          # of a group, its last frame's
         for name, measure in measured.items():
             values[name].append(measure(saliency, batch["fixations"] if measure is nss else density))
     return mean_values({name: torch.cat(column).tolist() if column else [] for name, column in values.items()}, skipped)
@@ -238,11 +239,11 @@ def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, recip
                 run.model.thaw(run.epoch + 1)
             if not train_one_epoch(run.model, module, train_loader, recipe, precision, run.optimizer, run.progress,
                                    stop):
-                run.save()                                                 # in the middle of the epoch
+                run.save()  # in the middle of the epoch
                 break
             scores, last = None, run.epoch + 1 == recipe.epochs
             if val_loader is not None and (last or (run.epoch + 1) % recipe.val_every == 0):
-                run.save()                                                 # a request to stop interrupts validation
+                run.save()  # a request to stop interrupts validation
                 stop.requested = any(utils.all_reduce_sum([stop.requested]))
                 with stop.at_once():
                     scores = validate(run.model, val_loader, precision)
@@ -301,15 +302,15 @@ def main(args: argparse.Namespace) -> int:
     train_loader = clip_loader(train_set, recipe.batch_size, args.workers, shuffle=True)
     val_loader = clip_loader(val_set, 1, args.workers, shuffle=False) if recipe.val_every else None
 
-    run_dir.mkdir(parents=True, exist_ok=True)                             # fails now if it cannot be written
+    run_dir.mkdir(parents=True, exist_ok=True)  # fails now if it cannot be written
     if args.weights and not stored:
         print_configuration(model, args.weights)
-    elif not stored and utils.is_main():                                   # the others get this process's weights
+    elif not stored and utils.is_main():  # the others get this process's weights
         print(f"encoder weights: {initialise_weights(model, args.encoder_weights, earlier, args.keep_flow_stage)}")
     if args.activation_checkpointing:
         model.activation_checkpointing = True
     model.to(device)
-    record = {                                                             # what the course of the run depends on
+    record = {  # what the course of the run depends on
         "model": type(model).__name__, **model.config, "processes": utils.world_size(), "precision": precision,
         "train": fingerprint(train_videos), "val": fingerprint(val_videos), **recipe.record(),
         "weights": args.weights, "encoder_weights": args.encoder_weights, "seed": args.seed, "compile": args.compile,
@@ -326,7 +327,7 @@ def main(args: argparse.Namespace) -> int:
     elif utils.is_main():
         clear_run(run_dir)
     record_launch(run, device)
-    if cache:                                                              # takes long: after all that could fail
+    if cache:  # takes long: after all that could fail
         prepare_frames(cache, train_videos + val_videos, args.workers, args.skip_bad)
     stop = StopRequest()
     print(f"training {type(model).__name__} ({sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters) "

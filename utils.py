@@ -28,9 +28,9 @@ import torch
 import torch.distributed as dist
 
 PRECISIONS = ("float32", "bfloat16")
-MEETING = datetime.timedelta(minutes=30)                                   # timeout of rendezvous and collectives
-NO_BFLOAT16 = ("bfloat16 left out: this CPU has no instructions for it, "
-               "and takes hundreds of times as long as in float32")
+MEETING = datetime.timedelta(minutes=30)  # timeout of rendezvous and collectives
+NO_BFLOAT16 = ("bfloat16 left out: this CPU has no instructions for it, and takes hundreds of times as long as in "
+               "float32")
 
 
 # Files that are whole or not there
@@ -44,7 +44,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None:                                         # a full disk does not say where
+        if error.filename is None:  # a full disk does not say where
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
     finally:
@@ -60,7 +60,7 @@ def remove_leftovers(folder: Path, names: Iterable[str], older_than: float = 0) 
         older_than: seconds since the last change; for folders that other programs may be writing to.
     """
     for path in (path for name in names for path in folder.glob(f".{name}.*.part")):
-        with contextlib.suppress(OSError):                                 # removed by another, or not ours to remove
+        with contextlib.suppress(OSError):  # removed by another, or not ours to remove
             if time.time() - path.stat().st_mtime >= older_than:
                 path.unlink()
 
@@ -77,7 +77,7 @@ def save_checkpoint(content: dict, path: Path) -> None:
         try:
             torch.save(content, file)
             to_disk(file)
-        except RuntimeError as error:                                      # PyTorch's "unexpected pos": a full disk
+        except RuntimeError as error:  # PyTorch's "unexpected pos": a full disk
             free = shutil.disk_usage(path.parent).free / 1e6
             raise OSError(errno.EIO, f"could not be written ({free:.0f} MB are free there; what was there before is "
                           f"kept): {error}", str(path)) from error
@@ -158,7 +158,7 @@ def append_log(path: Path, record: dict) -> None:
     try:
         with path.open("a", encoding="utf-8") as log:
             log.write(json.dumps({"time": now(), **without_nan(record)}, allow_nan=False) + "\n")
-    except OSError as error:                                               # a full disk does not say where
+    except OSError as error:  # a full disk does not say where
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
@@ -226,8 +226,9 @@ def in_threads(function: Callable, items: Iterable, workers: int = 4, ahead: int
 def in_background(items: Iterable, ahead: int) -> Iterator:
     """The same items; a thread takes up to `ahead` of them in advance."""
     iterator, end = iter(items), object()
-    return itertools.takewhile(lambda item: item is not end,
-                               in_threads(lambda _: next(iterator, end), itertools.repeat(None), 1, ahead))
+    # The thread ends with this generator, not when an exception's traceback lets go of it.
+    with contextlib.closing(in_threads(lambda _: next(iterator, end), itertools.repeat(None), 1, ahead - 1)) as taken:
+        yield from itertools.takewhile(lambda item: item is not end, taken)
 
 
 class BoundedExecutor:
@@ -318,9 +319,9 @@ def keep_freed_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)                                                # M_MMAP_MAX: no mapping for a single block
-        libc.mallopt(-1, 2 ** 31 - 1)                                      # M_TRIM_THRESHOLD
-        libc.mallopt(-8, 1)                                                # M_ARENA_MAX: several heaps grow for hours
+        libc.mallopt(-4, 0)            # M_MMAP_MAX: no mapping for a single block
+        libc.mallopt(-1, 2 ** 31 - 1)  # M_TRIM_THRESHOLD
+        libc.mallopt(-8, 1)            # M_ARENA_MAX: several heaps grow for hours
 
 
 def device_arguments(parser: argparse.ArgumentParser, precision: str,
@@ -337,6 +338,14 @@ def device_arguments(parser: argparse.ArgumentParser, precision: str,
 
 
 # Types of argparse
+
+def default_in_words(values: dict[str, object]) -> str:
+    """The default of a flag for --help: the first one's value, and those that differ from it with their names."""
+    usual = next(iter(values.values()))
+    others = {value: ", ".join(name for name in values if values[name] == value)
+              for value in values.values() if value != usual}
+    return "; ".join([f"default: {usual}", *(f"{names}: {value}" for value, names in others.items())])
+
 
 def at_least(least: int) -> Callable[[str], int]:
     """An argparse type: a whole number, `least` or more, and below 2^31, as seeds and sizes must be."""
@@ -366,13 +375,13 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
         deterministic: whether PyTorch uses operations that give the same bits in every run, even where they are
             slower; it warns of those that have no such form.
     """
-    if rank():                                                             # unlike any rank's of another seed
+    if rank():  # unlike any rank's of another seed
         seed = int(np.random.SeedSequence([seed, rank()]).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed % 2 ** 32)
     torch.manual_seed(seed)
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")        # cuBLAS reads it when it starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
 
@@ -438,9 +447,9 @@ def fresh_store(shared: dist.Store, number: int) -> dist.Store:
     while True:
         port = int(shared.get(place))
         try:
-            socket.create_connection((host, port), timeout=10).close()     # PyTorch retries for long, and prints much
+            socket.create_connection((host, port), timeout=10).close()  # PyTorch retries for long, and prints much
             return dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=MEETING)
-        except OSError:                                                    # not served (any more)
+        except OSError:                                                 # not served (any more)
             if time.monotonic() > until:
                 raise
             time.sleep(0.1)

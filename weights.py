@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import utils
 
-LISTED = 5                                                                 # names an error message spells out
+LISTED = 5  # names an error message spells out
 # Of DataParallel and SWA, torch.compile, Lightning and other classes.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 SAVE_STATE_DICT = 'In the program that it comes from, save a state dict: torch.save(model.state_dict(), "weights.pth")'
@@ -186,18 +186,18 @@ def read_checkpoint(path: str | Path):
     if not path.is_file():
         held = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"no weight file {path}: it {held}. No weights come with this repository: give the "
-                                "authors' with --weights FILE, or "
-                                "make some: train.py, or `make demo` (saved_models/demo/RecSalNet.pth). "
-                                "saved_models/README.md says what can be read")
+                                "authors' with --weights FILE, or make some: train.py, or `make demo` "
+                                "(saved_models/demo/RecSalNet.pth). saved_models/README.md says what can be read")
     if mistaken := utils.mistaken_for(path):
         raise ValueError(f"{path} cannot be read as a weight file: it {mistaken}")
     check_archive(path)
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu",
-                                                                                   weights_only=True)
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError,
-            TypeError, OverflowError,
-            struct.error, zipfile.BadZipFile) as error:
+            TypeError, OverflowError, struct.error, zipfile.BadZipFile) as error:
         said = str(error).strip()
         with path.open("rb") as file:
             is_pickle = file.read(1) == b"\x80"
@@ -215,8 +215,8 @@ def read_checkpoint(path: str | Path):
                          f"plain types: {reason}. {remedy}") from error
     for name, t in tensors_in(content):
         if t.is_sparse or t.numel() * t.element_size() > t.untyped_storage().nbytes():
-            raise ValueError(f"{path}: {name} claims more values than the file holds: it is no file that train.py, or "
-                             "a network's authors, wrote")
+            raise ValueError(f"{path}: {name} claims more values than the file holds: it is not a file that train.py, "
+                             "or a network's authors, wrote")
     return content
 
 
@@ -224,9 +224,8 @@ def tensors_in(content, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """The tensors in nested dicts and lists, with the names that lead to them."""
     if isinstance(content, Tensor):
         yield name, content
-    parts = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content,
-                                                                                               (list, tuple)) else ()
-    for key, part in parts:
+    parts = dict(enumerate(content)) if isinstance(content, (list, tuple)) else content
+    for key, part in parts.items() if isinstance(parts, dict) else ():
         yield from tensors_in(part, f"{name}.{key}" if name else str(key))
 
 
@@ -241,7 +240,7 @@ def check_archive(path: Path) -> None:
     if scripted:
         raise ValueError(f"{path} is a TorchScript archive, which is a program, no weight file. {SAVE_STATE_DICT}")
     if unpacked > path.stat().st_size:
-        raise ValueError(f"{path} would unpack from {path.stat().st_size} to {unpacked} bytes: it is no file that "
+        raise ValueError(f"{path} would unpack from {path.stat().st_size} to {unpacked} bytes: it is not a file that "
                          "PyTorch wrote")
 
 
@@ -298,12 +297,11 @@ def load_pretrained_part(module: nn.Module, names: dict[str, str], entries: dict
         ValueError: an entry is missing, or of another shape; the message names it. Nothing is changed then.
     """
     # Files of PyTorch before 0.4.1 have no counters, and with a constant momentum nothing depends on them.
-    wanted = list(dict.fromkeys(names.values()))                           # several of ours may share one of theirs
+    wanted = list(dict.fromkeys(names.values()))  # several of ours may share one of theirs
     missing = [theirs for theirs in wanted if theirs not in entries and not theirs.endswith(".num_batches_tracked")]
     if missing:
         raise ValueError(f"{source} does not hold the whole {part}: {len(missing)} of {len(wanted)} entries are "
-                         "missing, "
-                         f"the first {missing[0]}; it is {describe(entries)}")
+                         f"missing, the first {missing[0]}; it is {describe(entries)}")
     found = {ours: entries[theirs] for ours, theirs in names.items() if theirs in entries}
     load_entries(module, {**module.state_dict(), **found}, source)
     return [name for name in entries if name not in set(wanted)]
@@ -319,12 +317,11 @@ def check_entries(module: nn.Module, entries: dict[str, Tensor], source: str) ->
     problems = {
         "missing": [name for name in expected if name not in entries],
         "left over": [name for name in entries if name not in expected],
-        "of another shape": [f"{name} {tuple(entries[name].shape)}, expected {tuple(t.shape)}" for name,
-                             t in expected.items()
-                             if name in entries and entries[name].shape != t.shape],
+        "of another shape": [f"{name} {tuple(entries[name].shape)}, expected {tuple(t.shape)}"
+                             for name, t in expected.items() if name in entries and entries[name].shape != t.shape],
     }
-    lines = [f"{len(names)} {kind}: {', '.join(names[:LISTED])}{', ..' if len(names) > LISTED else ''}" for kind,
-             names in problems.items() if names]
+    lines = [f"{len(names)} {kind}: {', '.join(names[:LISTED])}{', ..' if len(names) > LISTED else ''}"
+             for kind, names in problems.items() if names]
     if lines:
         raise ValueError(f"the weights of {source} do not fit {type(module).__name__}: " + "; ".join(lines))
 
@@ -339,5 +336,4 @@ def read_configuration(path: Path) -> dict:
         return dict(utils.read_json(path)["configuration"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} should describe the weights beside it and hold a \"configuration\", but cannot be "
-                         f"read: {error!r}. "
-                         "Delete it to use the paper's configuration") from error
+                         f"read: {error!r}. Delete it to use the paper's configuration") from error

@@ -94,6 +94,6 @@ def flow_for(model: SaliencyModel, source: str, keep: bool, raft_weights: str | 
         strict: whether the flags are an error for networks without flow.
     """
     if strict and not type(model).needs_flow and (source != AUTO or raft_weights):
-        raise ValueError("--flow and --raft-weights are for networks of optical flow: "
-                         f"{type(model).__name__} takes none")
+        raise ValueError(f"--flow and --raft-weights are for networks of optical flow: {type(model).__name__} takes "
+                         "none")
     return FlowSource(source, model.flow_picture, keep, raft_weights, device.type) if model.needs_flow else None

@@ -19,7 +19,7 @@ from weights import load_entries
 
 State = Tensor | tuple[Tensor, ...] | None  # what is carried from frame to frame; None before the first
 
-BGR_MEAN = (103.939, 116.779, 123.68)                                      # of ImageNet, in levels; no scaling follows
+BGR_MEAN = (103.939, 116.779, 123.68)  # of ImageNet, in levels; no scaling follows
 # VGG-16's convolutions; the decoder mirrors them.
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 ENCODED, UPSAMPLED = 30, 56  # layers up to the encoder's end, and to the last upsampling
@@ -42,12 +42,12 @@ class FrameByFrame(RecurrentModel):
     clip_len = 10  # in training: the state's past is cut off there
     known_by, unlike = ("salgan.0.weight",), ("Gates.weight", "final_convs.0.weight")
     abilities = ("thaw",)
-    recipe = Recipe(                                                       # the paper's; a step for every clip
+    recipe = Recipe(  # the paper's; a step for every clip
         optimizer_options={"weight_decay": 1e-4}, lr=1e-7,
-        epochs=10,                                                         # ours. Thawed in epoch 5, then as many again
+        epochs=10,    # ours. Thawed in epoch 5, then as many again
         loss_weights={"bce": 1.0},
     )
-    start_file = Path("saved_models/SalGAN.pth")                           # the paper's was trained on SALICON
+    start_file = Path("saved_models/SalGAN.pth")  # the paper's was trained on SALICON
 
     def __init__(self, frame_size: tuple[int, int], **others) -> None:
         check_frame_size(frame_size, 16)
@@ -73,7 +73,7 @@ class FrameByFrame(RecurrentModel):
         if frame.ndim != 4:
             raise ValueError(f"frame must be (B, 3, h, w), got {tuple(frame.shape)}")
         maps, state = self.maps(frame.unsqueeze(2), state)
-        return maps[:, 0], state                                           # (B, h, w)
+        return maps[:, 0], state  # (B, h, w)
 
     def maps(self, clip: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Predict the maps of all frames of a clip; what does not depend on the state is computed for all at once.
@@ -89,8 +89,8 @@ class FrameByFrame(RecurrentModel):
             ValueError: the clip has another shape, or the state belongs to another.
         """
         check_clip(clip)
-        maps, state = self.run(clip.movedim(2, 0), state)                  # (T, B, h, w)
-        return maps.transpose(0, 1), state                                 # (B, T, h, w)
+        maps, state = self.run(clip.movedim(2, 0), state)  # (T, B, h, w)
+        return maps.transpose(0, 1), state                 # (B, T, h, w)
 
     def bfloat16(self) -> "FrameByFrame":
         """Half the memory and, where the hardware has it, more speed; the last convolution stays in float32."""
@@ -127,10 +127,10 @@ class FrameByFrame(RecurrentModel):
         output = output.float()
         low, high = output.amin((1, 2), keepdim=True), output.amax((1, 2), keepdim=True)
         spread = torch.where(high == low, torch.ones_like(low), high - low)
-        maps = (output - low) / spread                                     # (B, h, w)
+        maps = (output - low) / spread  # (B, h, w)
         return maps if maps.shape[1:] == tuple(size) else super().finish(maps, size)
 
-    quantise = rounded_to_8_bits                                           # as the authors' files hold maps
+    quantise = staticmethod(rounded_to_8_bits)  # as the authors' files hold maps
 
     def parameter_groups(self, lr: float) -> list[dict]:
         """What Adam gets: all parameters with weight decay; a learnt alpha with a rate of its own and no decay.
@@ -203,7 +203,7 @@ class SalGAN(FrameByFrame):
 
     def run(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
         """As in `FrameByFrame.run`; the state is None, whatever it was."""
-        return of_each(self.salgan, frames)[:, :, 0], None                 # (T, B, h, w)
+        return of_each(self.salgan, frames)[:, :, 0], None  # (T, B, h, w)
 
 
 class SalEMA(FrameByFrame):
@@ -231,8 +231,7 @@ class SalEMA(FrameByFrame):
     authors_file = "SalEMA30.pt"
 
     def __init__(self, alpha: float | str = "learnt", ema_loc: int | tuple[int, int] = 30, residual: bool = False,
-                 dropout: bool = False,
-                 frame_size: tuple[int, int] = (192, 256)) -> None:
+                 dropout: bool = False, frame_size: tuple[int, int] = (192, 256)) -> None:
         described = list(ema_loc) if isinstance(ema_loc, tuple) else ema_loc
         super().__init__(frame_size, alpha=alpha, ema_loc=described, residual=residual, dropout=dropout)
         check_switches(residual=residual, dropout=dropout)
@@ -257,7 +256,7 @@ class SalEMA(FrameByFrame):
                 x, carried[index] = self.average(layer, x, carried[index])
             else:
                 x = of_each(layer, x)
-        return x[:, :, 0], self.packed(tuple(carried.values()))            # (T, B, h, w)
+        return x[:, :, 0], self.packed(tuple(carried.values()))  # (T, B, h, w)
 
     def average(self, layer: nn.Module, inputs: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor]:
         """A layer and its moving average: what goes on, (T, B, C, h', w'), and what is carried, (B, C, h', w')."""
@@ -266,7 +265,7 @@ class SalEMA(FrameByFrame):
         check_state(carried, outputs[0])
         a, passed = self.weight_of_the_new, []
         for x, new in zip(inputs, outputs):
-            s = new if carried is None else a * new + (1 - a) * carried    # s_t
+            s = new if carried is None else a * new + (1 - a) * carried  # s_t
             if carried is None and self.training:
                 s = s + 0 * a  # a video of one frame has a gradient for alpha too
             passed.append(s + x if self.residual else s)
@@ -304,10 +303,10 @@ class SalEMA(FrameByFrame):
         if "alpha" in entries:
             return {"alpha": "learnt", **config}
         if config.get("alpha", "learnt") == "learnt":
+            remedy = ('put {"configuration": {"alpha": 0.1}} into the .json beside the file, or call '
+                      "SalEMA.from_pretrained(path, alpha=0.1)")
             raise ValueError(f"{source} has no alpha: it holds SalGAN (--model salgan), or SalEMA with a constant "
-                             "alpha, whose number is needed: "
-                             'put {"configuration": {"alpha": 0.1}} into the .json beside the file, or call '
-                             'SalEMA.from_pretrained(path, alpha=0.1)')
+                             f"alpha, whose number is needed: {remedy}")
         return config
 
 
@@ -332,10 +331,10 @@ class SalCLSTM30(FrameByFrame):
 
     def run(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
         """As in `FrameByFrame.run`; the state is (hidden, cell), both (B, 512, h / 16, w / 16)."""
-        encoded = of_each(self.salgan[:ENCODED], frames)                   # (T, B, 512, h/16, w/16)
+        encoded = of_each(self.salgan[:ENCODED], frames)  # (T, B, 512, h/16, w/16)
         cells, state = conv_lstm(self.Gates, encoded, state)
         decoded = of_each(self.salgan[ENCODED:], cells + encoded if self.residual else cells)
-        return decoded[:, :, 0], state                                     # (T, B, h, w)
+        return decoded[:, :, 0], state  # (T, B, h, w)
 
 
 class SalCLSTM56(FrameByFrame):
@@ -354,13 +353,13 @@ class SalCLSTM56(FrameByFrame):
         layers = salgan_layers()
         self.salgan = nn.Sequential(*layers[:UPSAMPLED])
         self.Gates = gates(STAGES[1][-1])
-        self.final_convs = nn.Sequential(*layers[UPSAMPLED:])              # SalGAN's shapes, but not its weights
+        self.final_convs = nn.Sequential(*layers[UPSAMPLED:])  # SalGAN's shapes, but not its weights
 
     def run(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
         """As in `FrameByFrame.run`; the state is (hidden, cell), both (B, 128, h, w)."""
-        features = of_each(self.salgan, frames)                            # (T, B, 128, h, w)
+        features = of_each(self.salgan, frames)                  # (T, B, 128, h, w)
         cells, state = conv_lstm(self.Gates, features, state)
-        return of_each(self.final_convs, cells)[:, :, 0], state            # (T, B, h, w)
+        return of_each(self.final_convs, cells)[:, :, 0], state  # (T, B, h, w)
 
 
 class Readout(nn.Conv2d):
@@ -375,7 +374,7 @@ def salgan_layers() -> list[nn.Module]:
     """SalGAN's 62 layers: VGG-16 without its last pool, its mirror, the readout. State dicts hold their positions."""
     encoder = convolutions(STAGES, 3, lambda: nn.MaxPool2d(2))
     with torch.no_grad():
-        encoder[0].weight /= 64                                            # whose input is levels, not numbers around 1
+        encoder[0].weight /= 64  # whose input is levels, not numbers around 1
     decoder = convolutions(reversed(STAGES), STAGES[-1][-1], lambda: nn.Upsample(scale_factor=2, mode="nearest"))
     return [*encoder, *decoder, Readout(STAGES[0][-1], 1, kernel_size=1), nn.Sigmoid()]
 
@@ -428,14 +427,14 @@ def checked_locations(ema_loc: int | tuple[int, int], count: int) -> tuple[int, 
     """The layers that are averaged, one or two; a ValueError where there are no such layers."""
     pair = isinstance(ema_loc, (list, tuple))
     locations = tuple(ema_loc) if pair else (ema_loc,)
-    present = all(type(n) is int and 0 <= n < count for n in locations)    # True and False are no layers
+    present = all(type(n) is int and 0 <= n < count for n in locations)  # True and False are not layers
     if not present or (pair and (len(locations) != 2 or locations[0] >= locations[1])):
         raise ValueError(f"ema_loc must be a layer's number, 0 to {count - 1}, or two of them, rising, got {ema_loc}")
     return locations
 
 
 def check_alpha(alpha: float | str, plain: bool) -> None:
-    """Refuse an alpha that is no number, or, where it is taken as it is, no weight; the message names it."""
+    """Refuse an alpha that is not a number or, taken as it is, not a weight; the message names it."""
     if alpha == "learnt":
         return
     if type(alpha) not in (int, float) or not math.isfinite(alpha):
@@ -467,5 +466,4 @@ def check_state(old: Tensor | None, new: Tensor) -> None:
     """Refuse a state that belongs to other frames: one of another number would be broadcast without a word."""
     if old is not None and old.shape != new.shape:
         raise ValueError(f"the state, {tuple(old.shape)}, belongs to frames of another number or size: needed here is "
-                         f"{tuple(new.shape)}; "
-                         "start every video with None")
+                         f"{tuple(new.shape)}; start every video with None")

@@ -21,9 +21,9 @@ from saliency_model import GroupModel, check_frame_size, prepare_frame, rounded_
 from weights import load_entries, load_pretrained_part
 
 # Attributes of modules are the authors' names in state dicts, which also number what is alike.
-RGB, FLOW, MERGED = "_rgb", "_flow", ""                                    # suffixes of the trunks' parts
+RGB, FLOW, MERGED = "_rgb", "_flow", ""  # suffixes of the trunks' parts
 GROWTH = (1, 4, 8, 16, 32)  # channels of a trunk's stem and its four levels, in those of the stem
-REDUCED = 32                                                               # channels of everything behind the trunks
+REDUCED = 32  # channels of everything behind the trunks
 LEVELS = (1, 2, 3, 4)  # at 1/4, 1/8, 1/16 and 1/32 of the frame's size
 UNUSED = ("resnet.conv1", "resnet.bn1", "RGBF_conv3")  # in released state dicts, but on no way to an output
 FLOW_ONLY = re.compile(r"resnet\.\w+_flow\.|atten_flow_|reduce_m")  # entries of parts that see nothing but the flow
@@ -41,18 +41,18 @@ class SMCF(GroupModel):
         trunk_blocks: of each of the trunks' four levels; the defaults are ResNet-50.
     """
 
-    clip_len = 5                                                           # consecutive frames that attention spans
+    clip_len = 5  # consecutive frames that attention spans
     needs_flow, inputs, flow_picture = True, ("frame", "flow"), "wheel"
     known_by = ("resnet.conv1_rgb.weight", "CSF1.conv_f1.0.conv_bn.0.weight")
     authors_file = "SMCF-19epoch.pth"
     target, dataset = "mask", "vsod"
-    recipe = Recipe(                                                       # the paper's
+    recipe = Recipe(                 # the paper's
         optimizer="sgd", optimizer_options={"momentum": 0.9, "weight_decay": 5e-4}, lr=2e-3,
-        batch_size=10, epochs=20,  # frames are shuffled: a group is 5 unrelated ones
-        decay_epochs=20, gamma=0.1,                                        # of 20 epochs in all: it never falls
-        scales=(0.75, 1.0, 1.25),                                          # of 352, rounded to multiples of 32
-        val_every=0,  # their datasets have none to choose weights by
-        loss="logits",                                                     # of the saliency and of the motion map
+        batch_size=10, epochs=20,    # frames are shuffled: a group is 5 unrelated ones
+        decay_epochs=20, gamma=0.1,  # of 20 epochs in all: it never falls
+        scales=(0.75, 1.0, 1.25),    # of 352, rounded to multiples of 32
+        val_every=0,                 # their datasets have none to choose weights by
+        loss="logits",               # of the saliency and of the motion map
     )
     # Each stage trains the whole network; the first two show it one picture twice. The last one starts from both.
     stages = {"pretrain-rgb": ("frame", "frame"), "pretrain-flow": ("flow", "flow"), "finetune": ("frame", "flow")}
@@ -96,15 +96,15 @@ class SMCF(GroupModel):
             ValueError: frames and flow have another shape, or another one than each other.
         """
         check_group(frame, flow, self.clip_len)
-        merged, motion = self.encode(frame, flow)  # 2 x 4 x (B, C_i, h_i, w_i), level i at 1/4 .. 1/32
-        trans3 = self.reduce_trans3(self.transformer_1(merged[2]))         # (B, 32, h/16, w/16)
-        trans4 = self.reduce_trans4(self.transformer_2(merged[3]))         # (B, 32, h/32, w/32)
-        s = self.reduced("a", merged)                                      # s_1 .. s_4, (B, 32, h_i, w_i)
-        e = self.reduced("m", motion)                                      # e_1 .. e_4, (B, 32, h_i, w_i)
+        merged, motion = self.encode(frame, flow)                   # 2 x 4 x (B, C_i, h_i, w_i), level i at 1/4 .. 1/32
+        trans3 = self.reduce_trans3(self.transformer_1(merged[2]))  # (B, 32, h/16, w/16)
+        trans4 = self.reduce_trans4(self.transformer_2(merged[3]))  # (B, 32, h/32, w/32)
+        s = self.reduced("a", merged)                               # s_1 .. s_4, (B, 32, h_i, w_i)
+        e = self.reduced("m", motion)                               # e_1 .. e_4, (B, 32, h_i, w_i)
         for fuse in (self.CSF1, self.CSF2, self.CSF3, self.CSF4):
             s, e = fuse(s, e)
-        saliency_logits = self.output_s(s, trans3, trans4)                 # (B, 1, h/4, w/4)
-        motion_logits = self.output_e(e, trans3, trans4)                   # (B, 1, h/4, w/4)
+        saliency_logits = self.output_s(s, trans3, trans4)  # (B, 1, h/4, w/4)
+        motion_logits = self.output_e(e, trans3, trans4)    # (B, 1, h/4, w/4)
         return tuple(enlarge(logits, frame.shape[-2:]) for logits in (saliency_logits, motion_logits))
 
     def encode(self, frame: Tensor, flow: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -115,7 +115,7 @@ class SMCF(GroupModel):
         merged, motion = [], []
         for i in LEVELS:
             x, y = self.resnet.level(i, x, RGB), self.resnet.level(i, y, FLOW)
-            m = self.resnet.level(i, m, MERGED) + self.merge(i, x, y)      # m_i, (B, C_i, h_i, w_i)
+            m = self.resnet.level(i, m, MERGED) + self.merge(i, x, y)  # m_i, (B, C_i, h_i, w_i)
             merged.append(m)
             motion.append(y)
         return merged, motion
@@ -163,11 +163,11 @@ class SMCF(GroupModel):
         logits = output if output.ndim == 4 else output[:, None]
         maps = torch.sigmoid(logits.float())
         maps = maps - maps.amin((2, 3), keepdim=True)  # so that a constant map meets no rounding when resized
-        maps = enlarge(maps, size)[:, 0]                                   # (B, H, W)
+        maps = enlarge(maps, size)[:, 0]               # (B, H, W)
         low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
         return (maps - low) / torch.where(high > low, high - low, torch.ones_like(low))
 
-    quantise = rounded_to_8_bits                                           # as the authors' files hold maps
+    quantise = staticmethod(rounded_to_8_bits)  # as the authors' files hold maps
 
     def load_start(self, entries: dict[str, Tensor], source: str) -> list[str]:
         """Fill all three trunks with the same weights of ResNet-50; both pretraining stages start from there.
@@ -300,11 +300,11 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h', w') -> the same shape; B a multiple of the group."""
         grid = (self.group, *x.shape[2:])
-        x = x.unflatten(0, (-1, self.group)).movedim(2, -1)                # (B/5, 5, h', w', C)
-        tokens = x.flatten(1, 3)                                           # (B/5, 5 h' w', C)
+        x = x.unflatten(0, (-1, self.group)).movedim(2, -1)  # (B/5, 5, h', w', C)
+        tokens = x.flatten(1, 3)                             # (B/5, 5 h' w', C)
         for attend, transform in self.layers:
             tokens = transform(attend(tokens))
-        return tokens.unflatten(1, grid).movedim(-1, 2).flatten(0, 1)      # (B, C, h', w')
+        return tokens.unflatten(1, grid).movedim(-1, 2).flatten(0, 1)  # (B, C, h', w')
 
 
 class Residual(nn.Module):
@@ -342,7 +342,7 @@ class Attention(nn.Module):
         """(G, N, C) -> the same shape: within each of G groups, N positions attend to each other."""
         q, k, v = self.to_qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (G, heads, N, C / heads)
         x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
-        return self.to_out(x.transpose(1, 2).flatten(2))                   # (G, N, C)
+        return self.to_out(x.transpose(1, 2).flatten(2))                                   # (G, N, C)
 
 
 class FeedForward(nn.Module):
@@ -377,9 +377,9 @@ class CrossStackFusion(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        for number in range(1, 13):  # 1 to 6 carry motion to saliency, 7 to 12 back
+        for number in range(1, 13):      # 1 to 6 carry motion to saliency, 7 to 12 back
             self.add_module(f"conv{number}", UpConv(width))
-        for number in range(1, 9):                                         # F_1 .. F_4, G_1 .. G_4
+        for number in range(1, 9):       # F_1 .. F_4, G_1 .. G_4
             inputs = max(1, 6 - number)  # 5, 4, 3, 2 maps side by side; then one, a product
             self.add_module(f"conv_f{number}",
                             nn.Sequential(BasicConv2d(inputs * width, width, 3), BasicConv2d(width, width, 3)))
@@ -417,11 +417,11 @@ class Decoder(nn.Module):
     def forward(self, levels: list[Tensor], trans3: Tensor, trans4: Tensor) -> Tensor:
         """4 x (B, C, h_i, w_i), finest first, and the transformers' at the two coarsest sizes -> (B, 1, h_1, w_1)."""
         x1, x2, x3, x4 = levels
-        x4 = self.ppm4(x4 * trans4)                                        # (B, C, h_4, w_4)
-        x3 = self.ppm3(self.joined(1, x3, x4) * trans3)                    # (B, C, h_3, w_3)
-        x2 = self.ppm2(self.joined(2, x2, x3))                             # (B, C, h_2, w_2)
-        x1 = self.ppm1(self.joined(3, x1, x2))                             # (B, C, h_1, w_1)
-        return self.read_out(x1)                                           # (B, 1, h_1, w_1)
+        x4 = self.ppm4(x4 * trans4)                      # (B, C, h_4, w_4)
+        x3 = self.ppm3(self.joined(1, x3, x4) * trans3)  # (B, C, h_3, w_3)
+        x2 = self.ppm2(self.joined(2, x2, x3))           # (B, C, h_2, w_2)
+        x1 = self.ppm1(self.joined(3, x1, x2))           # (B, C, h_1, w_1)
+        return self.read_out(x1)                         # (B, 1, h_1, w_1)
 
     def joined(self, number: int, fine: Tensor, coarse: Tensor) -> Tensor:
         """A level and the next coarser one, enlarged to its size."""

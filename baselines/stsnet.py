@@ -26,19 +26,19 @@ from weights import local_file, read_configuration
 STREAM = {"conv1": (3, 96, 7), "conv2": (96, 256, 5), "conv3": (256, 512, 3), "conv4": (512, 512, 5),
           "conv5": (512, 512, 5)}
 TAIL = {"conv6": (512, 256, 7), "conv7": (256, 128, 11), "conv8": (128, 32, 11), "conv9": (32, 1, 13)}
-POOLED = ("conv1", "conv2")                                                # a pooling follows these
+POOLED = ("conv1", "conv2")  # a pooling follows these
 
-MEAN, SCALE = (100, 110, 118), 0.0078431372549                             # RGB, in levels; 2 / 255
-DARK = -0.95  # raw output, 0.02 of a density map: as dark as those are on average
-LARGEST, SMALLEST = 512, 4  # sides of frames; two poolings leave nothing of 3 pixels
-FLOW_KINDS = ("components", "wheel")  # of `optical_flow.PICTURES`, which this file need not load
+MEAN, SCALE = (100, 110, 118), 0.0078431372549  # RGB, in levels; 2 / 255
+DARK = -0.95                                    # raw output, 0.02 of a density map: as dark as those are on average
+LARGEST, SMALLEST = 512, 4                      # sides of frames; two poolings leave nothing of 3 pixels
+FLOW_KINDS = ("components", "wheel")            # of `optical_flow.PICTURES`, which this file need not load
 
-OLD_LAYERS, LAYER = 2, 100                                                 # fields of Caffe's messages: NetParameter,
-LAYER_NAME, LAYER_BLOBS = 1, 7                                             # LayerParameter,
-LEGACY_SHAPE, BLOB_DATA, BLOB_SHAPE = (1, 2, 3, 4), 5, 7                   # BlobProto,
-SHAPE_DIM = 1                                                              # BlobShape
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # protobuf's wire types; 3 and 4, groups, Caffe never wrote
-MOST_DIMS = 32                                                             # Caffe's own limit
+OLD_LAYERS, LAYER = 2, 100                                # fields of Caffe's messages: NetParameter,
+LAYER_NAME, LAYER_BLOBS = 1, 7                            # LayerParameter,
+LEGACY_SHAPE, BLOB_DATA, BLOB_SHAPE = (1, 2, 3, 4), 5, 7  # BlobProto,
+SHAPE_DIM = 1                                             # BlobShape
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5              # protobuf's wire types; 3 and 4, groups, Caffe never wrote
+MOST_DIMS = 32                                            # Caffe's own limit
 
 
 class Streams(GroupModel):
@@ -56,19 +56,19 @@ class Streams(GroupModel):
 
     clip_len, takes_stills = 1, True  # each map needs its frame, and its flow, alone
     known_by, unlike = ("deconv1.weight",), ("conv5_b.weight", "conv_fuse.weight")
-    recipe = Recipe(  # loss and optimiser are the paper's, numbers ours
+    recipe = Recipe(                  # loss and optimiser are the paper's, numbers ours
         optimizer="sgd", optimizer_options={"momentum": 0.9, "weight_decay": 5e-4},
-        lr=4e-7,  # for 240 x 320: the loss is a sum over pixels
+        lr=4e-7,                      # for 240 x 320: the loss is a sum over pixels
         batch_size=2, loss="euclidean",
-        flip=False,  # a mirrored picture of flow is one of another flow
+        flip=False,                   # a mirrored picture of flow is one of another flow
     )
-    nominal_size = (240, 320)  # and that of training, where frames of a batch need one size
-    validated_every = 32                                                   # frames, as the others' clips of 32
-    suffixes = ("",)                                                       # of the layers of each stream
+    nominal_size = (240, 320)         # and that of training, where frames of a batch need one size
+    validated_every = 32              # frames, as the others' clips of 32
+    suffixes = ("",)                  # of the layers of each stream
 
     def __init__(self, frame_size: tuple[int, int] | None = None, **others) -> None:
         check_size(frame_size)
-        super().__init__(frame_size, prepare_frame, **others)              # flow images are prepared like frames
+        super().__init__(frame_size, prepare_frame, **others)  # flow images are prepared like frames
         for suffix in self.suffixes:
             for name, shape in STREAM.items():
                 self.add_module(name + suffix, convolution(*shape))
@@ -143,13 +143,13 @@ class Streams(GroupModel):
             (B, H, W) float32 in [0, 1]: times 128 plus 127, cut to 0 .. 255, resized as with OpenCV's INTER_CUBIC,
             blurred with its default 5 x 5 Gaussian, divided by each map's maximum (a map of zeros stays one).
         """
-        with without_autocast(output.device):                              # or the blur would round to bfloat16
+        with without_autocast(output.device):  # or the blur would round to bfloat16
             maps = (128 * output.float() + 127).clamp(0, 255)[:, None]
             if maps.shape[2:] != tuple(size):
                 # Both take a = -0.75 and edge pixels.
                 maps = F.interpolate(maps, size=tuple(size), mode="bicubic", align_corners=False)
             weights = torch.tensor([1, 4, 6, 4, 1], device=maps.device, dtype=maps.dtype) / 16
-            maps = gaussian_blur(maps[:, 0], weights).clamp(0, 255)        # a cubic overshoots
+            maps = gaussian_blur(maps[:, 0], weights).clamp(0, 255)  # a cubic overshoots
         peaks = maps.amax(dim=(1, 2), keepdim=True)
         return maps / peaks.where(peaks > 0, 1)
 
@@ -165,7 +165,7 @@ class Streams(GroupModel):
             raise ValueError(f"{file} cannot be read as a weight file: it {mistaken}")
         return read_caffemodel(file), read_configuration(file.with_suffix(".json"))
 
-    quantise = truncated_to_8_bits                                         # as the authors' files hold maps
+    quantise = staticmethod(truncated_to_8_bits)  # as the authors' files hold maps
 
 
 class FlowStreams(Streams):
@@ -190,8 +190,8 @@ class FlowStreams(Streams):
         """A described SSNet has TSNet's entries, and no kind of flow."""
         if configuration and "flow_kind" not in {**configuration, **changes}:
             raise ValueError(f"the configuration that belongs to {source} does not fit {cls.__name__}: it has no "
-                             f"flow_kind, one of {FLOW_KINDS}, "
-                             f"and is SSNet's where it was written by train.py; it is {configuration}")
+                             f"flow_kind, one of {FLOW_KINDS}, and is SSNet's where it was written by train.py; it is "
+                             f"{configuration}")
         return super().completed(configuration, changes, entries, source)
 
 
@@ -290,7 +290,7 @@ def convolution(before: int, after: int, side: int) -> nn.Conv2d:
 def quadrupling() -> nn.ConvTranspose2d:
     """One channel made four times as high and wide by a learnt kernel, which starts as a bilinear one (our choice)."""
     layer = nn.ConvTranspose2d(1, 1, kernel_size=8, stride=4, padding=2, bias=False)
-    slope = 1 - (torch.arange(8) - 3.5).abs() / 4                          # 1/8 3/8 5/8 7/8 7/8 5/8 3/8 1/8
+    slope = 1 - (torch.arange(8) - 3.5).abs() / 4  # 1/8 3/8 5/8 7/8 7/8 5/8 3/8 1/8
     with torch.no_grad():
         layer.weight.copy_(slope[:, None] * slope)
     return layer
@@ -366,16 +366,14 @@ def read_caffemodel(path: Path) -> dict[str, Tensor]:
         for number, wire, value, at in fields(data):
             if number == OLD_LAYERS and wire == BYTES:
                 raise ValueError(f"what begins at byte {at} is a layer of the V1 format (`layers`): bring the file up "
-                                 "to date with Caffe's "
-                                 "upgrade_net_proto_binary")
+                                 "to date with Caffe's upgrade_net_proto_binary")
             if number == LAYER and wire == BYTES:
                 add_layer(entries, value, at)
         if not entries:
             raise ValueError("no layer with weights is in it")
     except ValueError as error:
         raise ValueError(f"{path} ({len(data)} bytes) cannot be read as a Caffe model: {error}. Was it interrupted "
-                         "while it was written or "
-                         "downloaded, or is it another kind of file?") from error
+                         "while it was written or downloaded, or is it another kind of file?") from error
     return entries
 
 
@@ -403,10 +401,10 @@ def read_blob(data: memoryview, start: int, name: str) -> Tensor:
             dims = read_dims(value, at, dims or [])
         elif number in LEGACY_SHAPE and wire == VARINT:
             legacy[number] = value
-        elif number == BLOB_DATA and wire in (BYTES, FIXED32):             # packed, or each value on its own
+        elif number == BLOB_DATA and wire in (BYTES, FIXED32):  # packed, or each value on its own
             values += value
     shape = [legacy.get(number, 0) for number in LEGACY_SHAPE] if dims is None else dims
-    if 4 * math.prod(shape) != len(values) or 0 in shape:                  # so no side exceeds what the file holds
+    if 4 * math.prod(shape) != len(values) or 0 in shape:  # so no side exceeds what the file holds
         raise ValueError(f"{name} at byte {start} has shape {tuple(shape)} and {len(values)} bytes of values, expected "
                          "4 for each")
     if dims is None and name.endswith(".bias") and shape[:3] == [1, 1, 1]:
@@ -441,7 +439,7 @@ def fields(data: memoryview, start: int = 0) -> Iterator[tuple[int, int, int | m
         The field's number, its wire type, its value (a number, or bytes) and where in the file that begins.
 
     Raises:
-        ValueError: this is no such message, or it is cut off.
+        ValueError: this is not such a message, or it is cut off.
     """
     position = 0
     while position < len(data):

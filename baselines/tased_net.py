@@ -33,8 +33,8 @@ PARTS_OF_S3D = {"base1": 0, "base2": 5, "base3": 8, "base4": 14}
 OVERLAPPING = {"kernel_size": (1, 3, 3), "stride": (1, 2, 2), "padding": (0, 1, 1)}
 APART = {"kernel_size": (1, 2, 2), "stride": (1, 2, 2)}
 
-ENCODER_RATE = 0.01  # of `lr`: the encoder knows Kinetics already; its rate stays constant
-BLUR_SIGMA, BLUR_RADIUS = 7, 28                                            # scipy cuts its Gaussian off at 4 sigma
+ENCODER_RATE = 0.01              # of `lr`: the encoder knows Kinetics already; its rate stays constant
+BLUR_SIGMA, BLUR_RADIUS = 7, 28  # scipy cuts its Gaussian off at 4 sigma
 
 
 class TASEDNet(WindowModel):
@@ -48,20 +48,20 @@ class TASEDNet(WindowModel):
         frame_stride: frames of the video from one frame of a clip to the next.
     """
 
-    clip_len = 32  # fixed by the network: 32 -> 16 -> 8 -> 4 -> 2 -> 1
-    first_frames = "mirror"  # the first 31 maps come from time-reversed windows
+    clip_len = 32                                         # fixed by the network: 32 -> 16 -> 8 -> 4 -> 2 -> 1
+    first_frames = "mirror"                               # the first 31 maps come from time-reversed windows
     known_by, authors_file = ("base1.0.conv_s.weight", "convtsp4.13.weight"), "TASED_updated.pt"
-    onnx_differs = True  # rounding moves some maxima, and what is unpooled with them
-    recipe = Recipe(                                                       # the paper's
+    onnx_differs = True                                   # rounding moves some maxima, and what is unpooled with them
+    recipe = Recipe(                                      # the paper's
         optimizer="sgd", optimizer_options={"momentum": 0.9, "weight_decay": 2e-7},
-        lr=0.1,                                                            # of the decoder, which starts from nothing
-        milestones=(750, 950), gamma=0.1,  # the decoder's rate falls after so many updates
-        batch_size=8, accumulate=5,  # 40 clips an update, as many as fit at a time
-        gradients="summed",                                                # over the 5 batches: `lr` belongs to the sum
-        epochs=67,  # 1000 updates of 40 clips, one of each of 600 videos
-        val_every=3,                                                       # ours; the authors keep the last weights
+        lr=0.1,                                           # of the decoder, which starts from nothing
+        milestones=(750, 950), gamma=0.1,                 # the decoder's rate falls after so many updates
+        batch_size=8, accumulate=5,                       # 40 clips an update, as many as fit at a time
+        gradients="summed",                               # over the 5 batches: `lr` belongs to the sum
+        epochs=67,                                        # 1000 updates of 40 clips, one of each of 600 videos
+        val_every=3,                                      # ours; the authors keep the last weights
         flip=True,
-        kl_over="batch",  # normalised over all 8 maps: busy maps weigh more
+        kl_over="batch",                                  # normalised over all 8 maps: busy maps weigh more
     )
     start_file = Path("saved_models/S3D_kinetics400.pt")  # torchvision's S3D has other names for its parts
 
@@ -99,17 +99,17 @@ class TASEDNet(WindowModel):
             ValueError: the clip has another shape.
         """
         check_clip(clip, self.clip_len)
-        fine = self.base1(clip)                                            # (B, 192, 16, H/4, W/4)
-        middle = self.base2(F.max_pool3d(fine, **OVERLAPPING))             # (B, 480, 16, H/8, W/8)
+        fine = self.base1(clip)  # (B, 192, 16, H/4, W/4)
+        middle = self.base2(F.max_pool3d(fine, **OVERLAPPING))  # (B, 480, 16, H/8, W/8)
         coarse = self.base3(F.max_pool3d(middle, 3, stride=2, padding=1))  # (B, 832, 8, H/16, W/16)
-        coarse, where = max_pool(coarse, 2, APART)                         # (B, 832, 4, H/32, W/32)
-        x = self.convtsp1(self.base4(coarse))                              # (B, 832, 4, H/32, W/32)
-        x = self.convtsp2(max_unpool(x, where))                            # (B, 480, 4, H/16, W/16)
+        coarse, where = max_pool(coarse, 2, APART)  # (B, 832, 4, H/32, W/32)
+        x = self.convtsp1(self.base4(coarse))  # (B, 832, 4, H/32, W/32)
+        x = self.convtsp2(max_unpool(x, where))  # (B, 480, 4, H/16, W/16)
         _, where = max_pool(middle, 4, OVERLAPPING)  # only the maxima's places: (B, 480, 4, H/16, W/16)
-        x = self.convtsp3(max_unpool(x, where))                            # (B, 192, 4, H/8, W/8)
-        _, where = max_pool(fine, 4, OVERLAPPING)                          # (B, 192, 4, H/8, W/8)
-        x = self.convtsp4[:-2](max_unpool(x, where))                       # (B, 4, 1, H, W)
-        return self.read_out(x)[:, 0, 0]                                   # (B, H, W)
+        x = self.convtsp3(max_unpool(x, where))  # (B, 192, 4, H/8, W/8)
+        _, where = max_pool(fine, 4, OVERLAPPING)  # (B, 192, 4, H/8, W/8)
+        x = self.convtsp4[:-2](max_unpool(x, where))  # (B, 4, 1, H, W)
+        return self.read_out(x)[:, 0, 0]  # (B, H, W)
 
     def read_out(self, x: Tensor) -> Tensor:
         """The last convolution and the sigmoid, in their own precision, float32, whatever came before.
@@ -118,7 +118,7 @@ class TASEDNet(WindowModel):
         """
         last = self.convtsp4[-2:]
         with without_autocast(x.device):
-            return last(x.to(last[0].weight.dtype))                        # (B, 1, 1, H, W)
+            return last(x.to(last[0].weight.dtype))  # (B, 1, 1, H, W)
 
     def bfloat16(self) -> "TASEDNet":
         """Half the memory; the last convolution stays in float32. Maxima that rounding moves are unpooled elsewhere."""
@@ -150,14 +150,14 @@ class TASEDNet(WindowModel):
             (B, H, W) float32 in [0, 1]: cut to steps of 1/255, blurred with a Gaussian of sigma 7, divided by each
             map's maximum (a map of zeros stays one), resized bilinearly.
         """
-        with without_autocast(output.device):                              # or the blur would round to bfloat16
+        with without_autocast(output.device):  # or the blur would round to bfloat16
             maps = (255 * output.float()).trunc() / 255
             maps = gaussian_blur(maps, blur_weights(maps), repeat_edges=True)
         peaks = maps.amax(dim=(1, 2), keepdim=True)
         maps = maps / peaks.where(peaks > 0, 1)
         return maps if maps.shape[1:] == tuple(size) else super().finish(maps, size)
 
-    quantise = truncated_to_8_bits                                         # as the authors' files hold maps
+    quantise = staticmethod(truncated_to_8_bits)  # as the authors' files hold maps
 
     def parameter_groups(self, lr: float) -> list[dict]:
         """What SGD gets: the encoder, at a hundredth of `lr`, and the decoder.
@@ -255,7 +255,7 @@ def rectified(conv: nn.Module) -> list[nn.Module]:
 
 def transposed(before: int, after: int, stride: int = 1) -> nn.ConvTranspose3d:
     """A transposed convolution over space, which makes height and width `stride` times as large, 1 or 2."""
-    side = stride + 2                                                      # what keeps sizes whole at padding 1
+    side = stride + 2  # what keeps sizes whole at padding 1
     return nn.ConvTranspose3d(before, after, (1, side, side), stride=(1, stride, stride), padding=(0, 1, 1), bias=False)
 
 

@@ -104,7 +104,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    keep_freed_memory()                                                    # as train.py does
+    keep_freed_memory()  # as train.py does
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         videos = make_videos(Path(folder) / "set", args.videos, args.frames, (360, 640))
         rows = measure(videos, Path(folder) / "cache", tuple(args.frame_size), args.workers, args.epochs)

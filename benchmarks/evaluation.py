@@ -32,7 +32,7 @@ from predict import predict_source
 from prediction.engine import default_batch_size
 from prediction.outputs import write_map
 from prediction.sources import Source
-from saliency_model import EngineOptions, WindowModel
+from saliency_model import EngineOptions, WindowModel, prepare_frame
 from scoring.methods import Network
 from scoring.other_fixations import OtherFixations
 from scoring.scorers import Scorer
@@ -45,8 +45,8 @@ class Costless(WindowModel):
     """A network that answers at once, with the newest frame: what remains is everything around it."""
 
     def __init__(self, model: RecSalNet) -> None:
-        nn.Module.__init__(self)
-        self.prepare, self.normalise, self.config = model.prepare, model.normalise, model.config
+        super().__init__(model.config["frame_size"], prepare_frame)
+        self.normalise = model.normalise
         self.finish, self.quantise, self.blank = model.finish, model.quantise, model.blank
         self.weight = nn.Parameter(torch.zeros(1, dtype=next(model.parameters()).dtype,
                                                device=next(model.parameters()).device))
@@ -157,7 +157,7 @@ def measure(video: Video, folder: Path, size: tuple[int, int], precision: str, b
     plain_call = functools.partial(plain_evaluation, weights=weights, size=size, scorer=scorer, device=device,
                                    folder=folder)
     of_plain = dataclasses.replace(video, frames=video.frames[:plain_frames])
-    plain_seconds = time_whole(plain_call, of_plain, device)              # before our programs' settings
+    plain_seconds = time_whole(plain_call, of_plain, device)  # before our programs' settings
     keep_freed_memory()
     model = model.bfloat16() if precision == "bfloat16" else model
     rows = []

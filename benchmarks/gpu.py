@@ -38,7 +38,7 @@ STAGES = {
     "profile": (35, "Where the time goes"),
     "networks": (30, "The other networks"),
 }
-LEAST = 0.5                                                                # of its seconds, or a stage is not started
+LEAST = 0.5  # of its seconds, or a stage is not started
 
 
 def run_stage(name: str, seconds: float, out: Path, flags: list[str]) -> dict:
@@ -65,7 +65,7 @@ def run_stage(name: str, seconds: float, out: Path, flags: list[str]) -> dict:
         except subprocess.TimeoutExpired:
             status = f"stopped after {seconds:.0f} s"
         finally:
-            with contextlib.suppress(ProcessLookupError):                  # with what it started: loader processes
+            with contextlib.suppress(ProcessLookupError):  # with what it started: loader processes
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         log.seek(0)
@@ -109,10 +109,10 @@ def main(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     flags, stages = ["--device", args.device, *["--tiny"] * args.tiny], []
     heading = f"python -m benchmarks.gpu {' '.join(flags)}, {time.strftime('%Y-%m-%d')}"
-    due = time.monotonic()                                                 # when the stages so far should have ended
+    due = time.monotonic()  # when the stages so far should have ended
     end = due + 60 * args.minutes
     for name in (name for name in STAGES if name in args.stages):
-        given = STAGES[name][0] * (4 if args.tiny else 1)                  # a CPU may have other work
+        given = STAGES[name][0] * (4 if args.tiny else 1)  # a CPU may have other work
         due += given
         seconds = min(due, end) - time.monotonic()
         if seconds < LEAST * given:
@@ -122,7 +122,7 @@ def main(args: argparse.Namespace) -> int:
         stages.append(stage)
         why = f": {stage['log'][-1]}" if stage.get("log") else ""
         print(f"{name}: {stage['status']}, {stage['seconds']:.0f} s, {len(stage['rows'])} rows{why}", flush=True)
-        (args.out / "gpu.md").write_text(report(stages, heading))          # after each: the machine may be taken away
+        (args.out / "gpu.md").write_text(report(stages, heading))  # after each: the machine may be taken away
     print(f"tables: {args.out / 'gpu.md'}")
     return 0 if all(stage["status"] == "done" for stage in stages) else 1
 

@@ -37,8 +37,8 @@ SIZE, TINY_SIZE = (224, 384), (32, 32)
 # Of networks in tiny runs; the plain formulation has one size.
 TINY = {"width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
 TINY_NETWORKS = {"smcf": {"trunk_width": 8, "trunk_blocks": (1, 1, 1, 1)}}
-CARDS = (12, 24, 80)                                                       # GB of cards whose largest batch is sought
-CONTEXT = 0.7                                                              # GB that CUDA itself takes of a card
+CARDS = (12, 24, 80)  # GB of cards whose largest batch is sought
+CONTEXT = 0.7         # GB that CUDA itself takes of a card
 
 
 # 1. The machine
@@ -77,12 +77,12 @@ class Outcomes:
         self.keep, self.passed = keep, 0
 
     def pytest_collectreport(self, report) -> None:
-        if report.failed:                                                  # tests that cannot be imported
+        if report.failed:  # tests that cannot be imported
             found = report.longreprtext[-200:]
             self.keep({"check": report.nodeid, "outcome": "failed", "seconds": 0.0, "found": found})
 
     def pytest_runtest_logreport(self, report) -> None:
-        if report.when != "call" and report.outcome == "passed":           # a fixture, which may also fail or skip
+        if report.when != "call" and report.outcome == "passed":  # a fixture, which may also fail or skip
             return
         self.passed += report.outcome == "passed"
         found = [f"{name}: {value:.2g}" if isinstance(value, float) else f"{name}: {value}"
@@ -99,7 +99,7 @@ def checks(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
     """The tests of a GPU, one by one; exit code 1 where one fails, or none passes."""
     import pytest
 
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"                     # whatever else is installed there
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # whatever else is installed there
     outcomes = Outcomes(keep)
     tests = Path(__file__).resolve().parent.parent / "tests" / "test_cuda.py"
     flags = ["-q", "-p", "no:cacheprovider", "-o", "addopts=", "--device", device.type, *["--tiny"] * tiny]
@@ -178,7 +178,7 @@ def forward(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
     for precision in network.precisions(device):
         prepare = functools.partial(network.our_forward, size, device, precision=precision, **TINY if tiny else {})
         rows = [comparison.add("eager", precision, batch, functools.partial(prepare, batch)) for batch in batches]
-    best = best_batch(rows)                                                # of bfloat16, where there is one
+    best = best_batch(rows)  # of bfloat16, where there is one
     comparison.add("compiled", precision, best, functools.partial(prepare, best, compiler=compiler(tiny)))
 
 
@@ -211,7 +211,7 @@ def fit_card(card: int, rows: dict[str, list[dict]], prepare: dict[str, Callable
     """
     for variant, of_batches in rows.items():
         peaks = {row["batch"]: row["peak GB in all"] for row in of_batches if row["peak GB in all"]}
-        if len(peaks) < 2:                                                 # on a CPU there are none
+        if len(peaks) < 2:  # on a CPU there are none
             continue
         least, most = min(peaks), max(peaks)
         per_clip = (peaks[most] - peaks[least]) / (most - least)
@@ -226,15 +226,15 @@ def fit_card(card: int, rows: dict[str, list[dict]], prepare: dict[str, Callable
 def fits_card(gigabytes: float, device: torch.device, prepare: Callable[[int], Callable], batch: int) -> bool:
     """Whether two steps of a batch fit a card of this size: PyTorch may take no more of this one."""
     total = torch.cuda.get_device_properties(device).total_memory / 1e9
-    torch.cuda.empty_cache()                                               # what is kept counts against no limit
+    torch.cuda.empty_cache()  # what is kept counts against no limit
     torch.cuda.set_per_process_memory_fraction(min(1.0, (gigabytes - CONTEXT) / total), device)
     try:
         call = prepare(batch)
-        for _ in range(2):                                                 # Adam's state is there from the second on
+        for _ in range(2):  # Adam's state is there from the second on
             call()
         synchronise(device)
         return True
-    except RuntimeError as error:                                          # too little memory, or a kernel's limit
+    except RuntimeError as error:  # too little memory, or a kernel's limit
         print(f"batch {batch} on {gigabytes} GB: {str(error).splitlines()[0]}", flush=True)
         return False
     finally:
@@ -297,20 +297,20 @@ def read_clips(folder: Path, tiny: bool, size: tuple[int, int], keep: Keep) -> N
             dataset = ClipDataset(videos * 200, prepare, size=size, every=1, cache=own)
             loader = clip_loader(dataset, 1, workers, shuffle=False)
             batches = iter(loader)
-            for _ in range(workers * loader.prefetch_factor):              # asked for before the clock starts
+            for _ in range(workers * loader.prefetch_factor):  # asked for before the clock starts
                 next(batches)
             started, read = time.perf_counter(), 0
             while (spent := time.perf_counter() - started) < seconds:
                 next(batches)
                 read += 1
             keep({"clips from": source, "workers": workers, "clips/s": read / spent})
-            del batches, loader                                            # which ends its processes
+            del batches, loader  # which ends its processes
 
 
 # 6. Where the time goes
 
 OTHERS = "element by element, and others"
-KINDS = {                                                                  # by parts of operators' names, the first fit
+KINDS = {  # by parts of operators' names, the first fit
     "resizing": "upsample", "attention": "attention|softmax|bmm", "convolutions": "conv|cudnn",
     "linear layers": "addmm|aten::linear|aten::mm$", "norms": "_norm",
     "copies": "copy|clone|contiguous|aten::cat|roll|index|_pad|fill|zero|gather|embedding", OTHERS: "",
@@ -331,7 +331,7 @@ def profiled(device: torch.device, tiny: bool, out: Path, keep: Keep) -> None:
             synchronise(device)
         events, spent = record.key_averages(), dict.fromkeys(KINDS, 0.0)
         for event in events:
-            if event.key.startswith("aten::"):                             # operators; kernels are listed beside them
+            if event.key.startswith("aten::"):  # operators; kernels are listed beside them
                 kind = next(kind for kind, parts in KINDS.items() if re.search(parts, event.key))
                 spent[kind] += getattr(event, time_of) / 1000
         spent["gaps between kernels"] = max(0.0, whole - sum(spent.values()))

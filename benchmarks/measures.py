@@ -151,8 +151,8 @@ def main(args: argparse.Namespace) -> None:
               f"{row['difference']:.1e} |")
     write_rows(args.out, rows, vars(args), device)
     print(f"per frame of {args.size[0]} x {args.size[1]}, {args.fixations} fixations, batch {args.batch_size}, "
-          f"float32, median of {args.repeats}; "
-          f"plain: NumPy on the CPU; ours: {device.type} ({machine(device)}); written to {args.out}")
+          f"float32, median of {args.repeats}; plain: NumPy on the CPU; ours: {device.type} ({machine(device)}); "
+          f"written to {args.out}")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def make_clip(batch_size: int, size: tuple[int, int], device: torch.device) -> T
 
 def make_model(device: torch.device, size: tuple[int, int], **config) -> RecSalNet:
     torch.manual_seed(0)
-    with torch.device(device):                                             # on a GPU, random weights take no time
+    with torch.device(device):  # on a GPU, random weights take no time
         return RecSalNet(frame_size=size, drop_path=0.0, **config).eval()
 
 
@@ -175,7 +175,7 @@ def main(args: argparse.Namespace) -> None:
     rates = {name: timing.matrix_rate(getattr(torch, name), device) for name in measured}
     plain_rows = [measure_plain(what, plain_call, size, args.repeats, device, rates["float32"])
                   for what, plain_call, _ in tasks]
-    keep_freed_memory()                                                    # as our programs do
+    keep_freed_memory()  # as our programs do
     rows = []
     for plain_row, (_, plain_call, variants) in zip(plain_rows, tasks):
         variants = {f"{PLAIN}, freed memory kept": plain_call, **variants}

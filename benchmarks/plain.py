@@ -112,7 +112,7 @@ def attention(weights: dict[str, Tensor], name: str, linear, x: Tensor, heads: i
     """Softmax attention written out; x is (B windows, N, C)."""
     count, n, channels = x.shape
     q, k, v = linear("attn.qkv", x).view(count, n, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
-    scores = (q * (channels // heads) ** -0.5) @ k.transpose(-2, -1)       # (B windows, heads, N, N)
+    scores = (q * (channels // heads) ** -0.5) @ k.transpose(-2, -1)  # (B windows, heads, N, N)
     index = weights[f"{name}.relative_position_index"][:n, :n].reshape(-1)
     scores = scores + weights[f"{name}.relative_position_bias_table"][index].view(n, n, heads).permute(2, 0, 1)
     if mask is not None:

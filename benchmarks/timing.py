@@ -48,8 +48,8 @@ def peak_of_process(prepare: Callable[[], Callable[[], object]], threads: int) -
     call, status = prepare(), Path("/proc/self/status")
     if not status.is_file():
         return None
-    release_freed_memory()  # or the call would have for nothing what `prepare` left
-    Path("/proc/self/clear_refs").write_text("5")                          # the peak restarts from what is held now
+    release_freed_memory()                         # or the call would have for nothing what `prepare` left
+    Path("/proc/self/clear_refs").write_text("5")  # the peak restarts from what is held now
     before = peak_resident(status)
     call()
     return (peak_resident(status) - before) / 2 ** 10

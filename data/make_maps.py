@@ -27,7 +27,7 @@ except ModuleNotFoundError as error:
     sys.exit(f"make_maps.py: error: {error}. It uses the programs' own code: run it as `python -m data.make_maps`, in "
              "the root of this repository")
 
-LENGTH, SIGMA = 150, 20     # pixels: fspecial('gaussian', 150, 20), whatever the frame's size
+LENGTH, SIGMA = 150, 20  # pixels: fspecial('gaussian', 150, 20), whatever the frame's size
 
 
 def replicated_density_map(fixations: np.ndarray) -> np.ndarray:
@@ -71,7 +71,7 @@ def write_maps(folders: VideoFolders, make: Callable[[np.ndarray], np.ndarray], 
         target = folders.maps / f"{before.stem if before else stem}.png"
         write_atomically(target, encode_png(make(read_fixations(path, frames[stem]))))
         if before and before != target:
-            before.unlink()                                         # or a frame would have two
+            before.unlink()  # or a frame would have two
     return len(wanted)
 
 

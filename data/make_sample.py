@@ -36,10 +36,10 @@ from prepare_dhf1k import SIGMA, at_least_one, density_map, encode_png, write_at
 from scenes import VSOD_SPEED, fixation_maps, make_scene, simulate_gaze
 from tqdm import tqdm
 
-GENERATOR = 1                       # goes up when the same flags give other files
-FINISHED, STARTED = "sample.json", "sample.json.unfinished"     # markers with the flags: folders that we may replace
-MIN_SIZE = 32                       # pixels; objects get lost below
-JPEG_QUALITY = 95                   # OpenCV's own default
+GENERATOR = 1                                                # goes up when the same flags give other files
+FINISHED, STARTED = "sample.json", "sample.json.unfinished"  # markers with the flags: folders that we may replace
+MIN_SIZE = 32                                                # pixels; objects get lost below
+JPEG_QUALITY = 95                                            # OpenCV's own default
 # Flags in a marker.
 MARKED = ("kind", "generator", "train_videos", "val_videos", "frames", "size", "observers", "stills", "seed")
 GAZE_SORTS = ("images", "maps", "fixation")
@@ -108,7 +108,7 @@ def gaze_pictures(start: list[int], frames: int, size: tuple[int, int],
     scene = make_scene(rng, frames, size)
     gaze = simulate_gaze(rng, scene.things, scene.background, observers)
     for t, fixations in enumerate(fixation_maps(gaze, size)):
-        density = density_map(fixations, SIGMA * size[1] / 640)     # sigma scales with the width
+        density = density_map(fixations, SIGMA * size[1] / 640)  # sigma scales with the width
         yield f"{t + 1:04d}", (encode_png(scene.frame(t)), encode_png(density), encode_png(fixations))
 
 
@@ -154,7 +154,7 @@ def read_marker(out: Path) -> dict:
         return {}
     try:
         content = json.loads(marker.read_text())
-        find_parts(content["flags"])                                # any other program's file fails here
+        find_parts(content["flags"])  # any other program's file fails here
         return content
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{marker} is not a marker that this program wrote: choose another --out.") from error
@@ -172,7 +172,7 @@ def take_stock(out: Path, flags: dict) -> tuple[Counter, list[Path], list[Path]]
     folders = set_folders(flags)
     for path in (path for folder in folders if (out / folder).is_dir() for path in (out / folder).iterdir()):
         name = path.relative_to(out).as_posix()
-        whole = re.sub(r"/\.([^/]+)\.partial$", r"/\1", name)       # as `write_atomically` calls it
+        whole = re.sub(r"/\.([^/]+)\.partial$", r"/\1", name)  # as `write_atomically` calls it
         pattern = re.sub(r"\d+(\.\w+)$", r"*\1", whole)
         if pattern in patterns:
             counts[pattern] += whole == name
@@ -219,7 +219,7 @@ def remove_set(out: Path) -> None:
         raise ValueError(f"{out} holds {[str(p) for p in others[:3]]}, not written by this program: move it away "
                          "(nothing was removed).")
     if (out / FINISHED).is_file():
-        os.replace(out / FINISHED, out / STARTED)                   # so that an interrupted removal can be taken up
+        os.replace(out / FINISHED, out / STARTED)  # so that an interrupted removal can be taken up
     for path in ours:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for folder in reversed(set_folders(marker["flags"])):
@@ -301,7 +301,7 @@ def set_flags(args: argparse.Namespace) -> dict:
                          "single one.")
     values.update({name: default for name, default in defaults.items() if values[name] is None})
     if args.kind == "gaze":
-        del values["kind"]                                          # sets with gaze are older than the word
+        del values["kind"]  # sets with gaze are older than the word
     return {name: values[name] for name in MARKED if values.get(name) is not None}
 
 

@@ -35,13 +35,13 @@ from tqdm import tqdm
 
 SPLITS = {"train": range(1, 601), "val": range(601, 701), "test": range(701, 1001)}
 RULES = ("grid", "points")
-SCREEN = (900, 1440)        # (H, W) of the screen the observers looked at, pixels; the video filled its width
-FPS = 30                    # of all DHF1K videos
-SIGMA = 12.74               # pixels: a Gaussian of FWHM 30 px, at the 640 x 360 px of DHF1K
-PNG_LEVEL = 4               # zlib: files 12 % larger than at level 6, in half the time
+SCREEN = (900, 1440)  # (H, W) of the screen the observers looked at, pixels; the video filled its width
+FPS = 30              # of all DHF1K videos
+SIGMA = 12.74         # pixels: a Gaussian of FWHM 30 px, at the 640 x 360 px of DHF1K
+PNG_LEVEL = 4         # zlib: files 12 % larger than at level 6, in half the time
 SAMPLE = np.dtype([("time", np.int64), ("x", np.float64), ("y", np.float64), ("fixation", bool)])
 COLUMNS = {"time": "Time", "x": "L POR X [px]", "y": "L POR Y [px]", "event": "L Event Info"}
-VIDEO_ERRORS = (FileNotFoundError, ValueError)      # the fault of one video; a full disk is not, and stops the run
+VIDEO_ERRORS = (FileNotFoundError, ValueError)  # the fault of one video; a full disk is not, and stops the run
 
 
 # Raw gaze to fixation and density maps
@@ -118,7 +118,7 @@ def locate_gaze(gaze: np.ndarray, num_frames: int, size: tuple[int, int]) -> tup
     """
     height, width = size
     scale = width / SCREEN[1]
-    margin = (SCREEN[0] - height / scale) / 2                      # the black bar above the video, pixels of the screen
+    margin = (SCREEN[0] - height / scale) / 2  # the black bar above the video, pixels of the screen
     x, y = round_half_away(scale * gaze["x"]), round_half_away(scale * (gaze["y"] - margin))
     frame, rest = np.divmod(FPS * (gaze["time"] - gaze["time"][:1]), 1_000_000)
     fixation = gaze["fixation"]
@@ -243,13 +243,13 @@ def copy_frames(files: Sequence[Path], folder: Path) -> None:
 class Job:
     """What is to be done for one video; `source` is "released", "raw" or "none", `rule` None unless raw."""
 
-    video: Path                     # SOURCE/video/002.AVI
-    folder: Path                    # OUT/train/0002, not there before all of it is
-    unfinished: Path                # OUT/.partial/train/0002
+    video: Path       # SOURCE/video/002.AVI
+    folder: Path      # OUT/train/0002, not there before all of it is
+    unfinished: Path  # OUT/.partial/train/0002
     source: str
     rule: str | None
-    annotation: Path                # SOURCE/annotation/0002
-    gaze: tuple[Path, ...]          # one file per observer
+    annotation: Path        # SOURCE/annotation/0002
+    gaze: tuple[Path, ...]  # one file per observer
 
 
 def prepare_video(job: Job) -> dict:
@@ -263,7 +263,7 @@ def prepare_video(job: Job) -> dict:
     """
     if job.folder.exists():
         return {"written": False, "frames": check_present(job)}
-    shutil.rmtree(job.unfinished, ignore_errors=True)               # of a run that was interrupted
+    shutil.rmtree(job.unfinished, ignore_errors=True)  # of a run that was interrupted
     job.unfinished.mkdir(parents=True)
     try:
         num_frames, size = extract_frames(job.video, job.unfinished / "images")
@@ -532,7 +532,7 @@ def main(args: argparse.Namespace) -> int:
     print(f"{args.out}: {len(written)} videos written ({sum(r['frames'] for r in written)} frames), "
           f"{len(done) - len(written)} were there already, {len(bad)} bad ones skipped")
     if ignored:
-        print(f"{ignored} files in {args.source / 'video'} are no NNN.AVI and were left out")
+        print(f"{ignored} files in {args.source / 'video'} are not NNN.AVI and were left out")
     for reason in bad:
         print(f"skipped: {reason}", file=sys.stderr)
     return 1 if bad else 0

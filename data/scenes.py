@@ -6,21 +6,21 @@ import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-DIAMETER = (0.12, 0.18)             # of an object, in widths of the frame, as all lengths below
-SPEED = (0.001, 0.004)              # of a moving object, per frame: an eighth of the width in half a second to two
-VSOD_SPEED = (0.005, 0.02)          # the same with masks: a pixel or more at 160, or optical flow would hardly show it
-TURN = 0.3                          # in radii: how near to the border the centre of an object comes before it turns
-PAN = 0.005                         # of the background, per frame, at most
-NUM_MOVING = (0.6, 0.3, 0.1)        # shares of videos with one, two and three moving objects
-STILL_SHARE = 0.6                   # videos with an object that stands still and gets little gaze: motion has to count
-CIRCLE_SHARE = 0.3                  # moving objects that circle; the others bounce at the borders
-LATE_SHARE = 0.3                    # moving objects, but for a video's first, that enter from outside during it
-STILL_INTEREST = 0.03               # of an object that stands still, where the slowest moving one has 0.1
-LOOK_CENTRE, LOOK_ANYWHERE = 0.06, 0.03     # share of looks that go near the centre (centre bias), or anywhere
-NEW_LOOK, NEW_LOOK_AT_ENTRY = 1 / 15, 1 / 4     # chance of a saccade per frame, ordinarily and while something enters
-SAMPLES = 3                         # gaze samples of one observer per frame
-JITTER = 0.025                      # standard deviation of samples around the gaze: people look at all of an object
-LOST_SHARE = 0.02                   # frames without any fixation, as in DHF1K
+DIAMETER = (0.12, 0.18)  # of an object, in widths of the frame, as all lengths below
+SPEED = (0.001, 0.004)  # of a moving object, per frame: an eighth of the width in half a second to two
+VSOD_SPEED = (0.005, 0.02)  # the same with masks: a pixel or more at 160, or optical flow would hardly show it
+TURN = 0.3  # in radii: how near to the border the centre of an object comes before it turns
+PAN = 0.005  # of the background, per frame, at most
+NUM_MOVING = (0.6, 0.3, 0.1)  # shares of videos with one, two and three moving objects
+STILL_SHARE = 0.6  # videos with an object that stands still and gets little gaze: motion has to count
+CIRCLE_SHARE = 0.3  # moving objects that circle; the others bounce at the borders
+LATE_SHARE = 0.3  # moving objects, but for a video's first, that enter from outside during it
+STILL_INTEREST = 0.03  # of an object that stands still, where the slowest moving one has 0.1
+LOOK_CENTRE, LOOK_ANYWHERE = 0.06, 0.03  # share of looks that go near the centre (centre bias), or anywhere
+NEW_LOOK, NEW_LOOK_AT_ENTRY = 1 / 15, 1 / 4  # chance of a saccade per frame, ordinarily and while something enters
+SAMPLES = 3  # gaze samples of one observer per frame
+JITTER = 0.025  # standard deviation of samples around the gaze: people look at all of an object
+LOST_SHARE = 0.02  # frames without any fixation, as in DHF1K
 
 
 # What is seen
@@ -99,7 +99,7 @@ def make_things(rng: np.random.Generator, num_frames: int, size: tuple[int, int]
     if rng.random() < STILL_SHARE:
         kinds.append(still_path)
     things = [make_thing(rng, kind, num_frames, size, speed) for kind in kinds]
-    return [things[i] for i in rng.permutation(len(things))]        # any of them may cover the others
+    return [things[i] for i in rng.permutation(len(things))]  # any of them may cover the others
 
 
 def make_thing(rng: np.random.Generator, kind: Callable, num_frames: int, size: tuple[int, int],
@@ -168,7 +168,7 @@ def still_path(rng: np.random.Generator, num_frames: int, size: tuple[int, int],
 def place(rng: np.random.Generator, size: tuple[int, int], margin: float) -> np.ndarray:
     """A random position (x, y) in the frame, outside a margin; both in pixels."""
     frame = np.array([size[1], size[0]])
-    room = np.maximum(frame - 2 * margin, 0)                       # an object larger than the frame stays in its middle
+    room = np.maximum(frame - 2 * margin, 0)  # an object larger than the frame stays in its middle
     return (frame - room) / 2 + room * rng.random(2)
 
 
@@ -187,7 +187,7 @@ def draw_frame(background: np.ndarray, shift: np.ndarray, things: list[Thing], t
     """Frame t, (H, W, 3) BGR uint8: the background shifted by whole pixels (x, y), and the objects on it."""
     image = np.roll(background, (int(shift[1]), int(shift[0])), axis=(0, 1))
     for thing in things:
-        for scale, shade in ((1.0, 0.55), (0.82, 1.0)):             # a dark rim, then the body
+        for scale, shade in ((1.0, 0.55), (0.82, 1.0)):  # a dark rim, then the body
             thing.fill(image, t, scale, tuple(shade * thing.colour))
     return image
 
@@ -258,10 +258,10 @@ def simulate_gaze(rng: np.random.Generator, things: list[Thing], background: np.
     size = background.shape[:2]
     interest = find_interest(things, background, size)
     num_frames = len(interest)
-    gaze = np.stack([watch(rng, things, interest, size) for _ in range(observers)], axis=1)         # (T, observers, 2)
+    gaze = np.stack([watch(rng, things, interest, size) for _ in range(observers)], axis=1)  # (T, observers, 2)
     gaze = np.repeat(gaze, SAMPLES, axis=1)
     gaze = gaze + rng.normal(0, JITTER * size[1], gaze.shape)
     lost = round(LOST_SHARE * num_frames)
     first = rng.integers(0, num_frames - lost + 1)
-    gaze[first:first + lost] = np.nan                                                               # all of them blink
+    gaze[first:first + lost] = np.nan  # all of them blink
     return gaze

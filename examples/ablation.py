@@ -39,7 +39,7 @@ def run(program: str, *words: str | Path) -> None:
     """Run one of the scripts; where it fails, so does this one, with the same exit code."""
     command = [sys.executable, str(ROOT / program), *map(str, words)]
     print("$", shlex.join([program, *command[2:]]), flush=True)
-    signal.signal(signal.SIGINT, lambda *unused: None)                     # the script gets Ctrl-C too, ends its step
+    signal.signal(signal.SIGINT, lambda *unused: None)  # the script gets Ctrl-C too, ends its step
     with subprocess.Popen(command) as process:
         signal.signal(signal.SIGTERM, lambda *unused: process.terminate())
     if process.returncode:
@@ -47,7 +47,7 @@ def run(program: str, *words: str | Path) -> None:
 
 
 def main(args: argparse.Namespace, train_flags: list[str]) -> None:
-    taken = [flag for flag in train_flags                                  # train.py takes abbreviations too
+    taken = [flag for flag in train_flags  # train.py takes abbreviations too
              if flag.startswith("--") and any(own.startswith(flag.partition("=")[0]) for own in OWN)]
     if taken:
         raise ValueError(f"{', '.join(taken)} cannot follow --: what is the same for all runs goes in front of it, "
@@ -55,13 +55,13 @@ def main(args: argparse.Namespace, train_flags: list[str]) -> None:
     if len(set(args.recursions)) < len(args.recursions) or min(args.recursions) < 0:
         raise ValueError(f"expected different --recursions from 0, got {args.recursions}")
     scores = args.out / args.run_dir.resolve().name
-    if scores.exists() and not args.overwrite:                             # checked before days of training
+    if scores.exists() and not args.overwrite:  # checked before days of training
         raise FileExistsError(f"{scores} is there: --overwrite replaces it (and keeps trained runs), "
                               "another --out keeps both")
     both = ["--dataset", args.dataset, *(["--data", args.data] if args.data else []), "--device", args.device]
     runs = [args.run_dir / f"K{number}" for number in args.recursions]
     for number, folder in zip(args.recursions, runs):
-        resume = ["--resume"] if (folder / "last.pt").is_file() else []    # trains no more if the run is finished
+        resume = ["--resume"] if (folder / "last.pt").is_file() else []  # trains no more if the run is finished
         run("train.py", *both, "--num-recursions", number, "--run-dir", folder, *resume, *train_flags)
     run("test.py", *both, "--weights", *(folder / "RecSalNet.pth" for folder in runs),
         "--method", *(f"K={number}" for number in args.recursions),

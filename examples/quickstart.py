@@ -10,8 +10,8 @@ from predict import Predictor
 
 if len(sys.argv) != 3:
     sys.exit("usage: PYTHONPATH=. python examples/quickstart.py VIDEO WEIGHTS")
-predictor = Predictor(sys.argv[2], every=25)                               # a map of every 25th frame
-for seconds, saliency in predictor.predict_video(sys.argv[1]):             # (H, W), in (0, 1)
+predictor = Predictor(sys.argv[2], every=25)                    # a map of every 25th frame
+for seconds, saliency in predictor.predict_video(sys.argv[1]):  # (H, W), in (0, 1)
     row, column = np.unravel_index(saliency.argmax(), saliency.shape)
     height, width = saliency.shape
     print(f"second {seconds:7.2f}: most salient at row {row}, column {column} of {height} x {width}")

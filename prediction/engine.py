@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prediction.sources import Source, TimedFrame
-from saliency_model import EngineOptions, PreparedFrame, SaliencyModel, Step, stretch
+from saliency_model import EngineOptions, PreparedFrame, SaliencyModel, StepOutput, stretch
 from utils import at_least, in_background
 from videos import optical_flow
 from videos.optical_flow import Flow, FlowSource
@@ -45,7 +45,7 @@ def saliency_maps(model: SaliencyModel, frames: Iterable[np.ndarray],
     options = options or EngineOptions()
     if flows is not None and not model.needs_flow:
         raise ValueError(f"{type(model).__name__} takes no optical flow")
-    errors = []                                                            # raised after the maps of earlier frames
+    errors = []  # raised after the maps of earlier frames
     prepared = (prepare(model, frame, flow) for frame, flow in with_flows(model, frames, flows))
     ahead = 2 * options.batch_size * options.interpolate * options.every
     prepared = in_background(until_error(prepared, errors), ahead=max(2 * options.batch_size, min(64, ahead)))
@@ -140,7 +140,7 @@ def is_cut(change: float, change_before: float) -> bool:
     return change > 25 and change > 2 * change_before
 
 
-def interpolated(outputs: Iterator[tuple[Step, Tensor]]) -> Iterator[RawMap]:
+def interpolated(outputs: Iterator[StepOutput]) -> Iterator[RawMap]:
     """The output for each frame; within a step, interpolated between the outputs before and after."""
     before = None
     for step, output in outputs:
@@ -179,10 +179,10 @@ def predictions(model: SaliencyModel, source: Source, options: EngineOptions, do
         times: filled with the time in seconds of every frame that has a map, by its name; existing maps included.
         flow: where the flow comes from, for models that need it. Default: DIS, not kept.
     """
-    wanted = done * options.every                                          # index of the first frame that gets a map
+    wanted = done * options.every  # index of the first frame that gets a map
     # Its map depends on the frames before, and finding a cut at the first of those takes two more.
     first = max(0, wanted - model.frames_before(wanted) - 2)
-    waiting: collections.deque[TimedFrame] = collections.deque()           # for their maps
+    waiting: collections.deque[TimedFrame] = collections.deque()  # for their maps
     times = {} if times is None else times
 
     def frames() -> Iterator[np.ndarray]:

@@ -40,7 +40,7 @@ def export(model: nn.Module, path: Path) -> str:
         raise ValueError(f"--export to {path.suffix} needs PyTorch {EXPORTABLE} or newer, this is {torch.__version__}")
     clip = torch.randn(2, 3, model.clip_len, *model.config["frame_size"], generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")                                    # PyTorch's, about its own formats
+        warnings.simplefilter("ignore")  # PyTorch's, about its own formats
         # Each in a batch of its own: rounding may move TASED-Net's maxima.
         expected = [model(clip), model(clip[:1])]
         program = torch.export.export(model, (clip,), dynamic_shapes={"clip": {0: torch.export.Dim("batch")}})

@@ -16,7 +16,7 @@ from prediction.sources import Source
 from prediction.video_files import video_file
 from saliency_model import stretch
 
-SHEET = 4                                                                  # rows and columns of a contact sheet
+SHEET = 4  # rows and columns of a contact sheet
 Write = Callable[[Prediction], None]
 
 
@@ -98,7 +98,7 @@ def contact_sheet(path: Path, source: Source) -> Iterator[Write]:
             picture.thumbnail((320, 320))
             kept.append((prediction.seconds, picture))
         count += 1
-        if len(kept) > 8 * SHEET ** 2:                                     # bounded, however long the video
+        if len(kept) > 8 * SHEET ** 2:  # bounded, however long the video
             kept[:], every = kept[::2], 2 * every
 
     yield write
@@ -146,7 +146,7 @@ class Output(NamedTuple):
     threads: int = 1
 
 
-OUTPUTS = {                                                                # what --save takes
+OUTPUTS = {  # what --save takes
     "png": Output("{name}/", "8-bit maps OUT/VIDEO/FRAME.png, as the model's authors save theirs (RecSal-Net's: each "
                   "stretched to 0 .. 255)", png_maps, per_frame=True, threads=4),
     "npy": Output("{name}/", "float16 maps OUT/VIDEO/FRAME.npy, as the network outputs them, in [0, 1]", npy_maps,
@@ -168,5 +168,5 @@ def check_kinds(kinds: list[str], resized: bool) -> None:
     """Raise a ValueError where maps that are not `resized` would be laid on frames."""
     laid = [kind for kind, output in OUTPUTS.items() if output.shows_frames]
     if not resized and {*laid} & {*kinds}:
-        raise ValueError("--no-resize leaves maps smaller than the frames that --save "
-                         f"{' and '.join(laid)} lay them on: leave out one of them")
+        raise ValueError(f"--no-resize leaves maps smaller than the frames that --save {' and '.join(laid)} lay them "
+                         "on: leave out one of them")

@@ -78,7 +78,7 @@ def maps_present(source: Source, out: Path, kinds: list[str], frames: dict[str, 
     done = sum(1 for _ in itertools.takewhile(is_there, names)) if per_frame else 0
     if frames and all(path.exists() for path in whole) and (done == len(frames) or not per_frame):
         return Plan(len(frames), complete=True)
-    return Plan(0 if whole else done)                                      # a file of all frames cannot be continued
+    return Plan(0 if whole else done)  # a file of all frames cannot be continued
 
 
 def description(out: Path, name: str) -> Path:
@@ -136,7 +136,7 @@ def described(out: Path, name: str, kinds: list[str], about: dict) -> Iterator[d
         yield times
     except BaseException:
         if not any(files_of(out, name, kind) for kind in about["kinds"]):
-            description(out, name).unlink()                                # nothing was written
+            description(out, name).unlink()  # nothing was written
         raise
     frames = {frame: round(seconds, 6) for frame, seconds in times.items()}
     utils.write_json(description(out, name), {**about, "frames": frames})

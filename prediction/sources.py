@@ -69,7 +69,7 @@ class Source:
     @property
     def name(self) -> str:
         """What its outputs are called."""
-        path = Path(os.path.abspath(self.path))                            # of a link, not of its target
+        path = Path(os.path.abspath(self.path))  # of a link, not of its target
         return path.name if path.is_dir() else path.stem
 
     def identity(self) -> dict:
@@ -92,7 +92,7 @@ class Source:
         elif self.is_animation:
             return
         elif self.path.suffix.lower() in IMAGE_SUFFIXES and self.path.is_file():
-            read_frame(self.path)                                          # raises for what is no image
+            read_frame(self.path)  # raises for what is not an image
             networks = ", ".join(name for name, model in MODELS.items() if model.takes_stills)
             raise ValueError(f"{self.path} is a single image: give the folder of frames it belongs to, or a video file "
                              f"(of single images, {networks} make maps)")
@@ -178,8 +178,8 @@ def videos_below(path: Path) -> list[Path]:
         others = {p.suffix.lower(): p for p in reversed(below) if p.is_file()}
         video = next((p for suffix, p in others.items() if suffix not in IMAGE_SUFFIXES and is_video(p)), None)
         if video:
-            raise ValueError(f"{path} holds pictures and videos, {video.name} for one: "
-                             f"name the videos, such as \"{path}/*{video.suffix}\"")
+            raise ValueError(f"{path} holds pictures and videos, {video.name} for one: name the videos, such as "
+                             f"\"{path}/*{video.suffix}\"")
         return []
     videos = [p for p in below if (is_video(p) if p.is_file() else images_in(p) or images_in(p / "images"))]
     left_out = [p.name for p in sorted({*below} - {*videos})]

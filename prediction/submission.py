@@ -16,8 +16,8 @@ def check_test_set(names: list[str]) -> None:
     if sorted(numbered) != TEST_SET:
         missing, other = sorted(set(TEST_SET) - set(numbered)), sorted(set(numbered) - set(TEST_SET))
         raise ValueError("--submission needs the 300 videos 0701 to 1000 of DHF1K's test set, in folders or files of "
-                         f"these names; missing: {len(missing)}, the first {missing[:3]}; "
-                         f"not of the set: {len(other)}, the first {other[:3]}")
+                         f"these names; missing: {len(missing)}, the first {missing[:3]}; not of the set: "
+                         f"{len(other)}, the first {other[:3]}")
 
 
 def pack_submission(out: Path, names: list[str], archive_path: Path, method: str) -> int:

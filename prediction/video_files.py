@@ -14,8 +14,8 @@ from prediction.sources import Source
 from videos.decoding import av, beginning, check_av, open_container, orientation, picture_stream, promised_seconds, seek
 from videos.images import timed_pictures
 
-TICKS = 90000                                                              # of a video file's clock, in a second
-BT709 = 1                                                                  # FFmpeg's number of HD video's usual colours
+TICKS = 90000  # of a video file's clock, in a second
+BT709 = 1      # FFmpeg's number of HD video's usual colours
 # What browsers play in an MP4 file.
 SOUND_CODECS = {"aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"}
 
@@ -71,7 +71,7 @@ class PictureTrack:
         # No B-frames: packets come in the order of the pictures.
         options = {"crf": "20", "preset": "veryfast", "bf": "0"}
         self.stream = container.add_stream("libx264", rate=self.rate, options=options)
-        self.last, self.step = None, round(TICKS / self.rate)              # the last one's time and duration, in ticks
+        self.last, self.step = None, round(TICKS / self.rate)  # the last one's time and duration, in ticks
 
     def write(self, picture: np.ndarray, seconds: float) -> None:
         """Add a picture, (H, W, 3) uint8, later than those before."""
@@ -86,7 +86,7 @@ class PictureTrack:
 
     def mux(self, frame: "av.VideoFrame | None") -> None:
         for packet in self.stream.encode(frame):
-            packet.duration = self.step                                    # matters for the last packet only
+            packet.duration = self.step  # matters for the last packet only
             self.container.mux(packet)
 
     def end(self) -> None:
@@ -130,7 +130,7 @@ def set_up(stream: "av.VideoStream", shape: tuple[int, ...], aspect: Fraction | 
     stream.height, stream.width = (length + length % 2 for length in shape[:2])
     stream.pix_fmt, stream.codec_context.time_base = "yuv420p", Fraction(1, TICKS)
     stream.codec_context.colorspace = stream.codec_context.color_primaries = stream.codec_context.color_trc = BT709
-    stream.codec_context.color_range = 1                                   # 16 .. 235
+    stream.codec_context.color_range = 1  # 16 .. 235
     if aspect:
         stream.codec_context.sample_aspect_ratio = aspect
 
@@ -177,7 +177,7 @@ def shifted_packets(container: "av.container.InputContainer", track: "av.AudioSt
     origin = beginning(container)
     shift = round((origin + source.start) / track.time_base)
     if source.start:
-        with contextlib.suppress(av.FFmpegError):                          # without an index, read from the beginning
+        with contextlib.suppress(av.FFmpegError):  # without an index, read from the beginning
             seek(container, source.start)
     for packet in container.demux(track):
         if packet.pts is None or packet.dts is None:

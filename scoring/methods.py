@@ -189,7 +189,7 @@ class StoredMaps(MapSource):
 
     def maps(self, video: Video, indices: list[int], protocol: str, folder: Path) -> Iterator[Tensor]:
         self.check_video(video, indices)
-        dtype = torch.float32 if protocol == "float" else torch.uint8      # uint8: resizing rounds, as in the benchmark
+        dtype = torch.float32 if protocol == "float" else torch.uint8  # uint8: resizing rounds, as in the benchmark
         read = lambda path: torch.from_numpy(read_prediction(path)).to(dtype)
         files = stored_files(self.folder, video.name)
         return in_threads(read, [files[frame_key(video.frames[index].stem)] for index in indices])

@@ -7,7 +7,7 @@ import numpy as np
 from videos.annotation import read_fixations
 from videos.video import Video
 
-OTHERS = 10                                                                # frames, as in the benchmark
+OTHERS = 10  # frames, as in the benchmark
 
 
 class OtherFixations:
@@ -26,10 +26,10 @@ class OtherFixations:
                  for video, frames in zip(videos, fixated) for frame in frames}
         self.frames, self.files = list(files), files
         stops = np.cumsum([len(frames) for frames in fixated]).tolist()
-        self.span = {video.name: (start, stop)                             # of its own frames in `frames`
+        self.span = {video.name: (start, stop)  # of its own frames in `frames`
                      for video, start, stop in zip(videos, [0, *stops], stops)}
         self.same_video = sum(stop > start for start, stop in self.span.values()) == 1
-        self.positions = functools.cache(self.read_positions)              # a frame is drawn by ten others on average
+        self.positions = functools.cache(self.read_positions)  # a frame is drawn by ten others on average
 
     def read_positions(self, path: Path, like: Path) -> np.ndarray:
         """The fixations of a file, (n, 2): rows and columns, from 0, the first pixel, to 1, the last.

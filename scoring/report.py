@@ -107,7 +107,7 @@ def table(summaries: dict[str, dict], target: ScoringTarget = BY_FIXATIONS) -> s
 
 def four_digits(value: float) -> str:
     """A score in a table; "-" if it is undefined."""
-    return "-" if math.isnan(value) else f"{round(value, 4) + 0.0:.4f}"    # + 0.0: no -0.0000
+    return "-" if math.isnan(value) else f"{round(value, 4) + 0.0:.4f}"  # + 0.0: no -0.0000
 
 
 def cost_table(methods: dict[str, dict]) -> str:

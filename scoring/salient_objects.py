@@ -84,7 +84,7 @@ def vsod_measures() -> dict:
     Raises:
         ModuleNotFoundError: pysodmetrics is not installed; the message says how to install it.
     """
-    try:                                                   # not installed by default: it pins older NumPy and OpenCV
+    try:  # not installed by default: it pins older NumPy and OpenCV
         import py_sod_metrics as library
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"the measures of salient-object detection need packages of their own ({error}): "
@@ -99,8 +99,8 @@ def vsod_measures() -> dict:
 def check_pair(prediction: np.ndarray, mask: np.ndarray) -> None:
     """Refuse, with a ValueError, pairs that the library would misread."""
     if prediction.dtype != np.uint8 or mask.dtype not in (bool, np.uint8):
-        raise ValueError("a prediction must be uint8 and its mask bool or uint8, "
-                         f"got {prediction.dtype} and {mask.dtype}")
+        raise ValueError(f"a prediction must be uint8 and its mask bool or uint8, got {prediction.dtype} and "
+                         f"{mask.dtype}")
     if prediction.ndim != 2 or prediction.shape != mask.shape or mask.size < 2:
         raise ValueError("a prediction and its mask must both be (H, W), of two pixels or more, "
                          f"got {prediction.shape} and {mask.shape}")

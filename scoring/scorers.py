@@ -62,7 +62,7 @@ class Scorer:
             values.append(self.score(batch))
             frames |= {sample["frame"]: {name: sample[name] for name in ("others", "resized", "remarks")}
                        for sample in batch}
-        values = torch.cat(values).tolist() if values else []              # only now the host waits for the device
+        values = torch.cat(values).tolist() if values else []  # only now the host waits for the device
         self.constant[video.name] = sum(value.pop() == 1 for value in values)
         self.resized[video.name] = sum(about["resized"] for about in frames.values())
         self.drawn[video.name] = {frame: about["others"] for frame, about in frames.items()}
@@ -104,7 +104,7 @@ class Scorer:
         """A frame's targets with its map, which is resized to theirs, on the device."""
         size = tuple(targets["density"].shape)
         resized = tuple(saliency.shape) != size
-        if resized:                                # clamped: the cubic kernel undershoots, and KL is undefined below 0
+        if resized:  # clamped: the cubic kernel undershoots, and KL is undefined below 0
             saliency = imresize(saliency.cpu(), size).clamp(min=saliency.min().item())
         return {**targets, "saliency": to_device(saliency, self.device), "resized": resized}
 

@@ -95,7 +95,7 @@ class FixationTarget(ScoringTarget):
 
     def scorers(self, count: int, videos: list[Video], device: torch.device, seed: int, skip_bad: bool,
                 baseline: bool) -> list[Scorer]:
-        others = OtherFixations(videos, seed, skip_bad)                    # one for all: it keeps what it has read
+        others = OtherFixations(videos, seed, skip_bad)  # one for all: it keeps what it has read
         batch_size = 1 if device.type == "cpu" else 16
         return [Scorer(others, self.protocol, device, baseline and number == 0, batch_size) for number in range(count)]
 
@@ -153,9 +153,9 @@ def find_target(videos: list[Video], protocol: str | None, mask_frames: str | No
             raise ValueError(f"--mask-frames {mask_frames} is for masks of salient objects: these videos have none")
         return FixationTarget(protocol or default_protocol)
     if protocol:
-        raise ValueError(f"--protocol {protocol} is for maps that are scored by fixations: "
-                         "these videos have masks of salient objects")
-    vsod_measures()                                                        # raises now, not after the maps are made
+        raise ValueError(f"--protocol {protocol} is for maps that are scored by fixations: these videos have masks of "
+                         "salient objects")
+    vsod_measures()  # raises now, not after the maps are made
     return MaskTarget(mask_frames or "all")
 
 

@@ -181,7 +181,7 @@ def test_fixations_in_jpeg_are_what_is_at_half_and_that_is_said(tmp_path):
     (np.where(np.arange(192).reshape(12, 16) < 20, RAMP // 2 + 1, 0), "a density map"),
 ])
 def test_what_has_too_many_fixations_is_no_fixation_map(tmp_path, picture, question):
-    with pytest.raises(ValueError, match=rf"a.png is no fixation map: \d+\.\d% of its pixels are fixated.*is it {question}\? Save what was looked at as 255"):
+    with pytest.raises(ValueError, match=rf"a.png is not a fixation map: \d+\.\d% of its pixels are fixated.*is it {question}\? Save what was looked at as 255"):
         examine_fixations(save(tmp_path / "a.png", picture.astype(np.uint8)))
     if question == "inverted":
         with pytest.raises(ValueError, match="is it inverted"):

@@ -124,7 +124,7 @@ def test_lists_may_have_windows_line_ends_a_byte_order_mark_and_other_zeros(tmp_
     assert [video.name for video in find_videos(tmp_path, "mine.txt")] == [video.name for video in find_videos(tmp_path, "mine")] == ["1", "3"]
 
 
-@pytest.mark.parametrize("content, said", [("\ufeff1".encode("utf-16"), "mine.txt is no text in UTF-8"), (b"\n", "lists 0 videos: a name in each line"), (None, "no list mine.txt: there is no such file")])
+@pytest.mark.parametrize("content, said", [("\ufeff1".encode("utf-16"), "mine.txt is not text in UTF-8"), (b"\n", "lists 0 videos: a name in each line"), (None, "no list mine.txt: there is no such file")])
 def test_lists_that_name_nothing_are_said(tmp_path, content, said):
     write_layout(tmp_path, LAYOUTS["SalEMA"], {"": [1]})
     if content is not None:

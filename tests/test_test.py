@@ -119,7 +119,7 @@ def test_scores_of_an_earlier_run_are_replaced_only_when_told(tiny_set, scored, 
 
 
 @pytest.mark.parametrize("kind, spoil, reason", [
-    ("fixation", lambda x: 255 - x, "is no fixation map: 99.5% of its pixels are fixated"),
+    ("fixation", lambda x: 255 - x, "is not a fixation map: 99.5% of its pixels are fixated"),
     ("maps", lambda x: np.stack([x, x // 2, 0 * x], axis=2), "is in colour: expected a grey density map"),
     ("maps", lambda x: np.stack([0 * x, 0 * x, 0 * x, x], axis=2), "has an alpha channel that is not opaque"),
 ])

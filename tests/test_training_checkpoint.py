@@ -32,7 +32,7 @@ class StopAfter(StopRequest):
 
 def test_a_file_that_is_no_state_of_a_run_is_said(tiny_set, tmp_path):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "last.pt")
-    with pytest.raises(ValueError, match=r"last.pt is no last.pt of train.py: .*got a dict with 1 entries"):
+    with pytest.raises(ValueError, match=r"last.pt is not a last.pt of train.py: .*got a dict with 1 entries"):
         run(tiny_set, tmp_path, "--resume")
 
 
@@ -207,7 +207,7 @@ def test_a_carried_state_that_is_damaged_is_refused(tiny_set, tmp_path, small_sa
     train_model("salema", tiny_set, tmp_path, "--val-every", "0")
     stored = torch.load(tmp_path / "last.pt", weights_only=True)
     for carried, said in (([], "0 carried states of 1 processes"), ([{"video": "a", "next": 0, "state": None}], "carried, video is damaged"), ([3], "carried is damaged"),
-                          ([{"video": 0, "next": 0, "state": (3,)}], "state is no tensors")):
+                          ([{"video": 0, "next": 0, "state": (3,)}], "state does not consist")):
         torch.save({**stored, "carried": carried}, tmp_path / "last.pt")
         with pytest.raises(ValueError, match=said):
             train_model("salema", tiny_set, tmp_path, "--val-every", "0", "--resume")

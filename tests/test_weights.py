@@ -207,7 +207,7 @@ def test_a_state_dict_of_a_file_on_the_web_is_chosen_with_and_without_a_checksum
     assert web == ["https://host/a.pth"]
 
 
-# What is no weight file
+# What is not a weight file
 
 @pytest.mark.parametrize("content, said", [
     (b"", "cannot be read as a weight file: it is empty: get the file again"),

@@ -16,14 +16,14 @@ def read_last(path: Path) -> dict:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is no last.pt, or damaged; the message names the part.
+        ValueError: it is not a last.pt, or damaged; the message names the part.
     """
     if not path.is_file():
         raise FileNotFoundError(f"nothing to resume: {path} does not exist; start the run without --resume")
     stored = read_checkpoint(path)
     needed = {"model", "optimizer", "random", "recipe", "configuration", "epoch", "best_cc", "progress"}
     if not isinstance(stored, dict) or not needed <= stored.keys():
-        raise ValueError(f"{path} is no last.pt of train.py: expected {sorted(needed)}, got {describe(stored)}")
+        raise ValueError(f"{path} is not a last.pt of train.py: expected {sorted(needed)}, got {describe(stored)}")
     stored = up_to_date(stored)
     kinds = {"model": dict, "optimizer": dict, "recipe": dict, "configuration": dict, "epoch": int,
              "best_cc": (float, type(None)), "progress": (dict, type(None)), "steps": int, "carried": list}
@@ -32,6 +32,8 @@ def read_last(path: Path) -> dict:
     if wrong:
         raise ValueError(f"{path} is damaged: {', '.join(wrong)} is not what train.py writes")
     Progress.check(stored["progress"], stored["carried"], path)
+    if not all(is_state(carried["state"]) for carried in stored["carried"]):
+        raise ValueError(f"{path}, carried is damaged: its state does not consist of floating-point tensors")
     numbers = {name: stored[name] or 0 for name in ("epoch", "best_cc", "steps")}
     numbers |= {name: value for name, value in (stored["progress"] or {}).items() if isinstance(value, (int, float))}
     wrong = [name for name, value in numbers.items() if math.isnan(value) or (value < 0 and name != "best_cc")]
@@ -71,18 +73,16 @@ def is_plain(content) -> bool:
 
 def check_recipe(stored: dict, given: dict) -> None:
     """Raise a ValueError that names every value in which the two differ; what a run started from no longer matters."""
-    compared = stored.keys() - {"weights", "encoder_weights"}              # an earlier version may lack some
+    compared = stored.keys() - {"weights", "encoder_weights"}  # an earlier version may lack some
     changed = [f"{name} was {stored[name]}, is {value}" for name, value in given.items()
                if name in compared and stored[name] != value]
     if changed:
-        raise ValueError(f"--resume continues a run exactly, but {'; '.join(changed)}. "
-                         "Give the same options, or start another run in another --run-dir")
+        raise ValueError(f"--resume continues a run exactly, but {'; '.join(changed)}. Give the same options, or start "
+                         "another run in another --run-dir")
 
 
 def check_carried(state, model: SaliencyModel, source: Path) -> None:
     """Raise a ValueError if the state that a run carried from clip to clip does not fit its network."""
-    if not is_state(state):
-        raise ValueError(f"{source}, carried is damaged: its state is no tensors of numbers")
     if state is None:
         return
     found, needed = map_state(lambda t: tuple(t.shape), state), model.state_shapes()

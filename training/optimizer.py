@@ -13,6 +13,8 @@ OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 def make_optimizer(model: nn.Module, lr: float) -> Optimizer:
     """The recipe's optimiser over the model's groups of parameters; each remembers its first learning rate."""
     groups = [{**group, "initial_lr": group["lr"]} for group in model.parameter_groups(lr)]
+    if model.recipe.optimizer not in OPTIMIZERS:
+        raise ValueError(f"the recipe's optimizer must be one of {', '.join(OPTIMIZERS)}, got {model.recipe.optimizer}")
     fused = next(model.parameters()).device.type != "mps"
     return OPTIMIZERS[model.recipe.optimizer](groups, lr=lr, fused=fused, **model.recipe.optimizer_options)
 
@@ -26,7 +28,7 @@ def set_rates(optimizer: Optimizer, factor: float, warmup_factor: float = 1.0) -
         warmup_factor: multiplies all initial rates.
     """
     for group in optimizer.param_groups:
-        if "initial_lr" in group:                                          # an earlier version's lack it
+        if "initial_lr" in group:  # an earlier version's lack it
             group["lr"] = group["initial_lr"] * warmup_factor * (factor if group.get("scheduled") else 1)
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from baselines import MODELS
 from baselines.loading import default_folder, model_argument
 from loss import GRADIENTS, KL_OVER, LABELS, SIGNS, TERMS, Recipe
-from utils import at_least, device_arguments, positive
+from utils import at_least, default_in_words, device_arguments, positive
 from videos.optical_flow import PICTURES, flow_arguments
-from videos.splits import DATASET_FOLDERS, DATASETS
+from videos.splits import DATASET_FOLDERS, DATASETS, of_datasets
 
 # Arguments of networks: of each of these flags, the network's own default holds unless it is given.
 NETWORK = {name for model in MODELS.values() for name in inspect.signature(model).parameters}
@@ -48,14 +48,14 @@ def data_arguments(group) -> None:
                        help="what to train on, one or several, whose split names are known; folder: your own "
                             "(default: dhf1k; of smcf vsod)")
     group.add_argument("--data", type=Path, nargs="+", action="extend", metavar="FOLDER",
-                       help=f"where each lies, in any tree of data/README.md (default: {DATASET_FOLDERS})")
+                       help=f"its folder, or theirs, in any tree of data/README.md (default: {DATASET_FOLDERS})")
     group.add_argument("--train-split", metavar="SPLIT",
                        help="what to train on: a folder below --data, a list of names (.txt), numbers such as 1-600, "
-                            "or all (default: train; hollywood2 and ucf-sports: training)")
+                            f"or all ({of_datasets('train')})")
     validation = group.add_mutually_exclusive_group()
     validation.add_argument("--val-split", metavar="SPLIT",
-                            help="what to choose weights by (default: val; datasets that have none: the test set, as "
-                                 "the papers do)")
+                            help="what to choose weights by; of datasets without a validation set the test set, as "
+                                 f"the papers do ({of_datasets('val')})")
     validation.add_argument("--hold-out", type=share, metavar="SHARE",
                             help="choose weights by this share of the training videos, which are then not trained on, "
                                  "such as 0.1 (default: none)")
@@ -156,7 +156,7 @@ def training_arguments(group) -> None:
                        help="first steps over which the learning rate rises linearly; for starts from random weights "
                             f"({of_recipes('warmup')})")
     group.add_argument("--seed", type=at_least(0), default=0,
-                       help="of initial weights, clips and stochastic depth (default: 0)")
+                       help="seed of initial weights, clips and stochastic depth (default: 0)")
     group.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=False,
                        help="only operations that give the same bits in every run; on a CPU training does so anyway "
                             "(default: off)")
@@ -211,14 +211,11 @@ def alpha(text: str) -> float | str:
 
 
 def of_recipes(field: str, term: str | None = None) -> str:
-    """The default of a flag in words: the first network's, and those that differ from it."""
+    """The default of a flag in words: the networks' own values of a field, or of a term of their objectives."""
     values = {name: getattr(model.recipe, field) for name, model in MODELS.items()}
     values = {name: value[term] if term else value for name, value in values.items()}
     values = {name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in values.items()}
-    usual = values[next(iter(MODELS))]
-    others = {value: ", ".join(name for name in values if values[name] == value)
-              for value in values.values() if value != usual}
-    return "; ".join([f"default: {usual}", *(f"{names}: {value}" for value, names in others.items())])
+    return default_in_words(values)
 
 
 def chosen_recipe(own: Recipe, given: dict) -> Recipe:

@@ -32,9 +32,9 @@ class Run:
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, folder: Path, recipe: dict, data: dict) -> None:
         self.model, self.optimizer, self.folder, self.recipe, self.data = model, optimizer, folder, recipe, data
-        self.epoch = self.steps = 0                                        # finished epochs, and their steps
-        self.best_cc: float | None = None                                  # of the validations so far
-        self.progress: Progress | None = None                              # of the running epoch
+        self.epoch = self.steps = 0            # finished epochs, and their steps
+        self.best_cc: float | None = None      # of the validations so far
+        self.progress: Progress | None = None  # of the running epoch
         self.weights, self.last = run_files(folder, type(model))
 
     def save(self) -> None:
@@ -57,10 +57,10 @@ class Run:
         load_optimizer(self.optimizer, stored["optimizer"], self.last)
         utils.set_random_state(stored["random"][utils.rank()])
         self.epoch, self.best_cc, self.steps = stored["epoch"], stored["best_cc"], stored["steps"]
-        if utils.is_main():
-            trim_log(self.folder / "log.jsonl", self.epoch)
         carried = stored["carried"][utils.rank()]
         check_carried(carried["state"], self.model, self.last)
+        if utils.is_main():
+            trim_log(self.folder / "log.jsonl", self.epoch)
         if stored["progress"]:
             self.progress = Progress.restored(stored["progress"], carried)
 
@@ -128,7 +128,7 @@ def trim_log(path: Path, epoch: int) -> None:
     try:
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= epoch]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged, move it away: a line is no record of an epoch ({error!r})") from error
+        raise ValueError(f"{path} is damaged, move it away: a line records no epoch ({error!r})") from error
     if kept != lines:
         utils.write_text(path, "".join(kept))
 

@@ -30,10 +30,10 @@ def make_model(name: str, weights: str | None, stored: dict | None, network: dic
     if stored:
         return MODELS[name].built_for({**stored["configuration"], **network}, stored["model"], "last.pt")
     model = MODELS[name].from_pretrained(weights, **network) if weights else MODELS[name](**network)
-    if model.config["frame_size"] is None:                                 # frames of a batch need one size
+    if model.config["frame_size"] is None:  # frames of a batch need one size
         return make_model(name, weights, stored, {**network, "frame_size": model.nominal_size})
     forgotten = takes[name] - model.config.keys()
-    if forgotten:                                                          # its weight files would lack them
+    if forgotten:  # its weight files would lack them
         raise ValueError(f"{MODELS[name].__name__} must pass its arguments {', '.join(sorted(forgotten))} to "
                          "super().__init__, for its config")
     return model
@@ -68,9 +68,8 @@ def initialise_weights(model: nn.Module, weights: str, earlier: dict[str, Path] 
         if missing:
             raise FileNotFoundError(f"no weights of the stage {missing[0]}: {earlier[missing[0]]} does not exist. "
                                     f"Train it first, with --train-type {missing[0]} and the same --run-dir; or start "
-                                    "this "
-                                    "stage from random weights with --encoder-weights none, or from a whole network "
-                                    "with --weights FILE")
+                                    "this stage from random weights with --encoder-weights none, or from a whole "
+                                    "network with --weights FILE")
         rgb, flow = (read_weights(path, model.state_dict())[0] for path in earlier.values())
         kept = model.load_stages(flow, rgb, " and ".join(map(str, earlier.values())), keep_flow_stage)
         return f"{', '.join(map(str, earlier.values()))}; {len(kept)} entries of the flow stage"

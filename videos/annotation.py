@@ -15,16 +15,16 @@ import scipy.sparse
 from utils import mistaken_for
 from videos.images import check_size, decode, open_image, read_image
 
-COLOURED = 16                  # levels between channels: JPEG adds none to a grey picture, the palest heat map has 32
-ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")               # Pillow's, that have an alpha channel
-LOSSY = ("JPEG", "MPO", "WEBP")                                # Pillow's names of formats that change levels (WebP may)
-HALF = 128                     # of 255: fixations in lossy formats are at it or above, objects of masks above it
-INSTANCES = 32                 # a mask of levels up to here numbers its objects; DAVIS 2017 has ten of them at most
-CROWDED, FULL = 0.1, 0.5       # shares of fixated pixels: doubtful (DHF1K's are 0.001), and no fixation map
-MAT_VARIABLES = ("I", "eyeMap")                                # which holds the fixations: DHF1K's, DIEM's
+COLOURED = 16  # levels between channels: JPEG adds none to a grey picture, the palest heat map has 32
+ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")  # Pillow's, that have an alpha channel
+LOSSY = ("JPEG", "MPO", "WEBP")  # Pillow's names of formats that change levels (WebP may)
+HALF = 128  # of 255: fixations in lossy formats are at it or above, objects of masks above it
+INSTANCES = 32  # a mask of levels up to here numbers its objects; DAVIS 2017 has ten of them at most
+CROWDED, FULL = 0.1, 0.5  # shares of fixated pixels: doubtful (DHF1K's are 0.001), and no fixation map
+MAT_VARIABLES = ("I", "eyeMap")  # which holds the fixations: DHF1K's, DIEM's
 MAT_NUMBERS = ("double", "single", "logical", "sparse", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64",
                "uint64")
-HDF5 = b"\x89HDF\r\n\x1a\n"                                    # begins a .mat of v7.3, after 512 bytes of text
+HDF5 = b"\x89HDF\r\n\x1a\n"  # begins a .mat of v7.3, after 512 bytes of text
 
 
 class Remark(NamedTuple):
@@ -78,7 +78,7 @@ def read_prediction(path: Path) -> np.ndarray:
 # Values with the remarks on them, for scores and for `check`
 
 def examine_density(path: Path) -> Annotation:
-    """A density map, (H, W) float32 in [0, 1]; a ValueError where it cannot be read, or is no grey picture."""
+    """A density map, (H, W) float32 in [0, 1]; a ValueError where it cannot be read, or is not a grey picture."""
     levels = grey_levels(path, "density map")
     return Annotation(levels.values.astype(np.float32) / 255, levels.remarks)
 
@@ -111,7 +111,7 @@ def examine_mask(path: Path) -> Annotation:
         mask = np.where(mask > 0, 255, 0).astype(np.uint8)
     elif not is_lossy and len(np.unique(mask)) <= INSTANCES:
         bright = (mask > HALF).sum()
-        if 0 < bright < (mask > 0).sum() - bright:                         # borders of objects are grey too, but small
+        if 0 < bright < (mask > 0).sum() - bright:  # borders of objects are grey too, but small
             remarks.append(Remark("mask", f"a mask of several levels, most of it not above {HALF}, where objects are: "
                                           "are the others objects too?"))
     lowest, highest = int(mask.min()), int(mask.max())
@@ -122,7 +122,7 @@ def examine_mask(path: Path) -> Annotation:
         remarks.append(Remark("mask", f"a mask that is nowhere above {HALF}, where objects are: none is scored there",
                               f"the brightest level of a mask is {highest}, objects are what is above {HALF}: none is "
                               "scored there"))
-    if ((mask > lowest + 16) & (mask < highest - 16)).mean() > 0.5:        # a JPEG is not quite of two levels either
+    if ((mask > lowest + 16) & (mask < highest - 16)).mean() > 0.5:  # a JPEG is not quite of two levels either
         remarks.append(Remark("mask", "a mask that is mostly grey, neither dark nor bright: is it one?",
                               f"most pixels of a mask are grey, between its darkest level, {lowest}, and its "
                               f"brightest, {highest}: is it one?"))
@@ -160,9 +160,8 @@ def examine_fixations(path: Path, like: Path | None = None) -> Annotation:
     if share > FULL or (share > CROWDED and is_grey):
         question = ("are these coordinates?" if path.suffix.lower() == ".mat" and values.shape[1] in (2, 3) else
                     "is it a density map?" if is_grey else "is it inverted?")
-        raise ValueError(f"{path} is no fixation map: {share:.1%} of its pixels are fixated, where recordings have "
-                         f"less than one in a hundred; {question} "
-                         "Save what was looked at as 255 and all else as 0")
+        raise ValueError(f"{path} is not a fixation map: {share:.1%} of its pixels are fixated, where recordings have "
+                         f"less than one in a hundred; {question} Save what was looked at as 255 and all else as 0")
     if share > CROWDED:
         doubt = "of a fixation map are fixated: are they discs around fixations, or is it another picture?"
         remarks.append(Remark("fixations", f"more than {CROWDED:.0%} {doubt}", f"{share:.1%} {doubt}"))
@@ -188,7 +187,7 @@ def grey_levels(path: Path, name: str, means_alpha: bool = False, means_indices:
         grey, picture_format = decode(image, "L"), image.format or ""
         if image.mode in ("1", "L") and not has_alpha:
             return Levels(grey, picture_format, [])
-        colours = decode(image, "RGB")                                     # (H, W, 3)
+        colours = decode(image, "RGB")  # (H, W, 3)
         alpha = decode(image, "RGBA")[..., 3] if has_alpha else np.full_like(grey, 255)
         indices = decode(image, "P") if image.mode == "P" else None
         palette = image.getpalette() if image.mode == "P" else []
@@ -213,7 +212,7 @@ def grey_levels(path: Path, name: str, means_alpha: bool = False, means_indices:
         if is_constant and means_alpha:
             return Levels(alpha, picture_format, [Remark("interpreted", f"a {name} whose colours are constant: its "
                                                                         "alpha channel is taken for it")])
-        if is_constant or colours[alpha < 255].any():                      # else it is black there, whatever alpha says
+        if is_constant or colours[alpha < 255].any():  # else it is black there, whatever alpha says
             raise ValueError(f"{path} has an alpha channel that is not opaque: expected a grey {name}, and whether it "
                              "is in the colours or in alpha cannot be told. Save it as a grey picture of 8 bits, "
                              "without alpha")
@@ -226,7 +225,8 @@ def grey_levels(path: Path, name: str, means_alpha: bool = False, means_indices:
 # MATLAB's files
 
 class Variable(NamedTuple):
-    """A variable of a .mat file: its shape as MATLAB has it, () of what is no matrix, and its class, such as double."""
+    """A variable of a .mat file: its shape as MATLAB has it, () if it is not a matrix; and its class, such as
+    double."""
     shape: tuple[int, ...]
     kind: str
 
@@ -272,7 +272,7 @@ def read_mat(path: Path, like: Path | None) -> tuple[np.ndarray, list[Remark]]:
         is_array = isinstance(values, np.ndarray)
         got = f"{values.dtype} of shape {values.shape}" if is_array else f"a {variables[name].kind}"
         raise ValueError(f"variable {name} of {path} must be a fixation map (H, W), got {got}")
-    if not (values >= 0).all():                                            # NaN is not
+    if not (values >= 0).all():  # NaN is not
         raise ValueError(f"variable {name} of {path} must be a fixation map, 0 where nobody looked and more elsewhere: "
                          "it holds values below 0, or NaN")
     return values, remarks
@@ -290,14 +290,14 @@ def open_scipy(path: Path) -> tuple[dict[str, Variable], Callable[[str], np.ndar
 def open_hdf5(path: Path) -> tuple[dict[str, Variable], Callable[[str], np.ndarray | None]]:
     """The same of version 7.3, which stores matrices transposed, and sparse ones as a group of their columns.
 
-    What is no matrix of numbers is loaded as None. A ModuleNotFoundError where h5py is not installed.
+    What is not a matrix of numbers is loaded as None. A ModuleNotFoundError where h5py is not installed.
     """
     import h5py  # an extra: needed for these files alone
 
     def about(item) -> Variable:
         kind = item.attrs.get("MATLAB_class", b"")
         kind = kind.decode() if isinstance(kind, bytes) else str(kind)
-        if "MATLAB_sparse" in item.attrs:                                  # its number of rows
+        if "MATLAB_sparse" in item.attrs:  # its number of rows
             return Variable((int(item.attrs["MATLAB_sparse"]), len(item["jc"]) - 1), "sparse")
         if isinstance(item, h5py.Group) or "MATLAB_empty" in item.attrs:
             return Variable((), kind or "struct")
@@ -309,15 +309,15 @@ def open_hdf5(path: Path) -> tuple[dict[str, Variable], Callable[[str], np.ndarr
             if not shape or kind not in MAT_NUMBERS:
                 return None
             if kind != "sparse":
-                check_size(path, 1, math.prod(item.chunks or ()))          # memory is taken for whole chunks
+                check_size(path, 1, math.prod(item.chunks or ()))  # memory is taken for whole chunks
                 return item[()].T
-            columns = item["jc"][()].astype(np.int64)                      # where each begins among the values
+            columns = item["jc"][()].astype(np.int64)              # where each begins among the values
             if not columns[-1]:
                 return np.zeros(shape)
             check_size(path, 1, len(item["ir"]))
             values, rows = item["data"][()], item["ir"][()].astype(np.int64)
             sparse = scipy.sparse.csc_matrix((values, rows, columns), shape=shape)
-            sparse.check_format()                                          # of a damaged file, before it is written out
+            sparse.check_format()  # of a damaged file, before it is written out
             return sparse.toarray()
 
     with h5py.File(path, "r") as file:

@@ -15,7 +15,7 @@ from videos.splits import all_video_folders, check_folder, find_video_folders, s
 from videos.trees import VideoFolders
 from videos.video import ANNOTATIONS, Problem, Video, list_video, no_annotation_message, no_fixations_message
 
-SHORT = 32                                                                 # frames; a video with fewer is called short
+SHORT = 32  # frames; a video with fewer is called short
 
 
 # In one line
@@ -48,8 +48,8 @@ def inventory(videos: list[Video], look_at: int = 2000) -> str:
         parts += [f"{len(annotated) - len(fixated)} with a density map alone"] if len(fixated) < len(annotated) else []
     for count, how in ((doubtful, "a doubtful"), (interpreted, "an interpreted")):
         if count:
-            parts.append(f"{count}{of_seen} with {how} {'mask' if masks else 'fixation map'} "
-                         "(python dataloader.py check says how)")
+            parts.append(f"{count}{of_seen} with {how} {'mask' if masks else 'fixation map'} (python dataloader.py "
+                         "check says how)")
     return ", ".join(parts)
 
 
@@ -122,7 +122,7 @@ def missing_split(root: Path, split: str, numbers: dict[str, range] | None) -> l
                         f"{error}. Training asks for it, unless --train-split or --val-split names another, or "
                         "--hold-out takes training videos for it")]
     except (OSError, ValueError):
-        return []                                                          # reported where the files are read
+        return []  # reported where the files are read
     return []
 
 
@@ -142,7 +142,7 @@ def check_split(videos: list[VideoFolders], need_annotation: bool) -> tuple[dict
             problems.append(Problem("missing", is_annotated, video.name, folders.folders()[1:2],
                                     no_annotation_message(video, folders, kind)))
         elif kind == "density" and video.annotated() and not video.fixations:
-            lost = any(other.fixations for other, _ in listed)             # not in a set that has only density maps
+            lost = any(other.fixations for other, _ in listed)  # not in a set that has only density maps
             problems.append(Problem("missing", lost, video.name, folders.fixations[:1],
                                     no_fixations_message(video, folders)))
         empty, more = check_files(video)

@@ -16,12 +16,12 @@ VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpe
                   ".asf", ".flv", ".3gp", ".ogv", ".vob", ".mxf", ".gif"}
 # FFmpeg's formats of single pictures, of text, which it draws, and of lists of other files.
 NO_FOOTAGE = {"image2", "ico", "tty", "bin", "xbin", "adf", "idf", "hls", "dash", "concat"}
-STILL_BRANDS = {"heic", "heix", "heim", "heis", "mif1", "avif"}            # pictures that FFmpeg reads as MP4
+STILL_BRANDS = {"heic", "heix", "heim", "heis", "mif1", "avif"}  # pictures that FFmpeg reads as MP4
 
 try:
     import av
     FFMPEG_ERRORS = (av.FFmpegError,)
-except ModuleNotFoundError:                                                # folders of frames are read without it
+except ModuleNotFoundError:  # folders of frames are read without it
     av, FFMPEG_ERRORS = None, ()
 
 
@@ -97,10 +97,10 @@ def check_whole(path: str | Path, container: "av.container.InputContainer", fini
     """
     frames = picture_stream(container).frames
     if from_first and (decoded == frames or (decoded == 1 and not frames)):
-        return                                                             # a single picture's duration is unknown
+        return  # a single picture's duration is unknown
     promised = promised_seconds(container)
     missing = lambda until: promised - until > max(0.5, 0.02 * promised, 2 * longest)
-    if promised is None and container.format.name in ONE_DURATION:         # the sound may be longer than the picture
+    if promised is None and container.format.name in ONE_DURATION:  # the sound may be longer than the picture
         promised = container_seconds(container)
         finish = last_packet(path) if promised is not None and missing(finish) else finish
     if promised is not None and missing(finish):
@@ -110,9 +110,9 @@ def check_whole(path: str | Path, container: "av.container.InputContainer", fini
 
 
 # Formats, as FFmpeg names them, by the durations that their headers have.
-OWN_DURATIONS = {"mov,mp4,m4a,3gp,3g2,mj2", "mxf"}                         # one for each track
-ONE_DURATION = {"matroska,webm", "flv", "asf"}                             # one for the file: that of its longest track
-NO_DURATION = {"mpegts", "mpeg", "ogg"}                                    # none: FFmpeg estimates it from a file's end
+OWN_DURATIONS = {"mov,mp4,m4a,3gp,3g2,mj2", "mxf"}  # one for each track
+ONE_DURATION = {"matroska,webm", "flv", "asf"}      # one for the file: that of its longest track
+NO_DURATION = {"mpegts", "mpeg", "ogg"}             # none: FFmpeg estimates it from a file's end
 
 
 def promised_seconds(container: "av.container.InputContainer") -> float | None:
@@ -159,11 +159,11 @@ def open_container(path: str | Path) -> "av.container.InputContainer":
     if mistaken:
         raise ValueError(f"no frame could be decoded from {path}: it {mistaken}")
     try:
-        container = av.open(str(Path(path).absolute()))                    # FFmpeg takes "a:b.mp4" for a protocol
+        container = av.open(str(Path(path).absolute()))  # FFmpeg takes "a:b.mp4" for a protocol
     except av.FFmpegError as error:
         size = Path(path).stat().st_size
-        raise ValueError(f"no frame could be decoded from {path} ({size} bytes): {error.strerror}. It is no video that "
-                         "FFmpeg knows, or an interrupted download") from error
+        raise ValueError(f"no frame could be decoded from {path} ({size} bytes): {error.strerror}. It is not a video "
+                         "that FFmpeg knows, or an interrupted download") from error
     try:
         stream = picture_stream(container)
         if stream is None:
@@ -175,7 +175,7 @@ def open_container(path: str | Path) -> "av.container.InputContainer":
                              "know")
         stream.thread_type = "AUTO"
         check_size(Path(path), stream.codec_context.width, stream.codec_context.height)
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}     # the size may change within the file
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the size may change within the file
     except ValueError:
         container.close()
         raise
@@ -197,7 +197,7 @@ def is_video(path: Path) -> bool:
     try:
         with open_container(path) as container:
             name, brand = container.format.name, container.metadata.get("major_brand")
-            if name == "mjpeg":                                            # also found in archives, PDF and Thumbs.db
+            if name == "mjpeg":  # also found in archives, PDF and Thumbs.db
                 with path.open("rb") as file:
                     return file.read(2) == b"\xff\xd8"
             return not (name.endswith("_pipe") or name in NO_FOOTAGE or brand in STILL_BRANDS)
@@ -215,7 +215,7 @@ def seek(container: "av.container.InputContainer", seconds: float) -> None:
     container.seek(round((beginning(container) + seconds) * av.time_base))
 
 
-SOUGHT_WRONGLY = {"avi", "mpeg"}                                           # formats that keep no time with each frame
+SOUGHT_WRONGLY = {"avi", "mpeg"}  # formats that keep no time with each frame
 
 
 def decode_from(path: str | Path, start: float,
@@ -228,13 +228,13 @@ def decode_from(path: str | Path, start: float,
     frames = container.decode(picture_stream(container))
     if start == 0 or container.format.name in SOUGHT_WRONGLY:
         return container, frames, True
-    with contextlib.suppress(av.FFmpegError):                              # a file without an index cannot be sought in
+    with contextlib.suppress(av.FFmpegError):  # a file without an index cannot be sought in
         seek(container, start)
         first = next(frames, None)
         is_usable = first is not None and not first.is_corrupt and first.time is not None
         if is_usable and first.time - beginning(container) <= start:
             return container, itertools.chain([first], frames), False
-    container = stack.enter_context(open_container(path))                  # seeking back is not reliable either
+    container = stack.enter_context(open_container(path))  # seeking back is not reliable either
     return container, container.decode(picture_stream(container)), True
 
 
@@ -264,7 +264,7 @@ def orientation(frame: "av.VideoFrame") -> Orientation:
     """
     try:
         matrix = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
-    except ValueError:                                                     # PyAV 18 does not know EXIF beside a matrix
+    except ValueError:  # PyAV 18 does not know EXIF beside a matrix
         return QUARTER_TURNS[round(frame.rotation / 90) % 4]
     if matrix is None:
         return Orientation()

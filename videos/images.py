@@ -14,17 +14,17 @@ from PIL import ExifTags, Image
 from utils import mistaken_for
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-MAX_PIXELS = 2 ** 26                                                       # of a frame or a map: 8192 x 8192
-READING = 2                                                                # raise it when files give other pixels:
+MAX_PIXELS = 2 ** 26                       # of a frame or a map: 8192 x 8192
+READING = 2                                # raise it when files give other pixels:
                                                                            # caches made from them are then made again
-ANIMATED = ("PNG", "WEBP", "TIFF", "GIF")                                  # formats whose pictures are a video's frames
+ANIMATED = ("PNG", "WEBP", "TIFF", "GIF")  # formats whose pictures are a video's frames
 
 
 class Orientation(NamedTuple):
     """How a stored picture is turned upright: rows and columns are swapped first, then either may be reversed."""
     transposed: bool = False
-    upside_down: bool = False                                              # the rows are reversed
-    mirrored: bool = False                                                 # the columns are
+    upside_down: bool = False  # the rows are reversed
+    mirrored: bool = False     # the columns are
 
     def apply(self, picture: np.ndarray) -> np.ndarray:
         """A stored picture, (H, W) or (H, W, 3), upright."""
@@ -78,11 +78,11 @@ def decode(image: Image.Image, mode: str) -> np.ndarray:
     """
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"its pixels are of mode {image.mode}, expected 8 bits a channel: save it so")
-    image.load()                                                           # turns a TIFF upright, and drops its tag
+    image.load()  # turns a TIFF upright, and drops its tag
     try:
         orientation = EXIF_ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation), Orientation())
     except (SyntaxError, struct.error, AttributeError, KeyError, OSError, TypeError, ValueError):
-        orientation = Orientation()                                        # as viewers do where EXIF is damaged
+        orientation = Orientation()  # as viewers do where EXIF is damaged
     return orientation.apply(np.array(image.convert(mode)))
 
 
@@ -126,7 +126,7 @@ def is_animation(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             return (image.format != "GIF" or path.suffix.lower() in IMAGE_SUFFIXES) and len(picture_numbers(image)) > 1
-    except Exception:  # Pillow raises many kinds on what is no picture; who reads the file says what is wrong with it
+    except Exception:  # Pillow raises many kinds on what is not a picture; whoever reads the file reports it
         return False
 
 
@@ -145,13 +145,13 @@ def timed_pictures(path: Path, fps: float, start: float = 0.0,
     Raises:
         ValueError: a picture cannot be read (raised after those before it), or none is in this part.
     """
-    count, number, seconds = 0, 0, Fraction(0)                             # exact, or parts would be a picture off
+    count, number, seconds = 0, 0, Fraction(0)  # exact, or parts would be a picture off
     try:
         with Image.open(path) as image:
             for number in picture_numbers(image):
                 image.seek(number)
                 check_size(path, *image.size)
-                picture = decode(image, "RGB")                             # only then is a WebP's duration known
+                picture = decode(image, "RGB")  # only then is a WebP's duration known
                 lasts = Fraction(image.info.get("duration") or 0) / 1000 or 1 / Fraction(fps)
                 begins, seconds = float(seconds), seconds + lasts
                 if begins >= end:
@@ -166,8 +166,8 @@ def timed_pictures(path: Path, fps: float, start: float = 0.0,
                          "maps of the pictures before are whole") from error
     if not count:
         until = f"second {end:g}" if end < math.inf else "its end"
-        raise ValueError(f"{path} has no picture from second {start:g} to {until}; "
-                         f"it ends at second {float(seconds):.2f}")
+        raise ValueError(f"{path} has no picture from second {start:g} to {until}; it ends at second "
+                         f"{float(seconds):.2f}")
 
 
 # Digests for the names of files that are made from frames and kept

@@ -23,7 +23,7 @@ from videos.names import frame_key
 from videos.video import images_by
 from weights import load_entries, read_weights, sha256_of, torchvision_weights
 
-SMALLEST = 16                                                              # pixels of a side, for DIS
+SMALLEST = 16  # pixels of a side, for DIS
 Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -70,7 +70,7 @@ def raft_flow(weights: str | Path | None = None, device: str = "cpu") -> Flow:
 def estimate(model: torch.nn.Module, frame: np.ndarray, following: np.ndarray) -> np.ndarray:
     """RAFT's flow, computed at a size that it can halve three times, then resized to the frame's."""
     (height, width), like = frame.shape[:2], next(model.parameters())
-    size = [max(128, round(n / 8) * 8) for n in (height, width)]           # its correlations need 16 x 16 positions
+    size = [max(128, round(n / 8) * 8) for n in (height, width)]  # its correlations need 16 x 16 positions
     pair = [torch.from_numpy(x.copy()).permute(2, 0, 1)[None].to(like) / 127.5 - 1 for x in (frame, following)]
     pair = [F.interpolate(x, size=size, mode="bilinear", antialias=True) for x in pair]
     flow = F.interpolate(model(*pair)[-1], size=(height, width), mode="bilinear")[0]
@@ -143,7 +143,7 @@ class FlowFolder:
     def __getitem__(self, index: int) -> np.ndarray:
         """A frame's flow, (H, W, 2) float32; computed and written first if its file is missing."""
         pair = self.pair(index)
-        if not self.keep or len(pair) == 1:                                # a frame alone does not move
+        if not self.keep or len(pair) == 1:  # a frame alone does not move
             return self.compute(pair)
         file = self.file_of(pair)
         if not file.is_file():
@@ -153,7 +153,7 @@ class FlowFolder:
     def pair(self, index: int) -> Sequence[Path]:
         """The frames that a frame's flow is computed from: it and the next one; for the last, it and the one before."""
         last = len(self.frames) - 1
-        if not 0 <= index <= last:                                         # which also ends a loop over the folder
+        if not 0 <= index <= last:  # which also ends a loop over the folder
             raise IndexError(f"frame {index} of {len(self.frames)}")
         return self.frames[min(index, max(0, last - 1)):][:2]
 
@@ -169,7 +169,7 @@ class FlowFolder:
         """Write a flow, atomically."""
         try:
             with utils.atomic_path(file) as temporary, temporary.open("wb") as out:
-                np.save(out, flow.astype(np.float16))                      # 0.016 at 32 pixels: below a method's error
+                np.save(out, flow.astype(np.float16))  # 0.016 at 32 pixels: below a method's error
         except OSError as error:
             raise OSError(error.errno, f"the flow of a frame cannot be kept beside it ({error.strerror}): "
                                        "--no-keep-flow makes it each time", str(file)) from error
@@ -178,7 +178,7 @@ class FlowFolder:
 def read_flow(file: Path) -> np.ndarray:
     """A flow from its file, (H, W, 2) float32; a ValueError where the file holds no flow."""
     try:
-        flow = np.load(file, mmap_mode="r", allow_pickle=False)            # mapped: a false shape takes no memory
+        flow = np.load(file, mmap_mode="r", allow_pickle=False)  # mapped: a false shape takes no memory
     except Exception as error:  # NumPy raises many kinds on a damaged file; all mean the same here
         raise ValueError(f"{file} cannot be read as a flow: {error}. Delete it, and it is made again") from error
     has_shape = isinstance(flow, np.ndarray) and flow.ndim == 3 and flow.shape[2] == 2 and flow.size > 0
@@ -191,7 +191,7 @@ def read_flow(file: Path) -> np.ndarray:
 
 # Where the programs take flow from
 
-PUBLISHED = ("OF_FlowNet2", "Flow")                                        # folders of colour wheels in SMCF's datasets
+PUBLISHED = ("OF_FlowNet2", "Flow")  # folders of colour wheels in SMCF's datasets
 AUTO = "auto"
 
 
@@ -248,7 +248,7 @@ class FlowSource:
                                     f"folder {self.source} there, beside it, or with a folder for the video; or "
                                     f"--flow {' or '.join(METHODS)}, which make them")
         self.used.add(self.method)
-        make = lambda *pair: self.make(*pair)                              # `self.make` only when a flow is missing
+        make = lambda *pair: self.make(*pair)  # `self.make` only when a flow is missing
         return FlowPictures(FlowFolder(frames, self.method, make, self.keep, self.weights_digest), self.picture)
 
     @functools.cached_property
@@ -307,9 +307,9 @@ class StoredPictures:
 
 def picture_folders(frames: Sequence[Path], name: str, anywhere: bool) -> list[Path]:
     """Folders of this name near a video's frames, or `anywhere`, that hold a picture of its first frame's flow."""
-    place = frames[0].parent                                               # VIDEO, VIDEO/Frame or Imgs/VIDEO
+    place = frames[0].parent  # VIDEO, VIDEO/Frame or Imgs/VIDEO
     folders = [place / name, place.parent / name, place.parent.parent / name / place.name]  # the last: Flow/VIDEO
-    if anywhere:                                                           # `name` is a path, perhaps above VIDEO
+    if anywhere:  # `name` is a path, perhaps above VIDEO
         folders += [Path(name) / place.parent.name, Path(name) / place.name, Path(name)]
     return [folder for folder in folders if folder.is_dir() and frame_key(frames[0].stem) in listed(folder)]
 
@@ -335,7 +335,7 @@ def flow_arguments(parser: argparse.ArgumentParser) -> None:
     raft_argument(group)
 
 
-def raft_argument(group: argparse._ActionsContainer) -> None:
+def raft_argument(group) -> None:
     """The flag for RAFT's weights."""
     group.add_argument("--raft-weights", metavar="FILE",
-                       help="of torchvision's small RAFT, or FILE#KEY (default: downloaded)")
+                       help="weights of torchvision's small RAFT, or FILE#KEY (default: downloaded)")

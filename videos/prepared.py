@@ -35,7 +35,7 @@ class FrameCache:
         prepared = prepare(np.random.default_rng(0).integers(0, 256, (360, 640, 3), np.uint8)).numpy()
         self.prepare, self.shape = prepare, prepared.shape
         self.folder = folder / f"{prepared.shape[1]}x{prepared.shape[2]}-{digest(prepared.tobytes())}"
-        self.files = {}                                                    # a video's first frame -> its file
+        self.files = {}  # a video's first frame -> its file
 
     def holds(self, video: Video) -> bool:
         """Whether `build` has been asked for this video, and could read it."""
@@ -66,7 +66,7 @@ class FrameCache:
         except OSError as error:
             raise OSError(error.errno, f"the folder for prepared frames (--cache) cannot be made: {error.strerror}",
                           str(self.folder)) from error
-        utils.remove_leftovers(self.folder, ["*"], older_than=3600)        # seconds: other runs may be writing
+        utils.remove_leftovers(self.folder, ["*"], older_than=3600)  # seconds: other runs may be writing
         missing = []
         for first, video in {video.frames[0]: video for video in videos}.items():
             with skip_unreadable(video, skip_bad):
@@ -85,7 +85,7 @@ class FrameCache:
 
     def prefix(self, video: Video) -> str:
         """The part of a file's name that says which video it is, whatever state the frames are in."""
-        name = os.fsencode(video.name)[:150].decode(errors="ignore")       # a file's name may have 255 bytes
+        name = os.fsencode(video.name)[:150].decode(errors="ignore")  # a file's name may have 255 bytes
         return f"{name}-{digest(os.fsencode(video.frames[0].parent.resolve()))}-"
 
     def is_whole(self, file: Path, video: Video) -> bool:

@@ -33,7 +33,7 @@ def imresize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """
     rows, columns = (torch.from_numpy(resize_weights(*lengths)).to(image.device) for lengths in zip(image.shape, size))
     passes = [lambda x: rows @ x, lambda x: x @ columns.T]
-    if size[1] / image.shape[1] < size[0] / image.shape[0]:                # the axis that shrinks most goes first
+    if size[1] / image.shape[1] < size[0] / image.shape[0]:  # the axis that shrinks most goes first
         passes.reverse()
     resized = image.double()
     for resize_one_axis in passes:
@@ -47,12 +47,12 @@ def imresize(image: Tensor, size: tuple[int, int]) -> Tensor:
 def resize_weights(length: int, wanted: int) -> np.ndarray:
     """The matrix that resizes `length` pixels to `wanted`, (wanted, length) float64; its rows sum to one."""
     scale = wanted / length
-    shrink = min(scale, 1)                                                 # shrinking widens the kernel by as much
+    shrink = min(scale, 1)                            # shrinking widens the kernel by as much
     reach = 2 / shrink
-    centre = (np.arange(wanted) + 0.5) / scale - 0.5                       # in pixels of the source
+    centre = (np.arange(wanted) + 0.5) / scale - 0.5  # in pixels of the source
     index = np.floor(centre - reach)[:, None].astype(int) + np.arange(math.ceil(2 * reach) + 2)
     weight = cubic(shrink * (centre[:, None] - index))
-    index = index % (2 * length)                                           # mirrored: .. 1 0 0 1 .. n-1 n-1 ..
+    index = index % (2 * length)  # mirrored: .. 1 0 0 1 .. n-1 n-1 ..
     weights = np.zeros((wanted, length))
     source = np.minimum(index, 2 * length - 1 - index)
     np.add.at(weights, (np.arange(wanted)[:, None], source), weight / weight.sum(1, keepdims=True))

@@ -3,6 +3,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from utils import default_in_words
 from videos.names import by_name, files_in, folder_called, folders_in, natural, number_key, refuse_duplicates
 from videos.trees import TREE, VideoFolders, recognise, videos_below
 
@@ -38,11 +39,17 @@ DATASETS = {
     # Salient objects: masks, no fixations.
     "vsod": DatasetInfo(Path("data/VSOD"), "TrainSet_Video", "TestSet/DAVIS", "TestSet/DAVIS",
                         stages={"pretrain-rgb": "TrainSet_RGB"}),
-    "folder": DatasetInfo(None, "train", "val", "val"),                    # anybody's own, in any of the trees
+    "folder": DatasetInfo(None, "train", "val", "val"),  # anybody's own, in any of the trees
 }
 DATASET_FOLDERS = ", ".join(f"{name} {info.folder}" for name, info in DATASETS.items() if info.folder)  # for --help
+
 SAME_SPLIT = ({"train", "training"}, {"val", "valid", "validation"}, {"test", "testing"})
-LISTS = ("{}.txt", "fold_lists/DIEM_list_{}_fps.txt")                      # in a dataset's folder: a split's videos
+LISTS = ("{}.txt", "fold_lists/DIEM_list_{}_fps.txt")  # in a dataset's folder: a split's videos
+
+
+def of_datasets(role: str) -> str:
+    """The default of a flag in words: the datasets' own splits for a role, "train", "val" or "test"."""
+    return default_in_words({name: getattr(info, role) for name, info in DATASETS.items()})
 
 
 def dataset_folder(dataset: str, data: Path | None) -> Path:
@@ -83,7 +90,7 @@ def find_video_folders(root: Path, split: str, numbers: dict[str, range] | None 
     videos = all_video_folders(root)
     if videos and listed is not None:
         return listed_videos(videos, listed)
-    written = re.fullmatch(r"(\d+)(?:-(\d+))?", split)                     # "601-700", or "601"
+    written = re.fullmatch(r"(\d+)(?:-(\d+))?", split)  # "601-700", or "601"
     if written:
         wanted = range(int(written[1]), int(written[2] or written[1]) + 1)
     else:
@@ -104,10 +111,9 @@ def check_folder(root: Path) -> None:
     """Raise a FileNotFoundError where there is no such dataset."""
     if not root.is_dir():
         reason = "it is a file, unpack it" if root.exists() else "the folder does not exist"
-        raise FileNotFoundError(f"no dataset {root}: {reason}. data/README.md says what may lie there; "
-                                "`python data/prepare_dhf1k.py` prepares DHF1K, `python data/make_sample.py` makes a "
-                                "small set in data/sample (--kind vsod: one of objects with masks, in "
-                                "data/vsod_sample)")
+        raise FileNotFoundError(f"no dataset {root}: {reason}. data/README.md says what may lie there; `python "
+                                "data/prepare_dhf1k.py` prepares DHF1K, `python data/make_sample.py` makes a small set "
+                                "in data/sample (--kind vsod: one of objects with masks, in data/vsod_sample)")
 
 
 def split_aliases(split: str) -> tuple[str, ...]:
@@ -132,7 +138,7 @@ def listed_videos(videos: list[VideoFolders], file: Path) -> list[VideoFolders]:
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"the list {file} is no text in UTF-8: {error}") from error
+        raise ValueError(f"the list {file} is not text in UTF-8: {error}") from error
     # The name of one of STAViS's lists begins with that of its set: Coutrot_db1_list_train_1_fps.txt.
     videos = [video for video in videos if video.set and file.name.startswith(f"{video.set}_")] or videos
     known = {number_key(video.name) for video in videos}
@@ -197,7 +203,7 @@ def splits_of(root: Path, numbers: dict[str, range]) -> list[str]:
     """The splits of a dataset: folders, else lists, else those that `numbers` divides its videos into, else "all"."""
     try:
         found = bases(root)
-    except ValueError:                                                     # two videos have one name, as reading says
+    except ValueError:  # two videos have one name, as reading says
         return ["all"]
     if found != [root]:
         splits = {base.relative_to(root).as_posix() for base in found}

@@ -29,8 +29,8 @@ class Tree:
     used_by: str
     frames: str
     maps: str | None = None
-    fixations: tuple[str, ...] = ()                                        # for each frame, the first that has a map
-    masks: tuple[str, ...] = ()                                            # the same
+    fixations: tuple[str, ...] = ()  # for each frame, the first that has a map
+    masks: tuple[str, ...] = ()      # the same
 
     @property
     def annotation(self) -> str:
@@ -107,7 +107,7 @@ def recognise(base: Path) -> Tree | None:
 
 
 def videos_below(base: Path) -> list[VideoFolders]:
-    """The videos of the tree whose top is this folder; where it is no tree's, its folders, taken for videos."""
+    """The videos of the tree whose top is this folder; if it belongs to no tree, its folders, taken for videos."""
     videos = videos_in_tree(base, recognise(base) or TREES[0])
     if not videos:
         raise FileNotFoundError(f"no videos in {base}: it holds no folders; {TREE}")
@@ -127,7 +127,7 @@ def videos_in_set(base: Path, tree: Tree, name_of_set: str) -> list[VideoFolders
     """The videos of one set, in a tree that holds several; in any other tree, all of them."""
     below_base = {pattern: pattern.replace("{set}", name_of_set) for pattern in tree.patterns()}
     parents = {pattern: base / path.partition("{video}")[0] for pattern, path in below_base.items()}
-    key = nfc if len(set(parents.values())) == 1 else number_key           # 001 in one folder may be 0001 in another
+    key = nfc if len(set(parents.values())) == 1 else number_key  # 001 in one folder may be 0001 in another
     below = {pattern: [folder.name for folder in folders_in(parent)] for pattern, parent in parents.items()}
     for names in below.values():
         refuse_duplicates(map(key, names))

@@ -151,7 +151,7 @@ def no_fixations_message(video: Video, folders: VideoFolders) -> str:
 def no_annotation_message(video: Video, folders: VideoFolders, annotation: str) -> str:
     """Why a video has none of the annotation that is needed, and what to do."""
     count = len(video.frames)
-    if (annotation == "mask") != bool(folders.tree.masks):                 # the network learns from something else
+    if (annotation == "mask") != bool(folders.tree.masks):  # the network learns from something else
         needed, there, example = "density and fixation maps", "masks", "dhf1k"
         if annotation == "mask":
             needed, there, example = there, needed, "vsod"
@@ -177,7 +177,7 @@ def list_video(folders: VideoFolders) -> tuple[Video, list[Problem]]:
     problems = []
     frames = by_key(folders, "frames", [folders.images(folders.frames)], problems)
     maps = by_key(folders, "density maps", [images_in(folders.maps)] if folders.maps else [], problems)
-    reverse = list(reversed(folders.fixations))                            # a later group takes precedence
+    reverse = list(reversed(folders.fixations))  # a later group takes precedence
     matlab = [files_in(folder / below, {".mat"}) for below in ("maps", ".") for folder in reverse]
     fixations = by_key(folders, "fixation maps", matlab + [images_in(folder) for folder in reverse], problems)
     masks = by_key(folders, "masks", [folders.images(folder) for folder in reversed(folders.masks)], problems)
@@ -187,7 +187,7 @@ def list_video(folders: VideoFolders) -> tuple[Video, list[Problem]]:
     annotation = (maps, fixations, masks)
     paired = ({frames[key].stem: path for key, path in found.items() if key in frames} for found in annotation)
     video = Video(folders.name, in_order(frames), *paired)
-    if not folders.files:                                                  # numbers of unrelated stills mean nothing
+    if not folders.files:  # numbers of unrelated stills mean nothing
         problems += [*gaps(video, strict=folders.tree.annotation == "density"), *doubtful_order(video)]
     extra = tuple(found[key] for found in annotation for key in natural(found.keys() - frames.keys()))
     if extra:
@@ -291,7 +291,7 @@ def list_frames(folder: Path) -> list[Path]:
         FileNotFoundError: there are none.
         ValueError: two share a name.
     """
-    frames = images_by(folder, "frames", str)                              # two that differ in zeros may both be meant
+    frames = images_by(folder, "frames", str)  # two that differ in zeros may both be meant
     if not frames:
         reason = "it holds no images" if folder.is_dir() else "the folder does not exist"
         raise FileNotFoundError(f"no frames in {folder}: {reason}")
