@@ -49,8 +49,7 @@ class Predictor:
         weights: path or https URL of a weight file (`find_file`); default: saved_models/RecSalNet.pth, or the model's.
         device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda" or "mps".
         precision: "float32" or "bfloat16"; default bfloat16 on CUDA, else float32.
-        force_bfloat16: allow bfloat16 on a CPU without instructions for it, where it is hundreds of times slower than
-            float32.
+        force_bfloat16: allow bfloat16 on a CPU without instructions for it, hundreds of times slower than float32.
         frame_size: (H, W) that the network sees frames at, if not the one it was trained at.
         compiled: let PyTorch compile the network at its first clip.
         model: a key of `baselines.MODELS`.

@@ -28,8 +28,7 @@ class SwinTransformer3D(nn.Module):
         depths: blocks in each stage; every second one attends in shifted windows.
         num_heads: attention heads in each stage.
         window: attention window in tokens (T, H, W).
-        patch_norm: LayerNorm after the patch embedding. RecSal-Net's authors have none, although Kinetics weights hold
-            one.
+        patch_norm: LayerNorm after the patch embedding. RecSal-Net's authors have none, Kinetics weights do.
         drop_path: stochastic depth of the last block; it rises linearly from 0 at the first.
     """
 
@@ -282,8 +281,7 @@ def roll(x: Tensor, shift: Size3, sign: int) -> Tensor:
 def shift_masks(size: Size3, window: Size3, shift: Size3) -> tuple[Tensor, Tensor]:
     """What the roll brought together from different sides of the map must not attend to each other.
 
-    Most windows hold one side only, and those at the end of an axis mix sides in the same way: there are at most 8
-    kinds.
+    Most windows hold one side only, and those at the end of an axis mix sides in the same way: at most 8 kinds.
 
     Returns:
         (kinds, N, N), -100 between tokens of different sides, else 0; and each window's kind, (windows,) int64.

@@ -31,8 +31,7 @@ def read_weights(source: str | Path, own: Collection[str] = ()) -> tuple[dict[st
         source: a `.safetensors` file, or one of `torch.save`: a state dict, or a dict that holds one, under any key or
             two. `FILE#KEY` chooses among several. Or an https URL, see `find_file`. Names may carry the `PREFIXES` of
             wrappers, in any order.
-        own: names of the network's own, some or all: once the entries have one of them, no prefix is taken off any
-            more.
+        own: names of the network's own, some or all: once the entries have one of them, no more prefixes are removed.
 
     Returns:
         Names and tensors, on the CPU; and the network's configuration, from the `.json` beside the file, from within a

@@ -24,7 +24,7 @@ BGR_MEAN = (103.939, 116.779, 123.68)  # of ImageNet, in levels; no scaling foll
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 ENCODED, UPSAMPLED = 30, 56  # layers up to the encoder's end, and to the last upsampling
 # Epoch -> the first of `salgan`'s layers that learns: none, the decoder's finer half, all of it, two encoder stages,
-# everything.
+# all.
 THAWED_FROM = {1: 62, 2: 44, 3: ENCODED, 4: 17, 5: 0}
 ALPHA_RATE = 0.1  # learning rate of a learnt alpha: one number, with far to go
 
@@ -135,8 +135,7 @@ class FrameByFrame(RecurrentModel):
     def parameter_groups(self, lr: float) -> list[dict]:
         """What Adam gets: all parameters with weight decay; a learnt alpha with a rate of its own and no decay.
 
-        Parameters that `thaw` holds frozen are among them: Adam passes over what has no gradient, and they may thaw
-        later.
+        Parameters that `thaw` holds frozen are among them: Adam passes over what has no gradient, and they may thaw.
 
         Args:
             lr: learning rate of all but alpha.
@@ -218,8 +217,7 @@ class SalEMA(FrameByFrame):
             variant with two, which takes alpha itself for a (a constant one must lie in [0, 1]) and carries what it
             passes on.
         residual: add the averaged layer's input to what it passes on; the layer must keep its input's shape.
-        dropout: in training, zero half of the channels of the averaged layer's input; the residual is taken before
-            that.
+        dropout: in training, zero half of the channels of the averaged layer's input, after the residual is taken.
         frame_size: (H, W) that frames are resized to, multiples of 16; the authors' is 192 x 256.
 
     Raises:

@@ -89,8 +89,7 @@ class SMCF(GroupModel):
 
         Returns:
             saliency_logits, (B, 1, h, w): `finish` makes maps of it. motion_logits, (B, 1, h, w): the same object as
-            the flow decoder sees it, for training. Both are float32 in an autocast region and in a bfloat16 network
-            too.
+            the flow decoder sees it, for training. Both are float32 under autocast and in a bfloat16 network.
 
         Raises:
             ValueError: frames and flow have another shape, or another one than each other.
@@ -180,8 +179,8 @@ class SMCF(GroupModel):
             The names of the entries that have no place here: the classifier's, `fc.*`.
 
         Raises:
-            ValueError: an entry of the trunks is missing, or of another shape; the message names it. Nothing is changed
-                then.
+            ValueError: an entry of the trunks is missing, or of another shape; the message names it, nothing is
+                changed.
         """
         names = {ours: name_in_resnet(ours) for ours in self.resnet.state_dict()}  # three of ours share one of theirs
         return load_pretrained_part(self.resnet, names, entries, "ResNet-50", source)
@@ -371,8 +370,7 @@ class UpConv(nn.Module):
 class CrossStackFusion(nn.Module):
     """Exchange between saliency s_1 .. s_4 and motion e_1 .. e_4: a level takes in the other's, and all coarser ones.
 
-    s_i' = s_i + F_i([s_i, e_i, up(e_j), j > i]), side by side, and e_i' = e_i + G_i(e_i s_i prod up(s_j), j > i), as a
-    product.
+    s_i' = s_i + F_i([s_i, e_i, up(e_j), j > i]), side by side, and e_i' = e_i + G_i(e_i s_i prod up(s_j), j > i).
     """
 
     def __init__(self, width: int) -> None:

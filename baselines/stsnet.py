@@ -278,8 +278,7 @@ def convolution(before: int, after: int, side: int) -> nn.Conv2d:
     """A convolution that keeps height and width and starts as Caffe's "xavier": within sqrt(3 / n inputs), biases 0.
 
     PyTorch's own weights are a third of that in variance: behind nine layers nothing is left of the picture, and hardly
-    anything is learnt. He's are twice that: the loss would be so steep that only rates a hundred times as small were
-    safe.
+    anything is learnt. He's are twice that: the loss would be so steep that only a hundredth of the rate were safe.
     """
     layer = nn.Conv2d(before, after, side, padding=side // 2)
     nn.init.kaiming_uniform_(layer.weight, nonlinearity="linear")

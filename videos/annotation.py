@@ -225,8 +225,7 @@ def grey_levels(path: Path, name: str, means_alpha: bool = False, means_indices:
 # MATLAB's files
 
 class Variable(NamedTuple):
-    """A variable of a .mat file: its shape as MATLAB has it, () if it is not a matrix; and its class, such as
-    double."""
+    """A variable of a .mat file: its shape as MATLAB has it, () if not a matrix; and its class, such as double."""
     shape: tuple[int, ...]
     kind: str
 
