@@ -129,10 +129,26 @@ def scored(tiny_set, weights_file, tmp_path_factory):
     return out / "tiny_val_RecSalNet_float"
 
 
+@pytest.fixture(scope="session")
+def short_scored(short_set, weights_file, tmp_path_factory):
+    """The same of 8 frames of each video; read-only for tests."""
+    from score_runs import run
+    out = tmp_path_factory.mktemp("short_results")
+    run(short_set, weights_file, out, "--centre-baseline")
+    return out / "tiny_val_RecSalNet_float"
+
+
 @pytest.fixture
 def no_figures(monkeypatch):
     import test as evaluation
     monkeypatch.setattr(evaluation, "draw_figures", lambda *arguments: [])
+
+
+@pytest.fixture
+def only_scores(no_figures, monkeypatch):
+    """Runs of test.py that draw no figures and count no operations, which take longer than the scores of a few frames."""
+    from scoring import methods
+    monkeypatch.setattr(methods, "gflop", lambda model: 1.0)
 
 
 def write_video(path, pictures, times=None, rate=25, sound=None, codec="libx264", index_first=False, sound_lasts=None):

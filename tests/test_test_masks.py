@@ -12,6 +12,7 @@ from score_runs import density_as_maps, score_small, small_set
 import test as evaluation
 from baselines.smcf import SMCF
 from baselines.stsnet import STSConvNet
+from scoring import methods
 from scoring.salient_objects import vsod_scores
 from videos.annotation import read_mask
 from videos.images import read_image
@@ -33,7 +34,9 @@ def by_masks(vsod_set, smcf_file, weights_file, tmp_path_factory):
     """SMCF and RecSal-Net, scored by masks."""
     pytest.importorskip("py_sod_metrics", reason="pip install \".[vsod]\"")
     out = tmp_path_factory.mktemp("masks")
-    run_on(vsod_set, "--split", "TestSet/sample", "--model", "smcf", "recsalnet", "--weights", smcf_file, weights_file, "--out", out, "--no-keep-flow", "--run-name", "both")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "gflop", lambda model: 1.0)                 # counting takes longer than all the rest
+        run_on(vsod_set, "--split", "TestSet/sample", "--model", "smcf", "recsalnet", "--weights", smcf_file, weights_file, "--out", out, "--no-keep-flow", "--run-name", "both")
     return out / "both"
 
 
@@ -62,7 +65,7 @@ def test_the_report_on_masks_has_tables_and_figures_of_its_own(by_masks):
     assert all(np.array(Image.open(by_masks / name)).std() > 10 for name in ("comparison.png", "distributions.png"))
 
 
-def test_masks_themselves_as_maps_have_the_best_scores_also_at_another_size(vsod_set, tmp_path):
+def test_masks_themselves_as_maps_have_the_best_scores_also_at_another_size(only_scores, vsod_set, tmp_path):
     pytest.importorskip("py_sod_metrics", reason="pip install \".[vsod]\"")
     for video in (vsod_set / "TestSet" / "sample").iterdir():
         (tmp_path / "maps" / video.name).mkdir(parents=True)
@@ -123,7 +126,7 @@ def test_which_frames_with_masks_count_cannot_be_chosen_where_there_are_none(tmp
         score_small(data, density_as_maps(data, tmp_path / "maps"), tmp_path / "out", "--mask-frames", "inner")
 
 
-def test_several_splits_are_runs_of_their_own(vsod_set, smcf_file, tmp_path, capsys):
+def test_several_splits_are_runs_of_their_own(only_scores, vsod_set, smcf_file, tmp_path, capsys):
     pytest.importorskip("py_sod_metrics", reason="pip install \".[vsod]\"")
     run_on(vsod_set, "--split", "TestSet/sample", "TrainSet_Video", "--model", "smcf", "--weights", smcf_file, "--out", tmp_path, "--no-keep-flow", "--sample-frames", "3")
     for split in ("TestSet_sample", "TrainSet_Video"):
@@ -151,7 +154,7 @@ def test_smcf_is_looked_for_on_its_own_dataset(tmp_path, monkeypatch):
         evaluation.main(evaluation.arguments().parse_args(["--model", "smcf"]))
 
 
-def test_networks_of_flow_stand_in_the_same_table_as_the_others(tiny_set, smcf_file, tmp_path):
+def test_networks_of_flow_stand_in_the_same_table_as_the_others(no_figures, tiny_set, smcf_file, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         few_channels(patch)
         model = STSConvNet()
@@ -164,7 +167,7 @@ def test_networks_of_flow_stand_in_the_same_table_as_the_others(tiny_set, smcf_f
     assert not list(tiny_set.rglob("flow_*"))
 
 
-def test_what_is_skipped_of_a_split_is_said_of_that_split_only(vsod_set, smcf_file, tmp_path):
+def test_what_is_skipped_of_a_split_is_said_of_that_split_only(only_scores, vsod_set, smcf_file, tmp_path):
     pytest.importorskip("py_sod_metrics", reason="pip install \".[vsod]\"")
     shutil.copytree(vsod_set, tmp_path / "set")
     (tmp_path / "set" / "TestSet" / "sample" / "s004" / "Frame" / "00002.jpg").write_bytes(b"damaged")
@@ -173,7 +176,7 @@ def test_what_is_skipped_of_a_split_is_said_of_that_split_only(vsod_set, smcf_fi
     assert len(skipped[0]) == 1 and "s004" in skipped[0][0] and skipped[1] == []
 
 
-def test_two_splits_that_would_share_a_folder_are_refused(vsod_set, smcf_file, tmp_path):
+def test_two_splits_that_would_share_a_folder_are_refused(only_scores, vsod_set, smcf_file, tmp_path):
     pytest.importorskip("py_sod_metrics", reason="pip install \".[vsod]\"")
     shutil.copytree(vsod_set / "TestSet" / "sample", tmp_path / "set" / "X" / "Y")
     shutil.copytree(vsod_set / "TestSet" / "sample", tmp_path / "set" / "X_Y")

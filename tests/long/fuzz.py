@@ -34,10 +34,10 @@ from PIL import ExifTags, Image
 import predict
 import test as evaluation
 import train
+from baselines import optical_flow
 from dataloader import ClipDataset
 from model import RecSalNet
 from utils import at_least
-from baselines import optical_flow
 from videos.check import check_dataset
 from videos.video import find_videos
 
