@@ -97,6 +97,13 @@ def vsod_set(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def short_vsod_set(vsod_set, tmp_path_factory):
+    """The same, 5 frames of each sequence: one group of SMCF; read-only for tests."""
+    late = lambda folder, names: [name for name in names if name[-4:] in (".jpg", ".png") and not name.startswith("still") and int(name[-9:-4]) > 4]
+    return shutil.copytree(vsod_set, tmp_path_factory.mktemp("short_vsod") / "vsod", ignore=late)
+
+
+@pytest.fixture(scope="session")
 def ucf_set(tiny_set, tmp_path_factory):
     """The tiny set with the splits, the names and the kinds of files of UCF-Sports, cut to 20 frames; videos 1, 2 and 3 to train, 4 and 5 to test."""
     root = tmp_path_factory.mktemp("ucf")
