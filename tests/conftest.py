@@ -97,6 +97,13 @@ def vsod_set(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def short_vsod_set(vsod_set, tmp_path_factory):
+    """The same, 5 frames of each sequence: one group of SMCF; read-only for tests."""
+    late = lambda folder, names: [name for name in names if name[-4:] in (".jpg", ".png") and not name.startswith("still") and int(name[-9:-4]) > 4]
+    return shutil.copytree(vsod_set, tmp_path_factory.mktemp("short_vsod") / "vsod", ignore=late)
+
+
+@pytest.fixture(scope="session")
 def ucf_set(tiny_set, tmp_path_factory):
     """The tiny set with the splits, the names and the kinds of files of UCF-Sports, cut to 20 frames; videos 1, 2 and 3 to train, 4 and 5 to test."""
     root = tmp_path_factory.mktemp("ucf")
@@ -129,10 +136,26 @@ def scored(tiny_set, weights_file, tmp_path_factory):
     return out / "tiny_val_RecSalNet_float"
 
 
+@pytest.fixture(scope="session")
+def short_scored(short_set, weights_file, tmp_path_factory):
+    """The same of 8 frames of each video; read-only for tests."""
+    from score_runs import run
+    out = tmp_path_factory.mktemp("short_results")
+    run(short_set, weights_file, out, "--centre-baseline")
+    return out / "tiny_val_RecSalNet_float"
+
+
 @pytest.fixture
 def no_figures(monkeypatch):
     import test as evaluation
     monkeypatch.setattr(evaluation, "draw_figures", lambda *arguments: [])
+
+
+@pytest.fixture
+def only_scores(no_figures, monkeypatch):
+    """Runs of test.py that draw no figures and count no operations, which take longer than the scores of a few frames."""
+    from scoring import methods
+    monkeypatch.setattr(methods, "gflop", lambda model: 1.0)
 
 
 def write_video(path, pictures, times=None, rate=25, sound=None, codec="libx264", index_first=False, sound_lasts=None):

@@ -94,15 +94,15 @@ def test_the_documented_network_has_about_thirty_lines(contrast):
     assert len(contrast.splitlines()) <= 35
 
 
-def test_the_documented_network_trains_resumes_predicts_and_is_scored(contrast, tiny_set, tmp_path):
-    flags = ["--model", "contrast", "--data", str(tiny_set), "--run-dir", str(tmp_path), "--workers", "0", "--device", "cpu", "--no-tensorboard"]
+def test_the_documented_network_trains_resumes_predicts_and_is_scored(only_scores, contrast, short_set, tmp_path):
+    flags = ["--model", "contrast", "--data", str(short_set), "--run-dir", str(tmp_path), "--workers", "0", "--device", "cpu", "--no-tensorboard"]
     assert train.main(train.arguments().parse_args([*flags, "--epochs", "1"])) == 0
     assert train.main(train.arguments().parse_args([*flags, "--resume"])) == 0
     assert [json.loads(line)["epoch"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2]
-    evaluation.main(evaluation.arguments().parse_args(["--model", "contrast", "--weights", str(tmp_path / "Contrast.pth"), "--data", str(tiny_set), "--out", str(tmp_path), "--device", "cpu"]))
+    evaluation.main(evaluation.arguments().parse_args(["--model", "contrast", "--weights", str(tmp_path / "Contrast.pth"), "--data", str(short_set), "--out", str(tmp_path), "--device", "cpu"]))
     scores = json.loads((tmp_path / "tiny_val_Contrast_float" / "scores.json").read_text())
-    assert scores["scores"]["Contrast"]["frames"] == 74 and scores["methods"]["Contrast"]["parameters"] == 3 * 8 * 100 + 8 + 8 + 1
-    images = next((tiny_set / "val").iterdir()) / "images"
+    assert scores["scores"]["Contrast"]["frames"] == 16 and scores["methods"]["Contrast"]["parameters"] == 3 * 8 * 100 + 8 + 8 + 1
+    images = next((short_set / "val").iterdir()) / "images"
     predict.main(predict.arguments().parse_args([str(images), "--model", "contrast", "--weights", str(tmp_path / "Contrast.pth"), "--out", str(tmp_path / "maps"), "--device", "cpu"]))
     assert len(list((tmp_path / "maps" / "images").iterdir())) == len(list(images.iterdir()))
     with pytest.raises(ValueError, match="--alpha is an argument of salema, not of contrast"):

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import test as evaluation
 import train
 from model import RecSalNet
 from predict import Predictor
+from scoring import methods
 from videos.decoding import read_video
 from weights import save_safetensors
 
@@ -69,7 +71,7 @@ def ablation(monkeypatch):
 @pytest.fixture
 def short_set(ucf_set, tmp_path):
     """The first frames of each of its videos."""
-    late = lambda folder, names: [name for name in names if name.endswith(".png") and int(name.rpartition("_")[2][:-4]) > 5]
+    late = lambda folder, names: [name for name in names if name.endswith(".png") and int(name.rpartition("_")[2][:-4]) > 3]
     return shutil.copytree(ucf_set, tmp_path / "short", ignore=late)
 
 
@@ -78,7 +80,7 @@ def ablate(ablation, folder, data, *flags, epochs=1):
     ablation.main(ablation.arguments().parse_args([*own, *flags]), [*TRAIN_FLAGS, "--epochs", str(epochs), "--val-every", "1"])
 
 
-def test_the_ablation_trains_each_number_of_recursions_and_scores_them_in_one_table(ablation, short_set, tmp_path, capsys):
+def test_the_ablation_trains_each_number_of_recursions_and_scores_them_in_one_table(ablation, short_set, tmp_path, capsys, monkeypatch):
     ablate(ablation, tmp_path, short_set)
     scores = tmp_path / "results/runs"
     assert {"| K=0 | average over frames", "| K=2 | average over frames"} <= {line[:27] for line in (scores / "scores.md").read_text().splitlines()}
@@ -89,6 +91,8 @@ def test_the_ablation_trains_each_number_of_recursions_and_scores_them_in_one_ta
 
     with pytest.raises(FileExistsError, match="runs is there: --overwrite"):
         ablate(ablation, tmp_path, short_set, epochs=2)
+    monkeypatch.setattr(evaluation, "draw_figures", lambda *arguments: [])  # they were drawn
+    monkeypatch.setattr(methods, "gflop", lambda model: 1.0)
     ablate(ablation, tmp_path, short_set, "--overwrite", epochs=2)
     assert capsys.readouterr().out.count("resuming after epoch 1") == 2
     logs = [(tmp_path / "runs" / folder / "log.jsonl").read_text().splitlines() for folder in ("K0", "K2")]
@@ -103,8 +107,22 @@ def test_what_the_ablation_cannot_do_is_said_at_once(tmp_path, flags, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_step_of_the_ablation_that_fails_ends_it_with_the_same_exit_code_from_any_directory(tmp_path):
-    ended = subprocess.run([sys.executable, ABLATION, "--data", "nowhere", "--", "--epochs", "1"], capture_output=True, text=True, cwd=tmp_path)
+def test_a_step_of_the_ablation_that_fails_ends_it_with_the_same_exit_code_from_any_directory(tmp_path, monkeypatch, capsys, run_script):
+    """The step runs in this process, which has imported PyTorch already; below, steps are processes."""
+    printed, errors = [], []
+
+    @contextlib.contextmanager
+    def step(command):
+        assert command[0] == sys.executable
+        printed.append(capsys.readouterr().out)
+        ended = run_script(*command[1:])
+        printed.append(ended.stdout)
+        errors.append(ended.stderr)
+        yield ended
+    monkeypatch.setattr(subprocess, "Popen", step)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)    # pytest's stay
+    ended = run_script(ABLATION, "--data", "nowhere", "--", "--epochs", "1", cwd=tmp_path)
+    ended.stdout, ended.stderr = "".join([*printed, ended.stdout]), "".join([*errors, ended.stderr])
     assert ended.returncode == 2 and "train.py: error: no dataset nowhere" in ended.stderr
     line, = ended.stdout.splitlines()
     assert line.startswith("$ train.py --dataset dhf1k --data nowhere") and line.endswith("--num-recursions 0 --run-dir saved_models/ablation/K0 --epochs 1")

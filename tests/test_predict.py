@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TESTS, needs_bfloat16, write_video
+from conftest import TESTS, needs_bfloat16, shallow, write_video
 from long import fuzz
 from PIL import Image
 from predict_runs import decoded, run
@@ -22,6 +22,7 @@ from prediction import engine, outputs
 from prediction.engine import saliency_maps
 from utils import choose_precision
 from videos.video import list_frames
+from weights import save_safetensors
 
 
 def test_bfloat16_is_refused_where_the_cpu_has_no_instructions_for_it_unless_forced(tmp_path, monkeypatch, recsalnet_file, tiny_set):
@@ -140,14 +141,16 @@ def test_an_input_after_save_is_said_to_belong_before_it(capsys):
     assert "a.mp4 is none of png, npy, npz, map-video, overlay, sheet; if it is an INPUT, put it before --save" in capsys.readouterr().err
 
 
-def test_first_frames_and_scene_cuts_change_the_maps_they_should(tmp_path, recsalnet_file):
+def test_first_frames_and_scene_cuts_change_the_maps_they_should(tmp_path):
     """34 bright frames, then 32 dark ones; without a flag, the same again."""
+    model = shallow()
+    save_safetensors(model.state_dict(), model.config, tmp_path / "a.safetensors")
     noise = np.random.default_rng(0).integers(0, 100, (66, 48, 64, 3), np.uint8)
     noise[:34] += 150
     clip = write_video(tmp_path / "a.mp4", list(noise))
     maps = {}
     for kind, flags in {"plain": (), "again": (), "mirror": ("--first-frames", "mirror"), "cuts": ("--scene-cuts",)}.items():
-        run(clip, "--out", tmp_path / kind, "--weights", recsalnet_file, "--device", "cpu", "--save", "npy", *flags)
+        run(clip, "--out", tmp_path / kind, "--weights", tmp_path / "a.safetensors", "--device", "cpu", "--save", "npy", *flags)
         maps[kind] = [np.load(path) for path in sorted((tmp_path / kind / "a").iterdir())]
         assert len(maps[kind]) == 66
     changed = {kind: {number for number, (a, b) in enumerate(zip(maps["plain"], maps[kind])) if not np.array_equal(a, b)} for kind in maps}

@@ -24,9 +24,8 @@ from videos.video import find_videos
 
 # Speed
 
-@pytest.mark.parametrize("flags", [("--activation-checkpointing",), ("--precision", "bfloat16") if train.utils.computes_bfloat16(torch.device("cpu")) else ()])
-def test_compiled_training_is_one_graph_that_is_never_compiled_again(tiny_set, tmp_path, compilations, flags):
-    flags = ("--num-recursions", "1", *flags)                              # tracing takes as long as the network is deep
+def test_compiled_training_is_one_graph_that_is_never_compiled_again(tiny_set, tmp_path, compilations):
+    flags = ("--num-recursions", "1", "--activation-checkpointing")        # tracing takes as long as the network is deep
     assert run(tiny_set, tmp_path / "run", "--epochs", "2", "--val-every", "1", "--compile", *flags) == 0
     assert compilations.frame_count == 1 and not torch._dynamo.utils.counters["graph_break"]
     with pytest.raises(ValueError, match="compile was True, is False"):
@@ -36,18 +35,18 @@ def test_compiled_training_is_one_graph_that_is_never_compiled_again(tiny_set, t
 def test_training_keeps_the_memory_that_tensors_free(tiny_set, tmp_path, monkeypatch):
     called = []
     monkeypatch.setattr(train, "keep_freed_memory", lambda: called.append(True))
-    run(tiny_set, tmp_path / "run")
+    run(tiny_set, tmp_path / "run", "--epochs", "1", "--val-every", "0")
     assert called == [True]
 
 
 # What a run leaves behind
 
 
-def test_the_same_seed_trains_the_same_weights_and_another_seed_others(tiny_set, tmp_path, finished):
+def test_the_same_seed_trains_the_same_weights_and_another_seed_others(tiny_set, tmp_path, finished, one_epoch):
     run(tiny_set, tmp_path / "again", "--epochs", "3", "--val-every", "2")
-    run(tiny_set, tmp_path / "other", "--epochs", "1", "--seed", "1")
     assert same(weights_of(tmp_path / "again"), weights_of(finished))
-    assert not same(weights_of(tmp_path / "other"), weights_of(finished))
+    run(tiny_set, tmp_path / "other", "--epochs", "1", "--val-every", "0", "--seed", "1")
+    assert not same(weights_of(tmp_path / "other"), one_epoch)
 
 
 def test_density_maps_alone_are_trained_on_without_nss_and_without_that_the_error_says_so(tiny_set, tmp_path):
@@ -257,10 +256,10 @@ def test_each_stage_is_shown_its_own_pictures(monkeypatch):
 
 
 def test_scales_make_a_step_each(vsod_set, tmp_path):
-    for name, scales in (("one", ["1"]), ("three", ["0.5", "1", "1.5"])):
+    for name, scales in (("one", ["1"]), ("two", ["0.5", "1"])):
         assert train_smcf(vsod_set, tmp_path / name, "--train-type", "pretrain-rgb", "--scales", *scales) == 0
-    one, three = (torch.load(tmp_path / name / "pretrain-rgb" / "last.pt", weights_only=True) for name in ("one", "three"))
-    assert (one["steps"], three["steps"]) == (2, 6)                        # of 7 stills: 5, and 2 filled up to 5
+    one, two = (torch.load(tmp_path / name / "pretrain-rgb" / "last.pt", weights_only=True) for name in ("one", "two"))
+    assert (one["steps"], two["steps"]) == (2, 4)                        # of 7 stills: 5, and 2 filled up to 5
 
 
 def test_how_flow_is_drawn_is_an_argument_of_the_network_and_kept_with_it(small_networks, tiny_set, tmp_path):

@@ -213,20 +213,20 @@ def test_a_carried_state_that_is_damaged_is_refused(tiny_set, tmp_path, small_sa
             train_model("salema", tiny_set, tmp_path, "--val-every", "0", "--resume")
 
 
-def test_smcf_is_validated_on_groups_by_cc_and_mae_and_goes_on_to_the_same_weights(vsod_set, tmp_path, monkeypatch):
+def test_smcf_is_validated_on_groups_by_cc_and_mae_and_goes_on_to_the_same_weights(short_vsod_set, tmp_path, monkeypatch):
     flags = ("--encoder-weights", "none", "--val-every", "1", "--val-split", "TestSet/sample", "--epochs", "2", "--scales", "1")
-    assert train_smcf(vsod_set, tmp_path / "whole", *flags) == 0
+    assert train_smcf(short_vsod_set, tmp_path / "whole", *flags) == 0
     real, steps = train.set_rates, []
 
-    def stop_after_six(*arguments):
+    def stop_after_three(*arguments):
         steps.append(1)
-        if len(steps) == 6:                                                # in the middle of the second epoch, of four steps each
+        if len(steps) == 3:                                                # in the middle of the second epoch, of two steps each
             os.kill(os.getpid(), signal.SIGINT)
         return real(*arguments)
-    monkeypatch.setattr(train, "set_rates", stop_after_six)
-    assert train_smcf(vsod_set, tmp_path / "cut", *flags) == 130
+    monkeypatch.setattr(train, "set_rates", stop_after_three)
+    assert train_smcf(short_vsod_set, tmp_path / "cut", *flags) == 130
     monkeypatch.setattr(train, "set_rates", real)
-    assert train_smcf(vsod_set, tmp_path / "cut", *flags, "--resume") == 0
+    assert train_smcf(short_vsod_set, tmp_path / "cut", *flags, "--resume") == 0
     whole, cut = (torch.load(tmp_path / name / "SMCF.pth", weights_only=True) for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     assert {"val_cc", "val_mae"} < log_of(tmp_path / "whole")[0].keys() and "val_nss" not in log_of(tmp_path / "whole")[0]
@@ -234,7 +234,7 @@ def test_smcf_is_validated_on_groups_by_cc_and_mae_and_goes_on_to_the_same_weigh
 
 def test_a_run_killed_while_it_writes_ends_as_if_nothing_had_happened(tiny_set, tmp_path):
     """When its second last.pt is written, and not yet renamed; tests/long/kill.py kills at every other moment."""
-    epochs = ("--epochs", "4", "--val-every", "1")
+    epochs = ("--epochs", "3", "--val-every", "1")
     run(tiny_set, tmp_path / "straight", *epochs)
     killed = tmp_path / "killed"
     writing = lambda: list(killed.glob(".*.part"))
@@ -248,5 +248,5 @@ def test_a_run_killed_while_it_writes_ends_as_if_nothing_had_happened(tiny_set, 
     run(tiny_set, killed, *epochs, "--resume")
     assert same(weights_of(killed), weights_of(tmp_path / "straight"))
     assert same(*(torch.load(folder / "RecSalNet.pth", weights_only=True) for folder in (killed, tmp_path / "straight")))
-    assert [line["epoch"] for line in log_of(killed)] == list(range(1, 5)) and not writing()
+    assert [line["epoch"] for line in log_of(killed)] == list(range(1, 4)) and not writing()
     assert len(json.loads((killed / "run.json").read_text())["launches"]) == 2

@@ -93,14 +93,16 @@ def test_a_network_of_any_size_is_trained_at_its_nominal_one(small_networks, tmp
     assert make_model("ssnet", None, None, {"frame_size": [32, 48]}).config == {"frame_size": [32, 48]}
 
 
-def test_smcf_is_trained_in_three_stages_that_find_each_others_files(vsod_set, tmp_path, capsys):
+def test_smcf_is_trained_in_three_stages_that_find_each_others_files(short_vsod_set, tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match=r"no weights of the stage pretrain-rgb: .*pretrain-rgb/SMCF.pth does not exist. Train it first, with --train-type pretrain-rgb"):
-        train_smcf(vsod_set, tmp_path, "--encoder-weights", "auto")
-    assert train_smcf(vsod_set, tmp_path, "--train-type", "pretrain-rgb") == train_smcf(vsod_set, tmp_path, "--train-type", "pretrain-flow", "--seed", "1") == 0
+        train_smcf(short_vsod_set, tmp_path, "--encoder-weights", "auto")
+    first = (short_vsod_set, tmp_path, "--scales", "1", "--train-type")
+    assert train_smcf(*first, "pretrain-rgb") == train_smcf(*first, "pretrain-flow", "--seed", "1") == 0
     rgb, flow = (torch.load(tmp_path / stage / "SMCF.pth", weights_only=True) for stage in ("pretrain-rgb", "pretrain-flow"))
     assert "TrainSet_RGB: 1 videos, 7 frames, 7 with masks" in capsys.readouterr().out
     for kept, run in (([], "--no-keep-flow-stage"), (rgb, "--keep-flow-stage")):
-        assert train_smcf(vsod_set, tmp_path, "--encoder-weights", "auto", "--lr", "1e-12", run, "--overwrite") == 0
+        scales = () if kept else ("--scales", "1")                         # the last run has those of the network
+        assert train_smcf(short_vsod_set, tmp_path, "--encoder-weights", "auto", "--lr", "1e-12", run, "--overwrite", *scales) == 0
         tuned = torch.load(tmp_path / "SMCF.pth", weights_only=True)
         name = "resnet.layer1_flow.0.conv1.weight"
         assert torch.allclose(tuned[name], (flow if kept else rgb)[name], atol=1e-6) and not torch.allclose(flow[name], rgb[name], atol=1e-3)
