@@ -6,6 +6,7 @@ import types
 import pytest
 import torch
 from conftest import make_small
+from torch import nn
 
 from benchmarks import clips, evaluation, gpu, gpu_stages, measures, network, plain, timing
 from dataloader import ClipDataset
@@ -114,13 +115,14 @@ def test_the_benchmark_of_clips_refuses_to_time_what_is_not_the_same(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in gpu_stages.STAGES if name != "checks"])
 def test_every_stage_of_what_needs_a_gpu_runs_on_a_cpu(name, tmp_path, monkeypatch, made_once):
-    rows = []
+    rows, compiled = [], []
     make_small(monkeypatch)
-    monkeypatch.setitem(gpu_stages.TINY, "num_recursions", 0)              # tracing takes as long as the network is deep
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compiled.append(options))  # test_engine.py and test_train.py trace the network
     gpu_stages.STAGES[name](CPU, True, tmp_path / f"{name}.json", rows.append)
     assert rows and gpu.report([{"stage": name, "status": "done", "seconds": 1.0, "rows": rows}], "Tiny").startswith("# Tiny")
     if name in ("forward", "step"):
         assert rows[0][name] == "plain float32" and rows[-1][name].endswith("compiled") and all(row["clips/s"] > 0 for row in rows)
+        assert compiled == [{"dynamic": False, "backend": "eager"}]
     if name == "profile":
         assert {row["of"].split(",")[0] for row in rows} == {"forward", "step"} and sum("kernel" in row for row in rows) == 50
         assert next(row["ms"] for row in rows if row.get("kind") == "resizing") > 0
