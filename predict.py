@@ -130,9 +130,12 @@ def predict_source(model: SaliencyModel, source: Source, out: Path, kinds: Itera
 
 def seconds(text: str) -> float:
     """An argparse type: a time as seconds, MM:SS or HH:MM:SS."""
-    parts = [float(part) for part in text.split(":")]
+    try:
+        parts = [float(part) for part in text.split(":")]
+    except ValueError:
+        parts = [math.nan]
     if not all(0 <= part < math.inf for part in parts):
-        raise argparse.ArgumentTypeError(f"must be a time, 0 or more, got {text}")
+        raise argparse.ArgumentTypeError(f"must be a time, 0 or more, in seconds or as MM:SS, got {text}")
     return sum(part * 60 ** power for power, part in enumerate(reversed(parts)))
 
 
@@ -234,6 +237,8 @@ def main(args: argparse.Namespace) -> None:
         model = load_model(weights, torch.device("cpu"), frame_size=args.frame_size, name=args.model)
         print_configuration(model, weights)
         print(f"{args.export}: {export(model, args.export)}")
+    if args.inputs and not sources:
+        raise ValueError("every input was skipped: nothing was predicted")
     if not sources:
         return
 
@@ -266,6 +271,7 @@ def main(args: argparse.Namespace) -> None:
     all_settings = [{**settings, "input": source.identity()} for source in sources]
     plans = [plan(source, args.out, kinds, own, args.overwrite, args.skip_existing)
              for source, own in zip(sources, all_settings)]  # all, before anything is removed
+    skipped = 0
     for source, own, (done, complete) in zip(sources, all_settings, plans):
         if complete:
             print(f"{source.path}: everything is there already")
@@ -280,6 +286,7 @@ def main(args: argparse.Namespace) -> None:
             if not args.skip_bad:
                 raise
             print(f"skipped: {error}")
+            skipped += 1
             continue
         kept = f" ({done} of them from an earlier run)" if done else ""
         places = ", ".join(dict.fromkeys(str(output_path(args.out, source.name, kind)) for kind in kinds))
@@ -287,6 +294,8 @@ def main(args: argparse.Namespace) -> None:
         if len(times) * args.every < (needed := model.lookahead(args.first_frames)):
             print(f"{source.path}: fewer frames than {needed}: the first one fills the windows that do not fit "
                   "time-reversed")
+    if skipped == len(sources):
+        raise ValueError("every input was skipped: nothing was predicted to its end")
     if args.submission:
         method = args.method or type(model).__name__
         count = pack_submission(args.out, [source.name for source in sources], args.submission, method)

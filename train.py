@@ -323,7 +323,8 @@ def main(args: argparse.Namespace) -> int:
     run = Run(model, make_optimizer(model, recipe.lr), run_dir, record, data)
     if stored:
         run.restore(stored)
-        print(f"resuming after epoch {run.epoch}" + (f" and {run.progress.batches} batches" if run.progress else ""))
+        print(f"resuming after epoch {run.epoch}" + (f" and {run.progress.batches} batches" if run.progress else "")
+              + (": all --epochs are done, a higher number continues" if run.epoch >= recipe.epochs else ""))
     elif utils.is_main():
         clear_run(run_dir)
     record_launch(run, device)
@@ -336,7 +337,7 @@ def main(args: argparse.Namespace) -> int:
     if not fit(run, train_loader, val_loader, recipe, precision, args.thaw, writer, stop):
         print(f"stopped in epoch {run.epoch + 1}; the same command with --resume continues")
         return TERMINATED if stop.terminated else STOPPED
-    best = f", validation CC {shown_cc(run.best_cc)}" if run.best_cc is not None else ""
+    best = f", best validation CC {shown_cc(run.best_cc)}" if run.best_cc is not None else ""
     print(f"finished {run.epoch} epochs: {run.weights}{best}")
     return 0
 

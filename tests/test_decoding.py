@@ -109,7 +109,7 @@ def test_times_that_are_missing_or_go_back_follow_the_constant_rate(stored, expe
 def test_what_is_no_video_is_said_to_be_none(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"not a video")
     (tmp_path / "empty.mp4").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"no frame could be decoded from .*a.mp4 \(11 bytes\): .*no video that FFmpeg knows"):
+    with pytest.raises(ValueError, match=r"no frame could be decoded from .*a.mp4 \(11 bytes\): .*not a video that FFmpeg knows"):
         list(read_video(tmp_path / "a.mp4"))
     with pytest.raises(ValueError, match="no frame could be decoded from .*empty.mp4"):
         list(read_video(tmp_path / "empty.mp4"))

@@ -135,6 +135,15 @@ def test_bad_videos_are_left_out_when_told(tmp_path, recsalnet_file, clip, capsy
     assert [p.name for p in (tmp_path / "out" / clip.stem).iterdir()] == ["0001.png"] and not (tmp_path / "out" / "none.json").exists()
 
 
+def test_a_run_of_which_every_input_was_skipped_is_an_error(tmp_path, recsalnet_file):
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    cut = write_video(tmp_path / "b.mkv", list(np.random.default_rng(0).integers(0, 256, (30, 48, 64, 3), np.uint8)))
+    cut.write_bytes(cut.read_bytes()[:cut.stat().st_size // 2])
+    for name, said in (("a.mp4", "nothing was predicted$"), ("b.mkv", "nothing was predicted to its end")):
+        with pytest.raises(ValueError, match=f"every input was skipped: {said}"):
+            run(tmp_path / name, "--out", tmp_path / "out", "--weights", recsalnet_file, "--device", "cpu", "--skip-bad")
+
+
 def test_an_input_after_save_is_said_to_belong_before_it(capsys):
     with pytest.raises(SystemExit):
         predict.arguments().parse_args(["--save", "overlay", "a.mp4"])

@@ -101,12 +101,13 @@ def test_the_splits_of_the_known_set_of_masks_are_its_folders(tmp_path):
 
 
 def test_a_video_of_one_name_in_two_test_sets_is_an_error_until_one_is_chosen(tmp_path):
+    sets = tmp_path / "TestSet"
     for name in ("DAVIS", "FBMS"):
-        make_masked(tmp_path / name / "bear" / "Frame", tmp_path / name / "bear" / "GT", ["1", "2"])
-    for root, split in ((tmp_path, "all"), (tmp_path.parent, tmp_path.name)):
+        make_masked(sets / name / "bear" / "Frame", sets / name / "bear" / "GT", ["1", "2"])
+    for root, split in ((sets, "all"), (tmp_path, "TestSet")):
         with pytest.raises(ValueError, match="1 videos share their name with another, such as bear: choose a split"):
             find_videos(root, split, annotation="mask")
-    assert len(find_videos(tmp_path, "FBMS", annotation="mask")) == 1
+    assert len(find_videos(sets, "FBMS", annotation="mask")) == 1
 
 
 def test_sets_of_density_maps_are_not_looked_for_two_folders_below(tmp_path):

@@ -114,9 +114,10 @@ def warn_of_doubles(train_videos: list[Video], val_videos: list[Video]) -> None:
     """Warn of videos that are trained on twice in an epoch, or both trained on and validated on."""
     trained, validated = ([video.frames[0].resolve() for video in videos] for videos in (train_videos, val_videos))
     twice, both = len(trained) - len(set(trained)), len(set(trained) & set(validated))
-    if twice or both:
-        print(f"warning: {twice} videos are trained on more than once an epoch, {both} are trained on and choose the "
-              "weights")
+    if twice:
+        print(f"warning: videos that are trained on more than once an epoch: {twice}")
+    if both:
+        print(f"warning: videos that are trained on and choose the weights, too: {both}")
 
 
 def describe_data(sources: list[DataSource], hold_out: float | None, val_videos: list[Video]) -> dict:

@@ -75,7 +75,7 @@ def timed_frames(path: str | Path, start: float = 0.0, end: float = math.inf,
     except FFMPEG_ERRORS as error:
         where = f"after {count} frames" + (f" from second {start:g}" if start else "")
         raise ValueError(f"{path} is damaged {where}: {error.strerror}. Get the file again, or repair it with FFmpeg; "
-                         "maps of the frames before are whole") from error
+                         "maps of the frames before that are files of their own (png, npy) are whole") from error
     if not count and before is not None:
         until = f"second {end:g}" if end < math.inf else "its end"
         raise ValueError(f"{path} has no frame from second {start:g} to {until}; the last one that was seen is at "
