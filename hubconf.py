@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-dependencies = ["torch", "timm", "einops", "safetensors", "numpy", "PIL"]
+dependencies = ["torch", "einops", "safetensors", "numpy", "PIL"]
 
 
 def load_privately(names: tuple[str, ...]) -> dict:

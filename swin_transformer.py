@@ -4,12 +4,12 @@ Source: Liu et al., "Video Swin Transformer" (CVPR 2022); Woo et al. (Neurocompu
 Tokens are kept as (B, T, H, W, C) inside; the stages come out as (B, C, T, H, W).
 """
 import itertools
+import math
 import re
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -135,6 +135,34 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(x))
 
 
+class DropPath(nn.Module):
+    """Stochastic depth: in training, samples lose a branch with this probability; the others' is scaled up.
+
+    Source: Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return x
+        kept = x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(1 - self.probability)
+        return x * kept.div_(1 - self.probability)
+
+
+class Mlp(nn.Module):
+    """Two linear layers, applied to each token; state dicts call them fc1 and fc2."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
 class Block(nn.Module):
     """Window attention and MLP, each with a norm before and a skip connection around."""
 
@@ -254,11 +282,17 @@ def attention_by_chunks(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, chunk: in
 def initialise(module: nn.Module) -> None:
     """Swin's initialisation: truncated normal of std 0.02 for linear layers and bias tables, zero biases."""
     if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
+        truncated_normal(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, WindowAttention):
-        trunc_normal_(module.relative_position_bias_table, std=0.02)
+        truncated_normal(module.relative_position_bias_table)
+
+
+@torch.no_grad()
+def truncated_normal(tensor: Tensor) -> None:
+    """Draw from a normal distribution of std 0.02, by its inverse: a seed gives the same numbers in every PyTorch."""
+    tensor.uniform_(-1, 1).erfinv_().mul_(0.02 * math.sqrt(2)).clamp_(-2, 2)
 
 
 def fit_window(size: Size3, window: Size3) -> tuple[Size3, Size3]:

@@ -6,6 +6,7 @@ import ctypes
 import datetime
 import errno
 import hashlib
+import importlib.metadata
 import importlib.util
 import itertools
 import json
@@ -175,9 +176,11 @@ def sha256(path: Path) -> str:
 def versions() -> dict[str, str]:
     """Versions that results may depend on; CUDA and cuDNN as PyTorch was built with; None for what is missing."""
     # Modules, not packages: OpenCV's has several names.
-    modules = ("torch", "torchvision", "timm", "numpy", "scipy", "PIL", "cv2", "av")
+    modules = ("torch", "numpy", "scipy", "PIL", "cv2", "av")
     present = {name: importlib.util.find_spec(name) and importlib.import_module(name).__version__ for name in modules}
-    return {"python": sys.version.split()[0], **present,
+    # Not imported for this: it takes as long as PyTorch.
+    torchvision = importlib.metadata.version("torchvision") if importlib.util.find_spec("torchvision") else None
+    return {"python": sys.version.split()[0], **present, "torchvision": torchvision,
             "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
 
 

@@ -184,9 +184,9 @@ def read_checkpoint(path: str | Path):
     path = Path(path)
     if not path.is_file():
         held = "is a folder" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"no weight file {path}: it {held}. No weights come with this repository: give the "
-                                "authors' with --weights FILE, or make some: train.py, or `make demo` "
-                                "(saved_models/demo/RecSalNet.pth). saved_models/README.md says what can be read")
+        raise FileNotFoundError(f"no weight file {path}: it {held}. No weights come with this repository: "
+                                "saved_models/README.md says which files each network takes and where they are "
+                                "published; train.py makes some, or `make demo` (saved_models/demo/RecSalNet.pth)")
     if mistaken := utils.mistaken_for(path):
         raise ValueError(f"{path} cannot be read as a weight file: it {mistaken}")
     check_archive(path)

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck
 
 from loss import Recipe
 from saliency_model import GroupModel, check_frame_size, prepare_frame, rounded_to_8_bits, without_autocast
@@ -248,6 +247,8 @@ class Trunks(nn.Module):
 
 def resnet_level(before: int, planes: int, count: int, stride: int) -> nn.Sequential:
     """Blocks of a ResNet: (B, before, h, w) to (B, 4 planes, h / stride, w / stride)."""
+    from torchvision.models.resnet import Bottleneck  # here, for torchvision takes as long to import as all else
+
     width = planes * Bottleneck.expansion
     shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
     return nn.Sequential(Bottleneck(before, planes, stride, shortcut),

@@ -7,7 +7,7 @@
 Each stage (`gpu_stages.py`) is a process with a time limit. What it measures goes to OUT/STAGE.json row by row, so a
 stage that fails or is stopped keeps what it had, and does not affect the others. OUT/gpu.md has all rows as tables.
 
-It runs from a plain checkout, without any installation, where Python has torch, torchvision, timm, einops, numpy,
+It runs from a plain checkout, without any installation, where Python has torch, torchvision, einops, numpy,
 OpenCV, scipy, tqdm, Pillow, safetensors and pytest. What reads or writes video files needs PyAV too, and says so where
 it is missing; the rest runs without. Its wheel for Python 3.12 on x86-64 (35 MB): `pip download --no-deps
 --only-binary=:all: --python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 av==18.1.0`.

@@ -62,9 +62,10 @@ def test_more_epochs_can_be_added_to_a_finished_run(tiny_set, tmp_path, finished
     assert same(weights_of(tmp_path), weights_of(finished))
 
 
-def test_resuming_with_other_options_is_refused_by_name(tiny_set, finished):
-    with pytest.raises(ValueError, match="lr was 0.001, is 0.5"):
-        run(tiny_set, finished, "--val-every", "2", "--resume", "--lr", "0.5")
+@pytest.mark.parametrize("flags, said", [(("--lr", "0.5"), "lr was 0.001, is 0.5"), (("--width", "24"), r"exactly, but width was 16, is 24\. Give the same options")])
+def test_resuming_with_other_options_is_refused_by_name(tiny_set, finished, flags, said):
+    with pytest.raises(ValueError, match=said):
+        run(tiny_set, finished, "--val-every", "2", "--resume", *flags)
 
 
 def test_resuming_on_another_set_is_refused(tiny_set, tmp_path):

@@ -3,10 +3,10 @@ import inspect
 from pathlib import Path
 
 from torch import Tensor, nn
-from torchvision.models import get_weight
 
 from baselines import MODELS
 from saliency_model import SaliencyModel
+from training.checkpoint import check_recipe
 from weights import read_weights, torchvision_weights
 
 
@@ -28,6 +28,9 @@ def make_model(name: str, weights: str | None, stored: dict | None, network: dic
         owners = [key for key in takes if foreign[0] in takes[key]]
         raise ValueError(f"--{foreign[0].replace('_', '-')} is an argument of {', '.join(owners)}, not of {name}")
     if stored:
+        # Said here, or the shapes of tensors would be compared first.
+        check_recipe(stored["recipe"], {name: list(value) if isinstance(value, tuple) else value
+                                        for name, value in network.items()})
         return MODELS[name].built_for({**stored["configuration"], **network}, stored["model"], "last.pt")
     model = MODELS[name].from_pretrained(weights, **network) if weights else MODELS[name](**network)
     if model.config["frame_size"] is None:  # frames of a batch need one size
@@ -89,6 +92,8 @@ def download_start(model: nn.Module) -> tuple[dict[str, Tensor], str]:
     """The weights that torchvision has for a network to start from, from its cache or the internet; and their name."""
     reason = "torchvision has none for it"
     if model.start_download:
+        from torchvision.models import get_weight  # here, for it takes as long to import as all else
+
         weights = get_weight(model.start_download)
         try:
             return torchvision_weights(weights), f"torchvision's {weights}"

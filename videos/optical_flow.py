@@ -14,8 +14,6 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torchvision.models.optical_flow import Raft_Small_Weights, raft_small
-from torchvision.utils import flow_to_image
 
 import utils
 from videos.images import read_frame, state_digest
@@ -53,6 +51,8 @@ def raft_flow(weights: str | Path | None = None, device: str = "cpu") -> Flow:
         FileNotFoundError: there are no weights.
         ValueError: they are not RAFT's.
     """
+    from torchvision.models.optical_flow import Raft_Small_Weights, raft_small  # takes as long as all other imports
+
     model = raft_small().eval().to(device)
     if weights:
         entries = read_weights(weights, model.state_dict())[0]
@@ -111,6 +111,8 @@ def components(flow: np.ndarray) -> np.ndarray:
 
 def wheel(flow: np.ndarray) -> np.ndarray:
     """A flow, (H, W, 2), as a picture, (H, W, 3) uint8: direction is hue, length over the longest is saturation."""
+    from torchvision.utils import flow_to_image  # takes as long as all other imports, and few networks need it
+
     picture = flow_to_image(torch.from_numpy(np.ascontiguousarray(flow)).permute(2, 0, 1).float())
     return picture.permute(1, 2, 0).numpy()
 

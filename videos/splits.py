@@ -167,9 +167,12 @@ def no_videos_message(root: Path, split: str, videos: list[VideoFolders]) -> str
     splits = ", ".join([base.relative_to(root).as_posix() for base in bases(root) if base != root] + sets_of(videos))
     others = f"Its splits are {splits}" if splits else "It is not divided into splits"
     above = f". Or give the folder above, {root.resolve().parent}" if is_split(root.resolve()) else ""
-    return (f"no split \"{split}\" in {root}: no folder of that name, and no list {split}.txt ({root} holds "
-            f"{present}). {others}: give another, or the --dataset whose splits are called so; \"all\" takes all "
-            f"{len(videos)} videos, {videos[0].name} to {videos[-1].name}{numbered}{above}")
+    reason = f"no folder of that name, and no list {split}.txt ({root} holds {present})"
+    if re.fullmatch(r"\d+(-\d+)?", split):
+        reason = f"no video has such a number, and {reason}"
+    return (f"no split \"{split}\" in {root}: {reason}. {others}: give another, or the --dataset whose splits are "
+            f"called so; \"all\" takes all {len(videos)} videos, {videos[0].name} to "
+            f"{videos[-1].name}{numbered}{above}")
 
 
 # The splits of a dataset
