@@ -178,8 +178,9 @@ def versions() -> dict[str, str]:
     # Modules, not packages: OpenCV's has several names.
     modules = ("torch", "numpy", "scipy", "PIL", "cv2", "av")
     present = {name: importlib.util.find_spec(name) and importlib.import_module(name).__version__ for name in modules}
-    # Not imported for this: it takes as long as PyTorch.
-    torchvision = importlib.metadata.version("torchvision") if importlib.util.find_spec("torchvision") else None
+    torchvision = None
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # not imported: that takes as long as PyTorch
+        torchvision = importlib.metadata.version("torchvision")
     return {"python": sys.version.split()[0], **present, "torchvision": torchvision,
             "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
 
