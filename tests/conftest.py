@@ -232,13 +232,17 @@ def compilations(monkeypatch):
     return counter
 
 
+def trained(dataset, run_dir, *flags):
+    """The folder of a run, trained with these flags."""
+    from runs import run
+    assert run(dataset, run_dir, *flags) == 0
+    return run_dir
+
+
 @pytest.fixture(scope="session")
 def finished(tiny_set, tmp_path_factory):
     """A run folder after three epochs; read-only for tests."""
-    from runs import run
-    run_dir = tmp_path_factory.mktemp("finished")
-    assert run(tiny_set, run_dir, "--epochs", "3", "--val-every", "2") == 0
-    return run_dir
+    return trained(tiny_set, tmp_path_factory.mktemp("finished"), "--epochs", "3", "--val-every", "2")
 
 
 @pytest.fixture
@@ -284,10 +288,7 @@ def shallow():
 @pytest.fixture(scope="session")
 def trained_once(tiny_set, tmp_path_factory):
     """The folder of a run of one epoch without validation; read-only for tests."""
-    from runs import run
-    run_dir = tmp_path_factory.mktemp("one_epoch")
-    assert run(tiny_set, run_dir, "--epochs", "1", "--val-every", "0") == 0
-    return run_dir
+    return trained(tiny_set, tmp_path_factory.mktemp("one_epoch"), "--epochs", "1", "--val-every", "0")
 
 
 @pytest.fixture

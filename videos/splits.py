@@ -44,6 +44,7 @@ DATASETS = {
 DATASET_FOLDERS = ", ".join(f"{name} {info.folder}" for name, info in DATASETS.items() if info.folder)  # for --help
 
 SAME_SPLIT = ({"train", "training"}, {"val", "valid", "validation"}, {"test", "testing"})
+NUMBERS = re.compile(r"(\d+)(?:-(\d+))?")  # a split by its videos' numbers: "601-700", or "601"
 LISTS = ("{}.txt", "fold_lists/DIEM_list_{}_fps.txt")  # in a dataset's folder: a split's videos
 
 
@@ -90,7 +91,7 @@ def find_video_folders(root: Path, split: str, numbers: dict[str, range] | None 
     videos = all_video_folders(root)
     if videos and listed is not None:
         return listed_videos(videos, listed)
-    written = re.fullmatch(r"(\d+)(?:-(\d+))?", split)  # "601-700", or "601"
+    written = NUMBERS.fullmatch(split)
     if written:
         wanted = range(int(written[1]), int(written[2] or written[1]) + 1)
     else:
@@ -168,7 +169,7 @@ def no_videos_message(root: Path, split: str, videos: list[VideoFolders]) -> str
     others = f"Its splits are {splits}" if splits else "It is not divided into splits"
     above = f". Or give the folder above, {root.resolve().parent}" if is_split(root.resolve()) else ""
     reason = f"no folder of that name, and no list {split}.txt ({root} holds {present})"
-    if re.fullmatch(r"\d+(-\d+)?", split):
+    if NUMBERS.fullmatch(split):
         reason = f"no video has such a number, and {reason}"
     return (f"no split \"{split}\" in {root}: {reason}. {others}: give another, or the --dataset whose splits are "
             f"called so; \"all\" takes all {len(videos)} videos, {videos[0].name} to "
