@@ -112,7 +112,7 @@ def main(args: argparse.Namespace) -> None:
     models = args.model or ["recsalnet"]
     dataset = args.dataset or MODELS[models[0]].dataset
     data = dataset_folder(dataset, args.data)
-    skipped = {split: [] if args.skip_bad else None for split in args.split or [DATASETS[dataset].test]}
+    skipped = {split: [] if args.skip_bad else None for split in args.split or DATASETS[dataset].scored()}
     splits = {split: find_videos(data, split, need_annotation=False, skipped=reasons, numbers=DATASETS[dataset].numbers)
               for split, reasons in skipped.items()}
     for split, videos in splits.items():

@@ -339,3 +339,74 @@ def test_a_mask_of_zeros_and_ones_is_brought_to_255_and_others_are_grey_as_they_
     cut(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"cannot read image .*a.png \(30 bytes\)"):
         read_mask(tmp_path / "a.png")
+
+
+# Points
+
+@pytest.fixture
+def picture(tmp_path):
+    """A picture of 12 x 16 pixels (H x W), whose size that of its fixations is."""
+    return save(tmp_path / "frame.png", RAMP)
+
+
+def points(picture, text):
+    path = picture.with_name("a.csv")
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("text", ["x,y\n", "x,y", "y,observer,x\n\n", "\ufeffx,y\r\n"])
+def test_a_list_of_no_points_is_a_frame_at_which_nobody_looked(picture, text):
+    fixations = examine_fixations(points(picture, text), picture)
+    assert fixations.values.shape == (12, 16) and fixations.values.dtype == bool
+    assert not fixations.values.any() and not fixations.remarks
+
+
+@pytest.mark.parametrize("text, said", [
+    ("", r"line 1: .*column x.*found: this file is empty"), ("\n", r"line 1: .*found: nothing$"),
+    ("3,2\n", r"line 1: .*found: 3, 2$"), ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "line 1: .*Git LFS pointer"), ("x\n3\n", "line 1: .*column y"), ("x,y,x\n1,2,3\n", "line 1: .*column x"), ("x;y\n1;2\n", "line 1: .*found: x;y"),
+    ("x,y\n3.5\n", r"line 2: .*two numbers.*found 3\.5$"), ("x,y\n1,1\n3,\n", r"line 3: .*two numbers"), ("x,y\n1,1\n\n3,left\n", r"line 4: .*two numbers.*3, left"),
+    ("x,y\nnan,3\n", r"line 2: .*two numbers.*nan"), ("x,y\n3,inf\n", r"line 2: .*two numbers.*inf"),
+    ("x,y\n16,3\n", r"line 2: x = 16, y = 3 is outside .*frame\.png, 12 x 16 \(H x W\)"), ("x,y\n3,12\n", "line 2: .*outside"),
+    ("x,y\n-0.01,3\n", r"line 2: x = -0\.01, .*outside"), ("x,y\n3,-1\n", "line 2: .*outside"),
+    ("x,y\n1,2\n13,15\n", "line 3: .*outside"),
+])
+def test_what_is_no_list_of_points_in_its_picture_is_refused_with_file_and_line(picture, text, said):
+    with pytest.raises(ValueError, match=f"a.csv, {said}"):
+        examine_fixations(points(picture, text), picture)
+
+
+def test_points_that_are_no_text_are_gone_or_have_no_picture_are_refused(picture):
+    path = picture.with_name("a.csv")
+    path.write_bytes(b"x,y\n\xff\xfe\n")
+    with pytest.raises(ValueError, match="cannot read fixations .*a.csv: .*UTF-8"):
+        examine_fixations(path, picture)
+    path.write_text("x,y\n1,2\n")
+    with pytest.raises(ValueError, match="a.csv holds points: .*picture"):
+        examine_fixations(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="a.csv is gone"):
+        examine_fixations(path, picture)
+
+
+def test_a_point_sets_the_pixel_it_lies_in_once_however_many_lie_there(picture):
+    path = points(picture, 'observer,y, x \n0,2.0,3.999\n1,2.999,3\n"0",7,7\n\n1,11.999,15.999\n')
+    fixations = examine_fixations(path, picture)
+    assert np.array_equal(fixations.values, POINTS) and not fixations.remarks
+
+
+def test_any_number_of_points_is_no_remark(picture):
+    everywhere = "".join(f"{x},{y}\n" for x in range(16) for y in range(12))
+    assert read_fixations(points(picture, f"x,y\n{everywhere}"), picture).all()
+
+
+def test_points_are_in_pixels_of_the_upright_picture(tmp_path):
+    frame = save(tmp_path / "frame.jpg", np.zeros((16, 12), np.uint8), exif=turned())
+    fixations = read_fixations(points(frame, "x,y\n3,2\n7,7\n15,11\n"), frame)
+    assert np.array_equal(fixations, POINTS)
+
+
+def turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif

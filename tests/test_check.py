@@ -220,6 +220,18 @@ def test_files_of_another_kind_are_a_warning(tmp_path, capsys):
     assert code == 0 and "warning: extra: train/a: " in out and "maps/notes.txt: neither an image nor" in out and "1 warnings" in out
 
 
+def test_fixations_as_points_are_no_stray_files_and_wrong_ones_fail_the_check(tmp_path, capsys):
+    folder = make_checked_video(tmp_path / "train" / "a")
+    for path in list((folder / "fixation").iterdir()):
+        path.unlink()
+        path.with_suffix(".csv").write_text("x,y,observer\n7.9,5.9,0\n")
+    code, out = check(capsys, tmp_path, "--split", "train")
+    assert code == 0 and "6 annotated, 0 without fixation" in out and "0 errors, 0 warnings" in out
+    path.with_suffix(".csv").write_text("x,y,observer\n5.9,7.9,0\n")        # swapped: outside
+    code, out = check(capsys, tmp_path, "--split", "train")
+    assert code == 1 and f"error: unreadable: train/a: {path.with_suffix('.csv')}, line 2: x = 5.9, y = 7.9 is outside" in out
+
+
 def test_a_whole_set_of_masks_is_checked_split_by_split_and_flow_is_no_stray(tmp_path, capsys):
     code, out = check(capsys, make_vsod(tmp_path), "--dataset", "vsod", "--json")
     report = json.loads(out)

@@ -5,7 +5,7 @@ import pytest
 from small_sets import LAYOUTS, make_masked, make_video, make_vsod, write, write_layout
 
 from videos.check import check_dataset
-from videos.splits import DATASETS
+from videos.splits import DATASETS, of_datasets
 from videos.video import find_videos
 
 
@@ -98,6 +98,13 @@ def test_the_splits_of_the_known_set_of_masks_are_its_folders(tmp_path):
     make_vsod(tmp_path)
     known = DATASETS["vsod"]
     assert [len(find_videos(tmp_path, split, annotation="mask")) for split in (known.train, known.val, known.test)] == [2, 2, 2]
+
+
+def test_every_dataset_is_scored_on_its_test_split_or_on_the_parts_of_it():
+    assert DATASETS["dhf1k"].scored() == ("val",) and DATASETS["diem"].scored() == ("test",)
+    assert DATASETS["gaze-images"].scored() == ("osie-test", "eyecrowd-test", "sun500-test")
+    assert of_datasets("train").startswith("default: train; ") and "gaze-images" not in of_datasets("train")  # as the first
+    assert of_datasets("test").endswith("diem: test; vsod: TestSet/DAVIS; gaze-images: osie-test eyecrowd-test sun500-test")
 
 
 def test_a_video_of_one_name_in_two_test_sets_is_an_error_until_one_is_chosen(tmp_path):

@@ -49,13 +49,38 @@ def test_another_dataset_is_scored_on_its_own_split_short_videos_included(on_ucf
 
 
 @pytest.mark.parametrize("flags, expected", [((), ("data/DHF1K", "val")), (("--dataset", "hollywood2"), ("data/Hollywood-2", "testing")),
-                                             (("--dataset", "diem"), ("data/DIEM", "test")), (("--dataset", "ucf-sports", "--split", "all"), ("data/UCF-Sports", "all"))])
+                                             (("--dataset", "diem"), ("data/DIEM", "test")), (("--dataset", "gaze-images"), ("data/gaze", "osie-test")), (("--dataset", "ucf-sports", "--split", "all"), ("data/UCF-Sports", "all"))])
 def test_a_datasets_name_says_where_it_is_and_what_is_scored(flags, expected, monkeypatch):
     def stop(root, split, **options):
         raise FileNotFoundError(f"{root}, {split}")
     monkeypatch.setattr(evaluation, "find_videos", stop)
     with pytest.raises(FileNotFoundError, match="^" + ", ".join(expected) + "$"):
         evaluation.main(evaluation.arguments().parse_args(list(flags)))
+
+
+def test_still_images_with_points_are_scored_set_by_set_each_in_a_run_of_its_own(no_figures, tmp_path):
+    """Density maps predict themselves: CC and SIM are 1; three pixels are fixated of the four points, and all are found."""
+    density = np.zeros((12, 16), np.uint8)
+    density[2, 3], density[7, 7], density[11, 15] = 255, 200, 150
+    for name in ("osie-1", "osie-2", "eyecrowd-1", "eyecrowd-2", "sun500-1", "sun500-2"):
+        folder, stem = tmp_path / "gaze" / name, name.partition("-")[2]
+        for kind, picture in (("images", np.stack([density] * 3, axis=2)), ("maps", density), ("fixation", None)):
+            (folder / kind).mkdir(parents=True)
+            if picture is not None:
+                Image.fromarray(picture).save(folder / kind / f"{stem}.png")
+        (folder / "fixation" / f"{stem}.csv").write_text("x,y,observer\n3.2,2.5,0\n3.9,2.0,1\n7,7,0\n15,11,1\n")
+        shutil.copytree(folder / "maps", tmp_path / "maps" / name)
+        with (tmp_path / "gaze" / f"{name[:-2]}-test.txt").open("a") as file:
+            file.write(f"{name}\n")
+    score_files(tmp_path / "gaze", tmp_path / "maps", tmp_path / "out", "--dataset", "gaze-images")
+    runs = {folder.name: json.loads((folder / "scores.json").read_text()) for folder in (tmp_path / "out").iterdir()}
+    assert sorted(runs) == [f"gaze_{part}-test_maps_dhf1k" for part in ("eyecrowd", "osie", "sun500")]
+    for scores in runs.values():
+        averages = scores["scores"]["maps"]["frame_average"]
+        assert scores["scores"]["maps"]["frames"] == 2 and averages["cc"] == pytest.approx(1) and averages["sim"] == pytest.approx(1)
+        flat = density.flatten().astype(float)
+        assert averages["nss"] == pytest.approx(((np.array([255, 200, 150]) - flat.mean()) / flat.std(ddof=1)).mean())
+        assert averages["auc_j"] == pytest.approx(1, abs=0.01) and all(np.isfinite(averages[name]) for name in MEASURES)
 
 
 def test_videos_of_dhf1k_are_divided_by_their_numbers_where_there_are_no_folders(only_scores, short_set, weights_file, tmp_path, capsys):

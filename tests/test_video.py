@@ -92,6 +92,29 @@ def test_of_two_folders_of_fixations_the_first_counts(tmp_path):
     assert open_video(folder).fixations["0001"] == folder / "fixation" / "0001.png"
 
 
+@pytest.mark.parametrize("places", [("fixation/0001.csv",), ("fixations/0001.csv",), ("fixation/maps/0001.csv",), ("fixations/0001.mat", "fixation/0001.csv"),
+                                    ("fixations/maps/0001.mat", "fixation/0001.csv"), ("fixations/0001.png", "fixation/0001.csv"), ("fixation/1.csv",)])
+def test_points_are_paired_by_name_where_there_is_neither_image_nor_mat(tmp_path, places):
+    folder = make_video(tmp_path / "v", [1])
+    (folder / "fixation/0001.png").unlink()
+    for place in places:
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        if place.endswith(".csv"):
+            (folder / place).write_text("x,y,observer\n4.5,3.2,0\n")
+        else:
+            write_fixations(folder / place, [(3, 4)])
+    video = open_video(folder)
+    assert video.fixations["0001"] == folder / places[0] and video.annotated() == [0]
+    assert np.argwhere(read_fixations(video.fixations["0001"], video.maps["0001"])).tolist() == [[3, 4]]
+
+
+def test_points_without_frame_are_an_error(tmp_path):
+    folder = make_video(tmp_path / "v", [1])
+    (folder / "fixation/0002.csv").write_text("x,y\n")
+    with pytest.raises(ValueError, match=r"annotation without frame in video v: 1 files, the first .*fixation/0002.csv"):
+        open_video(folder)
+
+
 def test_a_video_thinned_out_in_time_has_no_gap_but_one_with_a_frame_lost_has(tmp_path):
     assert len(open_video(make_video(tmp_path / "a", [5, 10, 15, 20])).frames) == 4
     with pytest.raises(FileNotFoundError, match=r"0020.png follows 0010.png"):

@@ -1,8 +1,9 @@
-"""Annotation from its files: density maps, fixation maps, masks of salient objects; and predicted maps, checked alike.
+"""Annotation from its files: density maps, fixations, masks of salient objects; and predicted maps, checked alike.
 
 Annotation is data: colours, an alpha channel and a palette are never turned into grey levels silently. What cannot be
 read as what it claims to be is a ValueError; how the rest was read, and what is doubtful in it, are its remarks.
 """
+import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -133,12 +134,15 @@ def examine_fixations(path: Path, like: Path | None = None) -> Annotation:
     """A fixation map, (H, W) bool: what is above zero is fixated; in a JPEG, what is at half of 255 or above.
 
     Args:
-        path: an image, or a .mat file with the variable I (in DIEM eyeMap).
-        like: a picture of the same size, its density map or frame, by which a variable of another name is found.
+        path: an image, or a .mat file with the variable I (in DIEM eyeMap), or a .csv file of points (`read_points`).
+        like: a picture of the same size, its density map or frame, by which a variable of another name is found; points
+            need it.
 
     Raises:
         ValueError: it cannot be read, is in colour, or has so many fixations that it must be something else.
     """
+    if path.suffix.lower() == ".csv":
+        return Annotation(read_points(path, like), [])
     if path.suffix.lower() == ".mat":
         values, remarks = read_mat(path, like)
         picture_format = ""
@@ -220,6 +224,56 @@ def grey_levels(path: Path, name: str, means_alpha: bool = False, means_indices:
         raise ValueError(f"{path} is in colour: expected a grey {name}. What colours stand for, of a heat map or of "
                          f"objects, cannot be told from them; save the {name} itself, as a grey picture of 8 bits")
     return Levels(grey, picture_format, remarks)
+
+
+# Points
+
+def read_points(path: Path, like: Path | None) -> np.ndarray:
+    """The pixels that the points of a .csv file lie in, (H, W) bool; one where several lie is set once.
+
+    Args:
+        path: lines of x,y, in pixels of the picture from 0, the corner of its first pixel, below a header that names
+            the columns. They may come in any order, and others between them. No lines: nobody looked.
+        like: the picture, of (H, W) pixels.
+
+    Raises:
+        ValueError: a column is missing, or a line has no numbers there, or its point lies outside the picture. The
+            message has file and line.
+    """
+    if like is None:
+        raise ValueError(f"{path} holds points: they are pixels of a picture, its density map or frame, and none is "
+                         "given")
+    height, width = read_image(like, "L").shape
+    fixated = np.zeros((height, width), dtype=bool)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file)
+            header = [name.strip() for name in next(lines, [])]
+            if header.count("x") != 1 or header.count("y") != 1:
+                found = f"this file {mistaken}" if (mistaken := mistaken_for(path)) else ", ".join(header) or "nothing"
+                raise ValueError(f"{path}, line 1: expected a header with one column x and one column y, as in "
+                                 f"x,y,observer, found: {found}")
+            columns = header.index("x"), header.index("y")
+            for fields in filter(None, lines):
+                where = f"{path}, line {lines.line_num}"
+                try:
+                    x, y = (float(fields[column]) for column in columns)
+                except (IndexError, ValueError):
+                    x = y = math.nan
+                if not (math.isfinite(x) and math.isfinite(y)):
+                    raise ValueError(f"{where}: expected two numbers, x and y, in the columns {columns[0] + 1} and "
+                                     f"{columns[1] + 1}, found {', '.join(fields)}")
+                if not (0 <= x < width and 0 <= y < height):
+                    raise ValueError(f"{where}: x = {x:g}, y = {y:g} is outside {like}, {height} x {width} (H x W): "
+                                     "expected pixels of this picture, from 0. Are x and y swapped, or of another "
+                                     "size? Leave out points beside the picture")
+                fixated[int(y), int(x)] = True
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"fixations {path} is gone: it was there when its folder was listed") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        reason = f"it {mistaken}" if (mistaken := mistaken_for(path)) else f"it is not text in UTF-8: {error}"
+        raise ValueError(f"cannot read fixations {path}: {reason}") from error
+    return fixated
 
 
 # MATLAB's files

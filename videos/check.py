@@ -157,15 +157,15 @@ def check_split(videos: list[VideoFolders], need_annotation: bool) -> tuple[dict
 
 
 def stray_files(videos: list[VideoFolders]) -> list[Problem]:
-    """Files in the folders of videos that are neither images nor .mat files."""
+    """Files in the folders of videos that are neither images nor .mat or .csv files."""
     owners = {folder: "" if video.files else video.name for video in videos for folder in video.folders()}
     problems = []
     for folder, name in owners.items():
         present = folder.iterdir() if folder.is_dir() else ()
         stray = sorted(p for p in present if p.is_file() and not p.name.startswith(".")
-                       and p.suffix.lower() not in {*IMAGE_SUFFIXES, ".mat"})
+                       and p.suffix.lower() not in {*IMAGE_SUFFIXES, ".mat", ".csv"})
         if stray:
-            message = f"{named_files(stray)}: neither an image nor a .mat file"
+            message = f"{named_files(stray)}: neither an image nor a .mat or .csv file"
             problems.append(Problem("extra", False, name, tuple(stray), message))
     return problems
 

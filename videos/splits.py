@@ -18,6 +18,7 @@ class DatasetInfo:
         numbers: split -> the numbers of its videos, for trees that have no folder for each split.
         stages: stage of training -> the split to train on, where it is not `train`.
         shots: whether videos NAME_1, NAME_2 .. are shots of one film, which --hold-out keeps together.
+        test_parts: the parts of `test` to score instead, each in a run of its own, where it is of several sets.
     """
     folder: Path | None
     train: str
@@ -26,6 +27,11 @@ class DatasetInfo:
     numbers: dict[str, range] = field(default_factory=dict)
     stages: dict[str, str] = field(default_factory=dict)
     shots: bool = False
+    test_parts: tuple[str, ...] = ()
+
+    def scored(self) -> tuple[str, ...]:
+        """The splits to score, each in a run of its own."""
+        return self.test_parts or (self.test,)
 
 
 DATASETS = {
@@ -39,6 +45,9 @@ DATASETS = {
     # Salient objects: masks, no fixations.
     "vsod": DatasetInfo(Path("data/VSOD"), "TrainSet_Video", "TestSet/DAVIS", "TestSet/DAVIS",
                         stages={"pretrain-rgb": "TrainSet_RGB"}),
+    # Still images of three sets: averages over all would be those of none. `val` is a part of `train`, `fit` the rest.
+    "gaze-images": DatasetInfo(Path("data/gaze"), "train", "val", "test",
+                               test_parts=("osie-test", "eyecrowd-test", "sun500-test")),
     "folder": DatasetInfo(None, "train", "val", "val"),  # anybody's own, in any of the trees
 }
 DATASET_FOLDERS = ", ".join(f"{name} {info.folder}" for name, info in DATASETS.items() if info.folder)  # for --help
@@ -50,7 +59,8 @@ LISTS = ("{}.txt", "fold_lists/DIEM_list_{}_fps.txt")  # in a dataset's folder: 
 
 def of_datasets(role: str) -> str:
     """The default of a flag in words: the datasets' own splits for a role, "train", "val" or "test"."""
-    return default_in_words({name: getattr(info, role) for name, info in DATASETS.items()})
+    splits = {name: info.scored() if role == "test" else [getattr(info, role)] for name, info in DATASETS.items()}
+    return default_in_words({name: " ".join(names) for name, names in splits.items()})
 
 
 def dataset_folder(dataset: str, data: Path | None) -> Path:
@@ -113,8 +123,9 @@ def check_folder(root: Path) -> None:
     if not root.is_dir():
         reason = "it is a file, unpack it" if root.exists() else "the folder does not exist"
         raise FileNotFoundError(f"no dataset {root}: {reason}. data/README.md says what may lie there; `python "
-                                "data/prepare_dhf1k.py` prepares DHF1K, `python data/make_sample.py` makes a small set "
-                                "in data/sample (--kind vsod: one of objects with masks, in data/vsod_sample)")
+                                "data/prepare_dhf1k.py` prepares DHF1K, `python data/prepare_gaze.py` still images "
+                                "with gaze, `python data/make_sample.py` makes a small set in data/sample (--kind "
+                                "vsod: one of objects with masks, in data/vsod_sample)")
 
 
 def split_aliases(split: str) -> tuple[str, ...]:

@@ -24,7 +24,8 @@ class Tree:
 
     {video} stands for the video's name; without it, a folder holds the files of several videos, told apart by their
     names. {set} stands for any of several datasets next to each other. All files are images; fixation maps may be .mat
-    files instead, in the same folder or in a folder maps below it. A tree has masks, or density and fixation maps.
+    files or .csv files of points instead, in the same folder or in a folder maps below it. A tree has masks, or density
+    and fixation maps.
     """
     used_by: str
     frames: str

@@ -23,7 +23,7 @@ class Video:
         name: the folder's name.
         frames: the frames in order of time.
         maps: a frame's stem -> its density map.
-        fixations: a frame's stem -> its fixation map, image or .mat; empty where there are only density maps.
+        fixations: a frame's stem -> its fixation map, image, .mat or .csv; empty where there are only density maps.
         masks: a frame's stem -> the mask of its salient objects.
     """
     name: str
@@ -178,8 +178,9 @@ def list_video(folders: VideoFolders) -> tuple[Video, list[Problem]]:
     frames = by_key(folders, "frames", [folders.images(folders.frames)], problems)
     maps = by_key(folders, "density maps", [images_in(folders.maps)] if folders.maps else [], problems)
     reverse = list(reversed(folders.fixations))  # a later group takes precedence
-    matlab = [files_in(folder / below, {".mat"}) for below in ("maps", ".") for folder in reverse]
-    fixations = by_key(folders, "fixation maps", matlab + [images_in(folder) for folder in reverse], problems)
+    others = [files_in(folder / below, {suffix})
+              for suffix in (".csv", ".mat") for below in ("maps", ".") for folder in reverse]
+    fixations = by_key(folders, "fixation maps", others + [images_in(folder) for folder in reverse], problems)
     masks = by_key(folders, "masks", [folders.images(folder) for folder in reversed(folders.masks)], problems)
     if not frames:
         problems.append(Problem("missing", True, folders.name, (folders.frames,), no_frames_message(folders)))
