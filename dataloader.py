@@ -130,15 +130,20 @@ class ClipDataset(Dataset):
             mask = self.read(read_mask, video.masks[stem])
             mask = mask if self.size is None else resize_mask(mask, self.size)
             return {"density": torch.from_numpy(mask).float() / 255}
-        density = self.read(read_density, video.maps[stem])
-        if video.fixations:
-            fixations = self.read(functools.partial(read_fixations, like=video.maps[stem]), video.fixations[stem])
-            check_same_size(density, fixations, video, stem)
-        else:
-            fixations = np.zeros(density.shape, dtype=bool)  # NSS is undefined there, and left out
+        density, fixations = self.read_maps(video, index)
         if self.size is not None:
             density, fixations = resize_density(density, self.size), move_fixations(fixations, self.size)
         return {"density": torch.from_numpy(density), "fixations": torch.from_numpy(fixations)}
+
+    def read_maps(self, video: Video, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The density, (H, W) float32, and the fixations, (H, W) bool, of a frame, as they are on disk."""
+        stem = video.frames[index].stem
+        density = self.read(read_density, video.maps[stem])
+        if not video.fixations:
+            return density, np.zeros(density.shape, dtype=bool)  # NSS is undefined there, and left out
+        fixations = self.read(functools.partial(read_fixations, like=video.maps[stem]), video.fixations[stem])
+        check_same_size(density, fixations, video, stem)
+        return density, fixations
 
     def batches(self, batch_size: int, shuffle: bool) -> "EpochBatches":
         """The sampler of this rank's share of each batch."""
@@ -161,11 +166,14 @@ class VideoClips(ClipDataset):
     Args:
         videos, prepare, clip_len, size, flip, seed, skip_bad, cache: as in `ClipDataset`; a video's last clip may be
             shorter.
+        zoom: a still, which is a video of one frame, becomes a clip of `clip_len` frames that pans and zooms through it
+            (`pan_and_zoom`), a function of (seed, epoch, video) alone; 0: a clip of one frame. Not from the cache.
     """
 
     def __init__(self, videos: list[Video], prepare: Callable[[np.ndarray], Tensor], clip_len: int,
-                 size: tuple[int, int], **others) -> None:
+                 size: tuple[int, int], zoom: float = 0.0, **others) -> None:
         super().__init__(videos, prepare, clip_len, size=size, **others)
+        self.zoom = zoom
         if self.flow is not None or self.masks:
             raise ValueError("networks that carry a state are trained on frames and density maps: clips of whole "
                              "videos have neither optical flow nor masks")
@@ -186,9 +194,12 @@ class VideoClips(ClipDataset):
         """
         epoch, index = key
         number, first = self.items[index]
-        mirrored = self.flip and np.random.default_rng((self.seed, epoch, number)).random() < 0.5
+        video, rng = self.videos[number], np.random.default_rng((self.seed, epoch, number))
+        mirrored = rng.random() < 0.5 and self.flip
         try:
-            return {**self.sample(self.videos[number], first, mirrored), "number": number, "first": first}
+            moves = self.zoom > 0 and len(video.frames) == 1
+            sample = self.moving_still(video, mirrored, rng) if moves else self.sample(video, first, mirrored)
+            return {**sample, "number": number, "first": first}
         except (OSError, ValueError) as error:
             return {"skipped": str(error)}
 
@@ -202,6 +213,19 @@ class VideoClips(ClipDataset):
         tensors = flipped({"clip": self.frames(video, list(indices)), **stacked}, mirrored)
         return {**tensors, "annotated": torch.tensor([i in annotated for i in indices]),
                 "video": [video.name] * len(annotated), "frame": [video.frames[i].stem for i in annotated]}
+
+    def moving_still(self, video: Video, mirrored: bool, rng: np.random.Generator) -> dict:
+        """A clip that pans and zooms through a video's only frame, its maps pinned to the picture."""
+        picture, stem = self.read(read_frame, video.frames[0]), video.frames[0].stem
+        density, fixations = self.read_maps(video, 0)
+        moving = {"clip": [], "density": [], "fixations": []}
+        for window in pan_and_zoom(density, self.clip_len, self.zoom, rng):
+            moving["clip"].append(self.prepare(np.ascontiguousarray(crop(picture, window))))
+            moving["density"].append(torch.from_numpy(resize_density(crop(density, window), self.size)))
+            moving["fixations"].append(torch.from_numpy(move_fixations(crop(fixations, window), self.size)))
+        tensors = {name: torch.stack(frames, dim=1 if name == "clip" else 0) for name, frames in moving.items()}
+        return {**flipped(tensors, mirrored), "annotated": torch.ones(self.clip_len, dtype=torch.bool),
+                "video": [video.name] * self.clip_len, "frame": [stem] * self.clip_len}
 
     def batches(self, batch_size: int, shuffle: bool) -> "VideoBatches":
         """The sampler of this rank's videos; a batch is one clip."""
@@ -223,6 +247,38 @@ class VideoClips(ClipDataset):
 def flipped(tensors: dict[str, Tensor], mirrored: bool) -> dict[str, Tensor]:
     """Clip and maps, flipped left to right if `mirrored`."""
     return {name: t.flip(-1) for name, t in tensors.items()} if mirrored else tensors
+
+
+def pan_and_zoom(density: np.ndarray, count: int, zoom: float, rng: np.random.Generator) -> np.ndarray:
+    """Windows that move steadily through a picture, from one drawn at random to another.
+
+    Args:
+        density: (H, W); the first and the last window hold at least half of it.
+        count: of windows.
+        zoom: the share of a side that a window leaves out, at most; drawn for each side, so that shapes vary too.
+        rng: where chance comes from.
+
+    Returns:
+        (count, 2, 2), of each window (top, left) and (bottom, right), from 0 to 1.
+    """
+    ends = []
+    while len(ends) < 2:
+        for _ in range(10):
+            sides = 1 - zoom * rng.random(2)
+            start = rng.random(2) * (1 - sides)
+            window = np.array([start, start + sides])
+            if crop(density, window).sum() >= density.sum() / 2:
+                break
+        else:
+            window = np.array([[0.0, 0.0], [1.0, 1.0]])
+        ends.append(window)
+    return np.linspace(*ends, count)
+
+
+def crop(array: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """The part of a picture or map, (H, W, ..), in one of the windows of `pan_and_zoom`; at least one pixel."""
+    (top, left), (bottom, right) = np.round(window * array.shape[:2]).astype(int).tolist()
+    return array[top:max(bottom, top + 1), left:max(right, left + 1)]
 
 
 def decoded_clip(video: Video, indices: list[int], read: Callable[[Path], Tensor]) -> Tensor:

@@ -363,6 +363,8 @@ class Recipe:
             all its maps or "summed" over its batches (`gradients`).
         epochs: in all, with a validation after every `val_every`; 0: none, the last weights are kept.
         flip: whether half of the clips are mirrored left to right.
+        zoom: of networks that carry a state, the share of a still's sides that a clip made of it leaves out, at most,
+            where it pans and zooms through the picture; 0: a still is a clip of one frame.
         scales: of the frame size; a step is made at each, for every batch.
         loss: a key of `OBJECTIVES`. "maps" compares maps by several terms, with these `loss_weights` (missing ones are
             0), and KL is normalised over each "sample" or over the whole "batch" (`kl_over`).
@@ -383,6 +385,7 @@ class Recipe:
     epochs: int = 10
     val_every: int = 1
     flip: bool = False
+    zoom: float = 0.0
     scales: tuple[float, ...] = (1.0,)
     loss: str = "maps"
     kl_over: str = "sample"
@@ -396,7 +399,7 @@ class Recipe:
         wrong = [name for name, known in choices.items() if getattr(self, name) not in known]
         wrong += [name for name, number in least.items() if getattr(self, name) < number]
         wrong += ["lr"] * (not self.lr > 0) + ["scales"] * (not self.scales or min(self.scales) <= 0)
-        wrong += ["loss_weights"] * (self.loss_weights.keys() != TERMS.keys())
+        wrong += ["zoom"] * (not 0 <= self.zoom < 1) + ["loss_weights"] * (self.loss_weights.keys() != TERMS.keys())
         if wrong:
             raise ValueError(f"a recipe cannot have {', '.join(f'{name}={getattr(self, name)!r}' for name in wrong)}")
 

@@ -123,13 +123,14 @@ class SaliencyModel(nn.Module):
     unlike: tuple[str, ...] = ()             # and those that another network's have
     recipe = Recipe()
     authors_file: str | None = None          # what its authors call their weights
+    shipped_weights: Path | None = None      # a file of this repository
     onnx_differs = False                     # whether its ONNX export is known to give other maps
     has_idle_parameters = False              # whether some that could learn get no gradient
     start_file: Path | None = None           # pretrained weights that training starts from,
     start_download: str | None = None        # else torchvision's of this name
     abilities: tuple[str, ...] = ()          # of "compile", "export", "thaw", "activation_checkpointing"
     carries_state = False                    # from clip to clip of a video
-    takes_stills = False                     # whether a map needs no other frame than its own
+    takes_stills = False                     # whether a single picture gets a map
     maps_per_forward = 1                     # of `blank()`
     samples = "clips"                        # what training counts, for messages
 
@@ -206,6 +207,11 @@ class SaliencyModel(nn.Module):
         """Set the inputs of a stage of training, a key of `stages`."""
         self.inputs = self.stages[stage]
         self.needs_flow = "flow" in self.inputs
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """(h, w) of raw output, at which training compares it with its target: the frame size."""
+        return tuple(self.config["frame_size"])
 
     @property
     def sampling(self) -> dict[str, int]:
@@ -607,3 +613,20 @@ def check_frame_size(frame_size: tuple[int, int], multiple: int) -> None:
     if len(frame_size) != 2 or any(not multiple <= n <= 8192 or n % multiple or n != int(n) for n in frame_size):
         raise ValueError(f"frame_size must be (H, W), up to 8192 and both multiples of {multiple}, "
                          f"got {tuple(frame_size)}")
+
+
+def check_frames(clip: Tensor, multiple: int, usual: tuple[int, int]) -> None:
+    """Refuse what is not a clip of any length, (B, 3, T, h, w), of a size that a network can halve as it must."""
+    if clip.ndim != 5 or clip.shape[1] != 3 or not clip.shape[2]:
+        raise ValueError(f"clip must be (B, 3, T, h, w) with T = 1 or more, got {tuple(clip.shape)}")
+    h, w = clip.shape[-2:]
+    if h % multiple or w % multiple or not h or not w:
+        raise ValueError(f"clip must have h and w divisible by {multiple}, got {h} x {w}: {tuple(clip.shape)}; "
+                         f"resize the frames, the usual size is {usual[0]} x {usual[1]}")
+
+
+def check_state(old: Tensor | None, new: Tensor) -> None:
+    """Refuse a state that belongs to other frames: one of another number would be broadcast without a word."""
+    if old is not None and old.shape != new.shape:
+        raise ValueError(f"the state, {tuple(old.shape)}, belongs to frames of another number or size: needed here is "
+                         f"{tuple(new.shape)}; start every video with None")

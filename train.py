@@ -298,7 +298,7 @@ def main(args: argparse.Namespace) -> int:
     annotation = "density alone" if model.target == "density" and not fixations_matter else model.target
     train_videos, val_videos = training_videos(sources, args.skip_bad, args.hold_out, args.seed, annotation)
     cache = FrameCache(args.cache, model.prepare) if args.cache else None
-    train_set, val_set = make_sets(model, train_videos, val_videos, recipe.flip, args.seed, args.skip_bad, cache, flow)
+    train_set, val_set = make_sets(model, train_videos, val_videos, recipe, args.seed, args.skip_bad, cache, flow)
     train_loader = clip_loader(train_set, recipe.batch_size, args.workers, shuffle=True)
     val_loader = clip_loader(val_set, 1, args.workers, shuffle=False) if recipe.val_every else None
 

@@ -184,9 +184,11 @@ def read_checkpoint(path: str | Path):
     path = Path(path)
     if not path.is_file():
         held = "is a folder" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"no weight file {path}: it {held}. No weights come with this repository: "
-                                "saved_models/README.md says which files each network takes and where they are "
-                                "published; train.py makes some, or `make demo` (saved_models/demo/RecSalNet.pth)")
+        raise FileNotFoundError(f"no weight file {path}: it {held}. Of one network the weights come with this "
+                                "repository: --model recsal_lite makes maps right away. It is not RecSal-Net but a "
+                                "small network of ours, trained on still pictures with human gaze, not on videos. For "
+                                "the others saved_models/README.md says which files they take and where those are "
+                                "published; train.py makes some")
     if mistaken := utils.mistaken_for(path):
         raise ValueError(f"{path} cannot be read as a weight file: it {mistaken}")
     check_archive(path)
@@ -257,10 +259,18 @@ def stored_configuration(path: Path, content) -> dict:
     return dict(stored) if isinstance(stored, dict) else {}
 
 
-def save_safetensors(entries: dict[str, Tensor], configuration: dict, path: Path) -> None:
-    """Write weights as `.safetensors`, with the configuration that `read_weights` finds in its metadata; atomically."""
+def save_safetensors(entries: dict[str, Tensor], configuration: dict, path: Path,
+                     about: dict[str, str] | None = None) -> None:
+    """Write weights as `.safetensors`, with the configuration that `read_weights` finds in its metadata; atomically.
+
+    Args:
+        entries: names and tensors.
+        configuration: of the network, in plain values.
+        path: the file.
+        about: further texts for the metadata.
+    """
     content = save({name: t.contiguous() for name, t in entries.items()},
-                   metadata={"configuration": json.dumps(configuration)})
+                   metadata={"configuration": json.dumps(configuration), **(about or {})})
     with utils.atomic_path(path) as temporary:  # save_file would make a file that only its owner can read
         temporary.write_bytes(content)
 

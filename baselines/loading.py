@@ -14,15 +14,21 @@ from videos.optical_flow import AUTO, FlowSource
 def model_argument(group, **options) -> None:
     """The flag --model; with `nargs` among the options of `add_argument`, it takes several networks."""
     what = "networks, one or several" if "nargs" in options else "the network"
-    group.add_argument("--model", choices=list(MODELS), **{"default": "recsalnet", **options},
-                       help=f"{what} (default: recsalnet)")
+    options = {"default": "recsalnet", **options}
+    group.add_argument("--model", choices=list(MODELS), **options,
+                       help=f"{what} (default: {options['default'] or 'recsalnet'})")
 
 
 def default_weights(name: str) -> Path:
-    """Where the weights of a network, a key of `MODELS`, are: those train.py wrote, else its authors' file."""
-    own = default_folder(name) / f"{MODELS[name].__name__}.pth"
-    authors = Path("saved_models") / (MODELS[name].authors_file or own.name)
-    return authors if authors.is_file() and not own.is_file() else own
+    """Where the weights of a network, a key of `MODELS`, are.
+
+    Those train.py wrote, else its authors' file, else those that come with this repository; where there are none, where
+    train.py would write them.
+    """
+    model = MODELS[name]
+    own = default_folder(name) / f"{model.__name__}.pth"
+    authors = Path("saved_models") / (model.authors_file or own.name)
+    return next((path for path in (own, authors, model.shipped_weights) if path and path.is_file()), own)
 
 
 def default_folder(name: str) -> Path:

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from baselines.resizing import resize_frame
 from loss import Recipe
-from saliency_model import RecurrentModel, check_frame_size, rounded_to_8_bits, without_autocast
+from saliency_model import (
+    RecurrentModel,
+    check_frame_size,
+    check_frames,
+    check_state,
+    rounded_to_8_bits,
+    without_autocast,
+)
 from weights import load_entries
 
 State = Tensor | tuple[Tensor, ...] | None  # what is carried from frame to frame; None before the first
@@ -88,7 +95,7 @@ class FrameByFrame(RecurrentModel):
         Raises:
             ValueError: the clip has another shape, or the state belongs to another.
         """
-        check_clip(clip)
+        check_frames(clip, 16, (192, 256))
         maps, state = self.run(clip.movedim(2, 0), state)  # (T, B, h, w)
         return maps.transpose(0, 1), state                 # (B, T, h, w)
 
@@ -448,20 +455,3 @@ def check_residual(layer: nn.Module, location: int) -> None:
                                                and layer.in_channels == layer.out_channels):
         raise ValueError(f"residual needs a layer whose output its input can be added to, and layer {location} of "
                          f"ema_loc is {layer}")
-
-
-def check_clip(clip: Tensor) -> None:
-    """Say what came and what is needed, before a convolution says it less clearly."""
-    if clip.ndim != 5 or clip.shape[1] != 3 or not clip.shape[2]:
-        raise ValueError(f"clip must be (B, 3, T, h, w) with T = 1 or more, got {tuple(clip.shape)}")
-    h, w = clip.shape[-2:]
-    if h % 16 or w % 16 or not h or not w:
-        raise ValueError(f"clip must have h and w divisible by 16, got {h} x {w}: {tuple(clip.shape)}; "
-                         "resize the frames, the paper's size is 192 x 256")
-
-
-def check_state(old: Tensor | None, new: Tensor) -> None:
-    """Refuse a state that belongs to other frames: one of another number would be broadcast without a word."""
-    if old is not None and old.shape != new.shape:
-        raise ValueError(f"the state, {tuple(old.shape)}, belongs to frames of another number or size: needed here is "
-                         f"{tuple(new.shape)}; start every video with None")

@@ -1,7 +1,8 @@
 """A page in the browser: drop a video, watch where people look, scrub through its frames. Works offline.
 
     pip install ".[app]"
-    PYTHONPATH=. python examples/app.py --weights saved_models/RecSalNet.pth
+    PYTHONPATH=. python examples/app.py                                                  # RecSal-Lite
+    PYTHONPATH=. python examples/app.py --model recsalnet --weights RecSalNet.pth
 """
 import argparse
 import bisect
@@ -12,6 +13,7 @@ import av
 import gradio as gr
 import numpy as np
 
+from baselines.loading import model_argument
 from predict import Predictor, predict_source
 from prediction.outputs import output_path
 from prediction.sources import Source
@@ -56,7 +58,8 @@ def build(predictor: Predictor, folder: Path) -> gr.Blocks:
         return str(overlay), slider, frame_at(str(overlay), found, 0.0), found
 
     with gr.Blocks(title="Where do people look?", analytics_enabled=False) as page:
-        gr.Markdown("# Where do people look?\nDrop a video. Red is where people look most, as RecSal-Net predicts it.")
+        gr.Markdown("# Where do people look?\nDrop a video. Red is where people look most, as "
+                    f"{type(predictor.model).__name__} predicts it.")
         times = gr.State([0.0])
         with gr.Row():
             video, overlay = gr.Video(label="Video", sources=["upload"]), gr.Video(label="Overlay", interactive=False)
@@ -70,8 +73,9 @@ def build(predictor: Predictor, folder: Path) -> gr.Blocks:
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="saved_models/RecSalNet.pth",
-                        help="weight file or https URL (default: saved_models/RecSalNet.pth)")
+    model_argument(parser, default="recsal_lite")
+    parser.add_argument("--weights",
+                        help="weight file or https URL (default: as of predict.py; recsal_lite's come along)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
                         help="where to compute (default: auto)")
     parser.add_argument("--host", default="127.0.0.1",
@@ -82,7 +86,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     keep_freed_memory()
-    predictor = Predictor(args.weights, args.device)
+    predictor = Predictor(args.weights, args.device, model=args.model)
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # Gradio's own come from the internet
     with tempfile.TemporaryDirectory() as folder:
         build(predictor, Path(folder)).launch(server_name=args.host, server_port=args.port,

@@ -15,7 +15,7 @@ import train
 from baselines import MODELS, loading
 from saliency_model import SaliencyModel
 
-SMALL = {"recsalnet": {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}, "tased_net": {"frame_size": (32, 32)},
+SMALL = {"recsalnet": {"frame_size": (32, 64), "width": 16, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}, "tased_net": {"frame_size": (32, 32)}, "recsal_lite": {"frame_size": (32, 64), "width": 8},
          "smcf": {"frame_size": (32, 64), "trunk_width": 8, "trunk_blocks": (1, 1, 1, 1)}}
 
 
@@ -73,7 +73,7 @@ def test_maps_at_the_networks_size_are_written_without_resizing(weights, tmp_pat
     for number, frame in enumerate(frames(2)):
         Image.fromarray(frame).save(folder / f"{number + 1:04d}.png")
     predict.main(predict.arguments().parse_args([str(folder), "--model", name, "--weights", str(path), "--no-resize", "--out", str(tmp_path / "out"), "--device", "cpu"]))
-    size = MODELS[name].from_pretrained(path).config["frame_size"]
+    size = list(MODELS[name].from_pretrained(path).map_size)
     assert all(np.array(Image.open(tmp_path / "out" / "video" / f"000{n}.png")).shape == tuple(size) for n in (1, 2))
     assert ("fewer frames than 62" in capsys.readouterr().out) == (name == "tased_net")
 

@@ -13,7 +13,8 @@ from PIL import Image
 from small_sets import SETTINGS, dataset, make_video, numbers_of, resized, shrink, write
 
 import dataloader
-from dataloader import ClipDataset, EpochBatches, VideoBatches, VideoClips, clip_loader, readable
+from baselines.resizing import resize_frame
+from dataloader import ClipDataset, EpochBatches, VideoBatches, VideoClips, clip_loader, crop, pan_and_zoom, readable
 from videos.annotation import read_density
 from videos.images import read_frame
 from videos.resizing import resize_density
@@ -204,6 +205,84 @@ def test_a_whole_video_is_mirrored_or_none_of_it(tiny_set):
             turned.setdefault(straight["number"], set()).add(same)
         assert all(len(found) == 1 for found in turned.values())
     assert not all(torch.equal(plain[epoch, 0]["clip"], mirrored[epoch, 0]["clip"]) for epoch in range(6))
+
+
+# Clips made of stills
+
+def still(folder, spot=(30, 44), size=(60, 80), fixated=True):
+    """A picture that is dark but for a bright spot, where its density and its only fixation are too."""
+    picture = np.zeros((*size, 3), np.uint8)
+    picture[spot[0] - 2:spot[0] + 3, spot[1] - 2:spot[1] + 3] = 255
+    point = np.zeros(size, np.uint8)
+    point[spot] = 255
+    write(folder / "images" / "1.png", picture)
+    write(folder / "maps" / "1.png", picture[..., 0])
+    write(folder / "fixation" / "1.png", point if fixated else 0 * point)
+    return find_videos(folder.parent, "all")
+
+
+def moving(videos, zoom=0.4, **options):
+    return VideoClips(videos, lambda frame: resize_frame(frame, (48, 64)), 5, (48, 64), zoom=zoom, **options)
+
+
+def brightest(x):
+    return np.array(np.unravel_index(int(x.argmax()), tuple(x.shape)))
+
+
+def test_without_zoom_a_still_is_a_clip_of_one_frame(tmp_path):
+    sample = moving(still(tmp_path / "a"), zoom=0.0)[0, 0]
+    assert sample["clip"].shape == (3, 1, 48, 64) and sample["annotated"].tolist() == [True] and sample["frame"] == ["1"]
+
+
+def test_a_still_pans_and_zooms_and_its_maps_stay_pinned_to_the_picture(tmp_path):
+    clips, travelled = moving(still(tmp_path / "a")), []
+    for epoch in range(8):
+        sample = clips[epoch, 0]
+        assert sample["clip"].shape == (3, 5, 48, 64) and sample["density"].shape == sample["fixations"].shape == (5, 48, 64)
+        assert sample["annotated"].all() and sample["video"] == ["a"] * 5 and sample["frame"] == ["1"] * 5 and (sample["number"], sample["first"]) == (0, 0)
+        centres = [[np.argwhere(x > x.max() / 2).mean(0) for x in (sample["clip"][0, t].numpy(), sample["density"][t].numpy(), sample["fixations"][t].numpy().astype(float))]
+                   for t in range(5)]
+        for picture, density, fixation in centres:
+            assert np.abs(picture - density).max() < 1 and np.abs(picture - fixation).max() < 1.5
+        steps = np.diff([picture for picture, *_ in centres], axis=0)
+        assert np.abs(np.diff(steps, axis=0)).max() < 2                     # steadily, to a pixel
+        travelled.append(np.abs(steps.sum(0)).max())
+    assert max(travelled) > 3
+
+
+def test_a_moving_still_is_a_function_of_seed_epoch_and_video(tmp_path):
+    videos = still(tmp_path / "a")
+    first, again, other = moving(videos)[3, 0], moving(videos)[3, 0], moving(videos, seed=1)[3, 0]
+    assert torch.equal(first["clip"], again["clip"]) and torch.equal(first["density"], again["density"]) and not torch.equal(first["clip"], other["clip"])
+    assert not torch.equal(first["clip"], moving(videos)[4, 0]["clip"])
+
+
+def test_a_moving_still_is_mirrored_with_its_maps(tmp_path):
+    videos = still(tmp_path / "a")
+    plain, mirrored = moving(videos), moving(videos, flip=True)
+    same = [torch.equal(plain[epoch, 0]["clip"], mirrored[epoch, 0]["clip"]) for epoch in range(12)]
+    assert any(same) and not all(same)
+    for epoch in range(12):
+        sample = mirrored[epoch, 0]
+        assert np.abs(brightest(sample["fixations"][0].int()) - np.argwhere(sample["clip"][0, 0].numpy() > 127).mean(0)).max() < 1.5
+
+
+def test_windows_hold_half_of_the_density_or_everything():
+    corner = np.zeros((20, 30), np.float32)
+    corner[0, 0] = 1
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        windows = pan_and_zoom(corner, 3, 0.5, rng)
+        assert windows.min() >= 0 and windows.max() <= 1 and (windows[:, 1] - windows[:, 0]).min() >= 0.5 - 1e-9
+        assert crop(corner, windows[0]).sum() == crop(corner, windows[-1]).sum() == 1
+        assert np.allclose(windows[1], (windows[0] + windows[2]) / 2)
+    assert pan_and_zoom(np.zeros((2, 2), np.float32), 1, 0.5, rng).shape == (1, 2, 2)  # nobody looked
+    assert crop(corner, np.array([[0.5, 0.5], [0.5, 0.5]])).shape == (1, 1)
+
+
+def test_videos_do_not_pan_and_zoom(tiny_set):
+    videos = find_videos(tiny_set, "train")
+    assert torch.equal(video_clips(videos)[0, 0]["clip"], video_clips(videos, zoom=0.4)[0, 0]["clip"])
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])

@@ -294,7 +294,7 @@ def test_single_images_have_maps_from_networks_of_single_frames_and_their_flow(t
     assert np.array_equal(np.array(Image.open(tmp_path / "out" / "0002" / "0002.png")), (255 * expected).to(torch.uint8).numpy())
     run(folder / "0001.png", *flags)                                       # nothing follows: its flow is zero
     assert (tmp_path / "out" / "0001" / "0001.png").is_file() and (tmp_path / "out" / "0001_sheet.png").is_file()
-    with pytest.raises(ValueError, match="is a single image: give the folder .*ssnet, tsnet, stsmaxnet, stsconvnet make maps"):
+    with pytest.raises(ValueError, match="is a single image: give the folder .*ssnet, tsnet, stsmaxnet, stsconvnet, recsal_lite make maps"):
         run(folder / "0001.png", "--weights", recsalnet_file, "--device", "cpu", "--out", tmp_path / "other")
 
 

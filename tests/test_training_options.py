@@ -19,7 +19,7 @@ def test_no_argument_means_the_papers_recipe():
     given = {field.name: args[field.name] for field in fields(Recipe) if args.get(field.name) is not None}
     assert vars(chosen_recipe(MODELS[args["model"]].recipe, given)) == {
         "optimizer": "adam", "optimizer_options": {}, "lr": 1e-5, "milestones": (), "gamma": 1.0, "batch_size": 1, "accumulate": 1, "gradients": "averaged", "epochs": 500, "decay_epochs": None,
-        "val_every": 3, "flip": False, "scales": (1.0,), "loss": "maps", "kl_over": "sample", "loss_weights": {"kl": 1.0, "cc": 1.0, "nss": 0.1, "sim": 0.0, "l1": 0.0, "bce": 0.0}, "warmup": 0}
+        "val_every": 3, "flip": False, "zoom": 0.0, "scales": (1.0,), "loss": "maps", "kl_over": "sample", "loss_weights": {"kl": 1.0, "cc": 1.0, "nss": 0.1, "sim": 0.0, "l1": 0.0, "bce": 0.0}, "warmup": 0}
     expected = {"encoder_weights": "auto", "weights": None, "hold_out": None, "cache": None, "model": "recsalnet", "thaw": False}
     assert {name: args[name] for name in expected} == expected
     assert all(args[name] is None for name in NETWORK)              # so the network's own defaults hold

@@ -69,6 +69,9 @@ def data_arguments(group) -> None:
                             "224 x 384), and read clips from it many times faster; made on demand, and again where "
                             "frames have changed (default: none)")
     group.add_argument("--flip", action=onoff, help=f"mirror half of the training clips ({of_recipes('flip')})")
+    group.add_argument("--zoom", type=finite, metavar="SHARE",
+                       help="recurrent networks: make a clip of a still picture by panning and zooming through it, "
+                            f"leaving out this share of its sides at most; 0: one frame ({of_recipes('zoom')})")
     group.add_argument("--skip-bad", action=onoff, default=False,
                        help="leave out unreadable videos and clips, counted and reported, instead of stopping "
                             "(default: off)")
@@ -108,6 +111,12 @@ def network_arguments(group) -> None:
                             "(default: off)")
     group.add_argument("--dropout", action=argparse.BooleanOptionalAction,
                        help="SalEMA: drop half of the averaged layer's channels (default: off)")
+    group.add_argument("--output-share", type=positive,
+                       help="RecSal-Lite: the new frame's share in the moving average of its output, up to 1, which is "
+                            "no average (default: DEFAULT)")
+    group.add_argument("--sharpness", type=positive,
+                       help="RecSal-Lite: the power to which maps of a video are raised, but for the first one "
+                            "(default: DEFAULT)")
     group.add_argument("--flow-kind", choices=list(PICTURES),
                        help="two-stream networks: how flow becomes a picture, its x, y and length, or a colour wheel "
                             "(default: components)")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import utils
 from dataloader import ClipDataset, VideoClips
+from loss import Recipe
 from videos.check import inventory
 from videos.optical_flow import FlowSource
 from videos.prepared import FrameCache
@@ -126,8 +127,8 @@ def describe_data(sources: list[DataSource], hold_out: float | None, val_videos:
     return {"datasets": [{**vars(source), "folder": str(source.folder)} for source in sources], **held}
 
 
-def make_sets(model: nn.Module, train_videos: list[Video], val_videos: list[Video], flip: bool, seed: int,
-              skip_bad: bool, cache: FrameCache | None,
+def make_sets(model: nn.Module, train_videos: list[Video], val_videos: list[Video], recipe: Recipe,
+              seed: int, skip_bad: bool, cache: FrameCache | None,
               flow: FlowSource | None = None) -> tuple[ClipDataset, ClipDataset]:
     """The datasets to train on, at the network's size, and to validate on, at the annotation's full resolution.
 
@@ -136,9 +137,12 @@ def make_sets(model: nn.Module, train_videos: list[Video], val_videos: list[Vide
     """
     common = {"prepare": model.prepare, "seed": seed, "skip_bad": skip_bad, "cache": cache, "flow": flow,
               "masks": model.target == "mask"}
-    own = {"size": tuple(model.config["frame_size"]), "flip": flip}
+    own = {"size": model.map_size, "flip": recipe.flip}
+    if recipe.zoom and not model.carries_state:
+        raise ValueError(f"--zoom is for networks that carry a state: {type(model).__name__} does not, and a still "
+                         "is a clip of copies")
     if model.carries_state:
-        train_set = VideoClips(train_videos, clip_len=model.clip_len, **common, **own)
+        train_set = VideoClips(train_videos, clip_len=model.clip_len, zoom=recipe.zoom, **common, **own)
     else:
         train_set = ClipDataset(train_videos, **model.sampling, **common, **own)
     val_set = ClipDataset(val_videos, clip_len=model.clip_len, frame_stride=model.frame_stride,

@@ -1,0 +1,213 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from parity import fill
+from predict_runs import run
+
+from baselines import recsal_lite
+from baselines.recsal_lite import FROZEN, STAGES, RecSalLite, moving_average, names_in_files
+from saliency_model import EngineOptions, PreparedFrame
+
+SIZE = (64, 96)
+
+
+def network(**changes):
+    """A small one with entries far from where they start."""
+    model = RecSalLite(**{"frame_size": SIZE, "width": 8, **changes})
+    model.load_state_dict(fill.weights({name: tuple(t.shape) for name, t in model.state_dict().items()}, seed=2, gain=1.2))
+    return model.eval()
+
+
+def frames(count, batch=1, seed=3):
+    return fill.clip((batch, 3, count, *SIZE), seed)
+
+
+# Wrong input
+
+@pytest.mark.parametrize("changes, said", [
+    ({"frame_size": (64, 90)}, "both multiples of 32, got"), ({"output_share": 0}, "output_share must be above 0 and up to 1, got 0"), ({"output_share": 1.5}, "got 1.5"),
+    ({"sharpness": 0.0}, "sharpness must be above 0, got 0"),
+])
+def test_what_no_network_can_be_built_from_is_named(changes, said):
+    with pytest.raises(ValueError, match=said):
+        RecSalLite(**changes)
+
+
+@pytest.mark.parametrize("shape, said", [((1, 3, 2, 64, 80), "divisible by 32, got 64 x 80"), ((1, 3, 0, 64, 96), "T = 1 or more"), ((3, 2, 64, 96), r"got \(3, 2, 64, 96\)")])
+def test_a_clip_of_another_shape_is_a_value_error(shape, said):
+    with pytest.raises(ValueError, match=f"clip must .*{said}"):
+        network().maps(torch.zeros(shape))
+
+
+@torch.no_grad()
+def test_a_state_of_other_frames_is_a_value_error():
+    model = network()
+    state = model.maps(frames(1))[1]
+    with pytest.raises(ValueError, match="belongs to frames of another number or size"):
+        model.maps(frames(1, batch=2), state)
+    with pytest.raises(ValueError):
+        model.maps(frames(1), state[:-1])
+
+
+# The network
+
+@torch.no_grad()
+def test_maps_are_a_quarter_of_the_frames_size_and_those_of_one_frame_do_not_depend_on_others_in_the_batch():
+    model, clip = network(), frames(3, batch=2)
+    maps, state = model.maps(clip)
+    assert maps.shape == (2, 3, 16, 24) and model.map_size == (16, 24) and 0 < maps.min() < maps.max() < 1
+    assert [tuple(t.shape) for t in state] == [(2, 8, 8, 12), (2, 8, 4, 6), (2, 8, 2, 3), (2, 1, 16, 24), (2,)] == list(model.state_shapes()[:0]) + [(2, *s[1:]) for s in model.state_shapes()]
+    torch.testing.assert_close(model.maps(clip[1:])[0], maps[1:], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_the_published_size_and_number_of_parameters():
+    model = RecSalLite()
+    assert 1e6 < sum(p.numel() for p in model.parameters()) < 3e6 and model.config["frame_size"] == [288, 384]
+
+
+def test_the_moving_average_by_hand():
+    x = torch.tensor([1.0, 3.0, 5.0, 10.0]).view(4, 1, 1, 1)                 # two clips of two frames
+    averages, last = moving_average(x, torch.tensor([100.0, 1.0]).view(2, 1, 1, 1), torch.tensor(0.25), seen=torch.tensor([0.0, 1.0]))
+    assert averages.flatten().tolist() == [1.0, 1.5, 2.0, 4.0] and last.flatten().tolist() == [1.5, 4.0]
+    assert torch.equal(moving_average(x, torch.zeros(2, 1, 1, 1), torch.tensor(1.0), torch.ones(2))[0], x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cut", [1, 2, 4])
+def test_a_video_in_two_parts_gives_the_same_maps(cut):
+    model, clip = network(output_share=0.3), frames(5, batch=2)
+    whole, end = model.maps(clip)
+    first, state = model.maps(clip[:, :, :cut])
+    second, last = model.maps(clip[:, :, cut:], state)
+    torch.testing.assert_close(torch.cat([first, second], dim=1), whole, atol=1e-5, rtol=0)
+    for a, b in zip(last, end):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_state_of_zeros_is_the_one_before_the_first_frame():
+    model, clip = network(output_share=0.3), frames(2)
+    zeros = tuple(torch.zeros_like(t) for t in model.maps(clip)[1])
+    assert torch.equal(model.maps(clip, zeros)[0], model.maps(clip)[0])
+
+
+@torch.no_grad()
+def test_features_and_output_are_averaged():
+    clip = frames(2)
+    alone = network().maps(clip[:, :, 1:])[0]
+    for changes, alpha in (({}, 0.0), ({"output_share": 0.3}, 50.0)):
+        model = network(**changes)
+        model.alpha.fill_(alpha)
+        assert (model.maps(clip)[0][:, 1] - alone).abs().max() > 1e-3
+    model = network()
+    model.alpha.fill_(50.0)                                                  # a share of 1: every frame for itself
+    torch.testing.assert_close(model.maps(clip)[0][:, 1:], alone, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_the_centre_prior_is_added_to_every_map():
+    model, clip = network(), frames(1)
+    before = torch.logit(model.maps(clip)[0].double())
+    model.centre_prior += 1
+    torch.testing.assert_close(torch.logit(model.maps(clip)[0].double()), before + 1, atol=1e-3, rtol=0)
+
+
+@torch.no_grad()
+def test_from_the_second_frame_on_videos_are_sharpened_and_stills_are_not():
+    plain, sharp = network(), network(sharpness=2.0)
+    prepared = [PreparedFrame((frame * 50 + 127).clamp(0, 255).byte(), SIZE) for frame in frames(3)[0].transpose(0, 1)]
+    maps, sharpened = ([output for _, output in model.raw_maps(iter(prepared), 0, EngineOptions())] for model in (plain, sharp))
+    assert torch.equal(maps[0], sharpened[0])
+    for before, after in itertools.islice(zip(maps, sharpened), 1, None):
+        torch.testing.assert_close(after, before ** 2)
+
+
+@torch.no_grad()
+def test_in_bfloat16_the_readout_stays_in_float32():
+    model, clip = network(), frames(1)
+    expected = model.maps(clip)[0]
+    maps = model.bfloat16().maps(clip.bfloat16())[0]
+    assert maps.dtype == torch.float32 and (maps - expected).abs().max() < 0.05
+
+
+def test_frames_are_scaled_as_efficientnet_lite_has_them():
+    assert network().normalise(torch.tensor([0, 127, 255], dtype=torch.uint8)).tolist() == [-127 / 128, 0.0, 1.0]
+
+
+# Training
+
+def test_every_parameter_that_learns_gets_a_gradient_and_what_comes_first_stays_as_it_is():
+    model = network(output_share=0.5).train()
+    model.maps(frames(2))[0].sum().backward()
+    still = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert still and all(name.startswith(("encoder.stem", *(f"encoder.stages.{stage}." for stage in range(FROZEN)))) for name in still)
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    grouped = [p for group in model.parameter_groups(1.0) for p in group["params"]]
+    assert {id(p) for p in grouped} == {id(p) for p in model.parameters() if p.requires_grad} and len(grouped) == len(set(map(id, grouped)))
+
+
+# EfficientNet-lite0
+
+def unfolded(spelling):
+    """Entries of EfficientNet-lite0's file, drawn, in the names of PyPI's file (1) or timm's (2)."""
+    model, entries, generator = RecSalLite(), {}, torch.Generator().manual_seed(0)
+    shapes = {name: tuple(t.shape) for name, t in model.encoder.state_dict().items()}
+    for names in names_in_files():
+        conv, norm = names[spelling]
+        kernel = torch.randn(shapes[f"{names[0]}.weight"], generator=generator)
+        scale, shift, mean, variance = torch.rand(4, len(kernel), generator=generator) + 0.5
+        entries |= {f"{conv}.weight": kernel, f"{norm}.weight": scale, f"{norm}.bias": shift, f"{norm}.running_mean": mean, f"{norm}.running_var": variance,
+                    f"{norm}.num_batches_tracked": torch.tensor(7)}
+    return {**entries, "_fc.bias": torch.zeros(1000)}
+
+
+def test_the_encoder_equals_timms_network():
+    timm = pytest.importorskip("timm")
+    theirs, ours = timm.create_model("tf_efficientnet_lite0").eval(), RecSalLite().eval()
+    for name, t in theirs.state_dict().items():
+        if "running_var" in name:
+            t.uniform_(0.5, 2)
+        elif "bn" in name and t.is_floating_point():
+            t.add_(torch.randn_like(t) / 10)
+    left = ours.load_start(theirs.state_dict(), "timm's")
+    assert all(name.startswith(("blocks.6.", "conv_head", "bn2.", "classifier")) for name in left) and len(left) == 26
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        features, y = [], theirs.bn1(theirs.conv_stem(x))
+        for block in theirs.blocks:
+            y = block(y)
+            features.append(y)
+        found = ours.encoder(x)
+    for mine, stage in zip(found, recsal_lite.TAPS):
+        torch.testing.assert_close(mine, features[stage], atol=1e-4 * features[stage].abs().max().item(), rtol=0)
+
+
+def test_both_spellings_of_efficientnets_names_give_the_same_encoder():
+    one, other = RecSalLite(), RecSalLite()
+    assert one.load_start(unfolded(1), "a") == other.load_start(unfolded(2), "b") == ["_fc.bias"]
+    assert all(torch.equal(a, b) for a, b in zip(one.encoder.state_dict().values(), other.encoder.state_dict().values()))
+    assert sum(count for count, *_ in STAGES) == 15
+
+
+def test_a_file_that_lacks_an_entry_or_has_another_shape_changes_nothing():
+    model, entries = RecSalLite(), unfolded(1)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    lacking = {name: t for name, t in entries.items() if name != "_blocks.3._bn1.bias"}
+    with pytest.raises(ValueError, match=r"a.pth does not hold EfficientNet-lite0: _blocks.3._bn1.bias is missing"):
+        model.load_start(lacking, "a.pth")
+    with pytest.raises(ValueError, match="stem.weight"):
+        model.load_start({**entries, "_conv_stem.weight": torch.zeros(32, 3, 5, 5)}, "a.pth")
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+# The programs
+
+def test_a_single_picture_gets_a_map(tmp_path):
+    from PIL import Image
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)).save(tmp_path / "a.png")
+    torch.save(network().state_dict(), tmp_path / "a.pth")
+    run(tmp_path / "a.png", "--model", "recsal_lite", "--weights", tmp_path / "a.pth", "--out", tmp_path / "out", "--frame-size", "64", "96")
+    assert Image.open(tmp_path / "out" / "a" / "a.png").size == (60, 40)
