@@ -368,6 +368,7 @@ class Recipe:
         scales: of the frame size; a step is made at each, for every batch.
         loss: a key of `OBJECTIVES`. "maps" compares maps by several terms, with these `loss_weights` (missing ones are
             0), and KL is normalised over each "sample" or over the whole "batch" (`kl_over`).
+        thaw: whether the pretrained part is frozen at first, and learns later, as the network's `thaw` says.
         warmup: first steps over which all rates rise linearly to their full values.
 
     Raises:
@@ -391,6 +392,7 @@ class Recipe:
     kl_over: str = "sample"
     loss_weights: dict[str, float] = field(default_factory=lambda: {"kl": 1.0})
     warmup: int = 0
+    thaw: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss_weights", {**dict.fromkeys(TERMS, 0.0), **self.loss_weights})

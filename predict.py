@@ -69,7 +69,7 @@ class Predictor:
         self.device = select_device(device)
         precision = choose_precision(precision, self.device, force_bfloat16)
         self.model = load_model(weights or default_weights(model), self.device, precision, compiled, frame_size, model)
-        self.options = EngineOptions(**{"batch_size": default_batch_size(self.device), **options})
+        self.options = EngineOptions(**{"batch_size": default_batch_size(self.model), **options})
 
     def predict_video(self, path: str | Path, start: float = 0.0, end: float = math.inf, fps: float = 25.0,
                       flow: FlowSource | None = None) -> Iterator[tuple[float, np.ndarray]]:
@@ -254,7 +254,7 @@ def main(args: argparse.Namespace) -> None:
     exact = {"every": args.every, "interpolate": args.interpolate,
              "first_frames": args.first_frames or model.first_frames,
              "scene_cuts": args.scene_cuts, "resize": args.resize}
-    options = EngineOptions(batch_size=args.batch_size or default_batch_size(device), **exact)
+    options = EngineOptions(batch_size=args.batch_size or default_batch_size(model), **exact)
     # What the maps depend on: outputs of a run with other settings are not continued.
     settings = {"model": type(model).__name__, "configuration": model.config, "weights_sha256": sha256_of(weights),
                 "frame_size": model.config["frame_size"], "flow": flow and flow.describe(),

@@ -132,6 +132,7 @@ class SaliencyModel(nn.Module):
     carries_state = False                    # from clip to clip of a video
     takes_stills = False                     # whether a single picture gets a map
     maps_per_forward = 1                     # of `blank()`
+    cpu_batch_size = 1                       # of the engine, unless told otherwise: what keeps a CPU busy
     samples = "clips"                        # what training counts, for messages
 
     def __init__(self, frame_size: tuple[int, int] | None, prepare: Callable[..., Tensor], **others) -> None:

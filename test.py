@@ -131,11 +131,11 @@ def main(args: argparse.Namespace) -> None:
     sources: list[MapSource] = [StoredMaps(folder) for folder in args.predictions or []]
     if not args.predictions:
         pairs = pair_with_weights(models, args.weights)
-        options = EngineOptions(args.batch_size or default_batch_size(device), args.interpolate)
         precision = choose_precision(args.precision or "float32", device, args.force_bfloat16)
         for name, weights in pairs:
             model = load_model(weights, device, precision, args.compile, args.frame_size, name)
             flow = flow_for(model, args.flow, args.keep_flow, args.raft_weights, device)
+            options = EngineOptions(args.batch_size or default_batch_size(model), args.interpolate)
             sources.append(Network(model, weights, flow, options))
             print_configuration(model, weights)
         if (args.flow != AUTO or args.raft_weights) and not any(network.flow for network in sources):

@@ -213,8 +213,8 @@ def report_skipped(batches: list[dict]) -> int:
 
 # The run, from set-up to the last epoch
 
-def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, recipe: Recipe, precision: str, thaw: bool,
-        writer, stop: StopRequest) -> bool:
+def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, recipe: Recipe, precision: str, writer,
+        stop: StopRequest) -> bool:
     """Train until the recipe's epochs are finished; returns False if the user stopped it before.
 
     Args:
@@ -223,19 +223,18 @@ def fit(run: Run, train_loader: DataLoader, val_loader: DataLoader | None, recip
         val_loader: of clips to choose weights by; None keeps the last weights.
         recipe: the objective, how steps are made, how many epochs.
         precision: as in `train_one_epoch`.
-        thaw: whether the model trains more of its parameters from epoch to epoch.
         writer: TensorBoard's, or None.
         stop: the user's wish to stop.
     """
     sampler = train_loader.batch_sampler
-    module = for_training(run.model, thaw or run.model.has_idle_parameters)
+    module = for_training(run.model, recipe.thaw or run.model.has_idle_parameters)
     with contextlib.suppress(Stopped), stop, explain_worker_deaths(train_loader, *filter(None, [val_loader])):
         while run.epoch < recipe.epochs and not any(utils.all_reduce_sum([stop.requested])):
             started = time.time()
             sampler.epoch, sampler.start = run.epoch, 0
             run.progress = run.progress or Progress(len(sampler) * len(recipe.scales), run.steps)
             sampler.start = run.progress.batches // len(recipe.scales)
-            if thaw:
+            if recipe.thaw:
                 run.model.thaw(run.epoch + 1)
             if not train_one_epoch(run.model, module, train_loader, recipe, precision, run.optimizer, run.progress,
                                    stop):
@@ -271,7 +270,7 @@ def main(args: argparse.Namespace) -> int:
     recipe = chosen_recipe(model_class.recipe, {f.name: given[f.name] for f in fields(Recipe) if f.name in given})
     run_dir = args.run_dir or default_run_dir(args.model, datasets)
     stage, run_dir, earlier = place_of_run(run_dir, model_class, args.train_type)
-    check_abilities(model_class, thaw=args.thaw, activation_checkpointing=args.activation_checkpointing)
+    check_abilities(model_class, thaw=recipe.thaw, activation_checkpointing=args.activation_checkpointing)
     if args.hold_out and not recipe.val_every:
         raise ValueError("--hold-out takes videos to validate on, and --val-every 0 says not to validate: leave out "
                          "one of them")
@@ -314,7 +313,7 @@ def main(args: argparse.Namespace) -> int:
         "model": type(model).__name__, **model.config, "processes": utils.world_size(), "precision": precision,
         "train": fingerprint(train_videos), "val": fingerprint(val_videos), **recipe.record(),
         "weights": args.weights, "encoder_weights": args.encoder_weights, "seed": args.seed, "compile": args.compile,
-        "deterministic": args.deterministic, "thaw": args.thaw, "keep_flow_stage": args.keep_flow_stage, "stage": stage,
+        "deterministic": args.deterministic, "keep_flow_stage": args.keep_flow_stage, "stage": stage,
         "flow": flow and flow.describe(),
     }
     if args.compile:
@@ -334,7 +333,7 @@ def main(args: argparse.Namespace) -> int:
     print(f"training {type(model).__name__} ({sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters) "
           f"at {model.config['frame_size'][0]} x {model.config['frame_size'][1]} on {device.type} in {precision}")
     writer = open_tensorboard(run_dir, args.tensorboard)
-    if not fit(run, train_loader, val_loader, recipe, precision, args.thaw, writer, stop):
+    if not fit(run, train_loader, val_loader, recipe, precision, writer, stop):
         print(f"stopped in epoch {run.epoch + 1}; the same command with --resume continues")
         return TERMINATED if stop.terminated else STOPPED
     best = f", best validation CC {shown_cc(run.best_cc)}" if run.best_cc is not None else ""

@@ -150,7 +150,7 @@ def measure(video: Video, folder: Path, size: tuple[int, int], precision: str, b
     whole_repeats = whole_repeats or repeats
     torch.manual_seed(0)
     model, count = RecSalNet(frame_size=size).eval().to(device), len(video.frames)
-    weights, options = model.state_dict(), EngineOptions(batch_size=batch_size or default_batch_size(device))
+    weights, options = model.state_dict(), EngineOptions(batch_size=batch_size or default_batch_size(model))
     torch.save(weights, folder / "weights.pth")
     weights = {name: x.clone() for name, x in weights.items()}
     scorer = Scorer(OtherFixations([video], 0), "float", device, batch_size=1 if device.type == "cpu" else 16)

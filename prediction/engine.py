@@ -201,9 +201,9 @@ def predictions(model: SaliencyModel, source: Source, options: EngineOptions, do
 
 # Flags
 
-def default_batch_size(device: torch.device) -> int:
-    """Clips computed at once: one keeps a CPU busy."""
-    return 1 if device.type == "cpu" else 4
+def default_batch_size(model: SaliencyModel) -> int:
+    """Clips, groups or frames computed at once."""
+    return model.cpu_batch_size if next(model.parameters()).device.type == "cpu" else 4
 
 
 def engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -211,7 +211,7 @@ def engine_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("speed")
     group.add_argument("--batch-size", type=at_least(1),
                        help="clips or groups computed at once, or frames of recurrent networks (default: 1 on a CPU, "
-                            "else 4)")
+                            "of recsal_lite 8; else 4)")
     group.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False,
                        help="let PyTorch compile the network first, which takes minutes; meant for GPUs: on CPUs it "
                             "was no faster (default: off)")

@@ -127,7 +127,7 @@ def test_every_stage_of_what_needs_a_gpu_runs_on_a_cpu(name, tmp_path, monkeypat
         assert {row["of"].split(",")[0] for row in rows} == {"forward", "step"} and sum("kernel" in row for row in rows) == 50
         assert next(row["ms"] for row in rows if row.get("kind") == "resizing") > 0
     if name == "networks":
-        assert len(rows) == 10
+        assert len(rows) == 11
 
 
 def test_the_command_runs_the_checks_and_tells_how_each_ended(tmp_path, capsys):

@@ -1,5 +1,3 @@
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -7,8 +5,7 @@ from parity import fill
 from predict_runs import run
 
 from baselines import recsal_lite
-from baselines.recsal_lite import FROZEN, STAGES, RecSalLite, moving_average, names_in_files
-from saliency_model import EngineOptions, PreparedFrame
+from baselines.recsal_lite import FROZEN, STAGES, THAWED_FROM, RecSalLite, moving_average, names_in_files
 
 SIZE = (64, 96)
 
@@ -28,7 +25,6 @@ def frames(count, batch=1, seed=3):
 
 @pytest.mark.parametrize("changes, said", [
     ({"frame_size": (64, 90)}, "both multiples of 32, got"), ({"output_share": 0}, "output_share must be above 0 and up to 1, got 0"), ({"output_share": 1.5}, "got 1.5"),
-    ({"sharpness": 0.0}, "sharpness must be above 0, got 0"),
 ])
 def test_what_no_network_can_be_built_from_is_named(changes, said):
     with pytest.raises(ValueError, match=said):
@@ -98,11 +94,11 @@ def test_a_state_of_zeros_is_the_one_before_the_first_frame():
 def test_features_and_output_are_averaged():
     clip = frames(2)
     alone = network().maps(clip[:, :, 1:])[0]
-    for changes, alpha in (({}, 0.0), ({"output_share": 0.3}, 50.0)):
+    for changes, alpha in (({"output_share": 1.0}, 0.0), ({"output_share": 0.3}, 50.0)):
         model = network(**changes)
         model.alpha.fill_(alpha)
         assert (model.maps(clip)[0][:, 1] - alone).abs().max() > 1e-3
-    model = network()
+    model = network(output_share=1.0)
     model.alpha.fill_(50.0)                                                  # a share of 1: every frame for itself
     torch.testing.assert_close(model.maps(clip)[0][:, 1:], alone, atol=1e-5, rtol=0)
 
@@ -113,16 +109,6 @@ def test_the_centre_prior_is_added_to_every_map():
     before = torch.logit(model.maps(clip)[0].double())
     model.centre_prior += 1
     torch.testing.assert_close(torch.logit(model.maps(clip)[0].double()), before + 1, atol=1e-3, rtol=0)
-
-
-@torch.no_grad()
-def test_from_the_second_frame_on_videos_are_sharpened_and_stills_are_not():
-    plain, sharp = network(), network(sharpness=2.0)
-    prepared = [PreparedFrame((frame * 50 + 127).clamp(0, 255).byte(), SIZE) for frame in frames(3)[0].transpose(0, 1)]
-    maps, sharpened = ([output for _, output in model.raw_maps(iter(prepared), 0, EngineOptions())] for model in (plain, sharp))
-    assert torch.equal(maps[0], sharpened[0])
-    for before, after in itertools.islice(zip(maps, sharpened), 1, None):
-        torch.testing.assert_close(after, before ** 2)
 
 
 @torch.no_grad()
@@ -147,6 +133,14 @@ def test_every_parameter_that_learns_gets_a_gradient_and_what_comes_first_stays_
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     grouped = [p for group in model.parameter_groups(1.0) for p in group["params"]]
     assert {id(p) for p in grouped} == {id(p) for p in model.parameters() if p.requires_grad} and len(grouped) == len(set(map(id, grouped)))
+
+
+def test_the_encoder_is_frozen_at_first_and_its_later_stages_thaw():
+    model = network()
+    for epoch, learns in ((1, set()), (THAWED_FROM - 1, set()), (THAWED_FROM, set(range(FROZEN, len(STAGES)))), (THAWED_FROM + 9, set(range(FROZEN, len(STAGES))))):
+        model.thaw(epoch)
+        assert {number for number, stage in enumerate(model.encoder.stages) if any(p.requires_grad for p in stage.parameters())} == learns
+        assert all(p.requires_grad for name, p in model.named_parameters() if not name.startswith("encoder.")) and not model.encoder.stem.weight.requires_grad
 
 
 # EfficientNet-lite0

@@ -17,7 +17,7 @@ import train
 import utils
 from baselines import MODELS
 from dataloader import ClipDataset, clip_loader
-from loss import Recipe
+from loss import SIGNS, Recipe
 from model import RecSalNet
 from saliency_model import Carried, RecurrentModel, WindowModel, prepare_frame
 from videos.video import find_videos
@@ -177,9 +177,10 @@ def test_every_network_trains_and_its_weights_load(name, tiny_set, tmp_path, sma
     assert model.is_described and model.config["frame_size"] == [32, 32]
     record, = log_of(tmp_path)
     assert math.isfinite(record["loss"])
-    term = "kl" if isinstance(model, WindowModel) else "bce" if model.carries_state else "euclidean"
+    weights = {name: SIGNS[name] * weight for name, weight in model.recipe.loss_weights.items() if weight} if model.recipe.loss == "maps" else {"euclidean": 1}
     count = 3 if isinstance(model, WindowModel) else 114
-    assert record["loss"] * count == pytest.approx(record[term] * (count - record.get(f"{term}_left_out", 0)), rel=1e-6) and record["loss"] > 0
+    terms = sum(weight * record[term] * (count - record.get(f"{term}_left_out", 0)) for term, weight in weights.items())
+    assert record["loss"] * count == pytest.approx(terms, rel=1e-6) and record["loss"] > 0
 
 
 class OneNumber(WindowModel):

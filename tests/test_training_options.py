@@ -19,8 +19,8 @@ def test_no_argument_means_the_papers_recipe():
     given = {field.name: args[field.name] for field in fields(Recipe) if args.get(field.name) is not None}
     assert vars(chosen_recipe(MODELS[args["model"]].recipe, given)) == {
         "optimizer": "adam", "optimizer_options": {}, "lr": 1e-5, "milestones": (), "gamma": 1.0, "batch_size": 1, "accumulate": 1, "gradients": "averaged", "epochs": 500, "decay_epochs": None,
-        "val_every": 3, "flip": False, "zoom": 0.0, "scales": (1.0,), "loss": "maps", "kl_over": "sample", "loss_weights": {"kl": 1.0, "cc": 1.0, "nss": 0.1, "sim": 0.0, "l1": 0.0, "bce": 0.0}, "warmup": 0}
-    expected = {"encoder_weights": "auto", "weights": None, "hold_out": None, "cache": None, "model": "recsalnet", "thaw": False}
+        "val_every": 3, "flip": False, "zoom": 0.0, "scales": (1.0,), "loss": "maps", "kl_over": "sample", "loss_weights": {"kl": 1.0, "cc": 1.0, "nss": 0.1, "sim": 0.0, "l1": 0.0, "bce": 0.0}, "warmup": 0, "thaw": False}
+    expected = {"encoder_weights": "auto", "weights": None, "hold_out": None, "cache": None, "model": "recsalnet"}
     assert {name: args[name] for name in expected} == expected
     assert all(args[name] is None for name in NETWORK)              # so the network's own defaults hold
     assert RecSalNet().config == {"num_recursions": 2, "frame_size": [224, 384], "frame_stride": 1, "width": 192, "embed_dim": 96, "depths": [2, 2, 18, 2],
@@ -55,8 +55,8 @@ def test_a_users_mistake_ends_with_one_line_and_exit_code_2(tmp_path, run_script
 
 
 @pytest.mark.parametrize("name, flags, said", [
-    ("tased_net", ["--alpha", "0.1"], "--alpha is an argument of salema, not of tased_net"), ("salema", ["--width", "16"], "--width is an argument of recsalnet"),
-    ("salema", ["--batch-size", "2"], "a batch must be 1 clip"), ("tased_net", ["--thaw"], "--thaw is for salema, salgan, salclstm30, salclstm56"),
+    ("tased_net", ["--alpha", "0.1"], "--alpha is an argument of salema, not of tased_net"), ("salema", ["--width", "16"], "--width is an argument of recsalnet, recsal_lite"),
+    ("salema", ["--batch-size", "2"], "a batch must be 1 clip"), ("tased_net", ["--thaw"], "--thaw is for salema, salgan, salclstm30, salclstm56, recsal_lite"),
     ("salema", ["--activation-checkpointing"], "--activation-checkpointing is for recsalnet"), ("salema", ["--compile"], "--compile is for networks of windows"),
     ("salgan", ["--encoder-weights", "auto"], "no encoder weights for SalGAN: saved_models/SalGAN.pth is not there, and torchvision has none for it"),
 ])

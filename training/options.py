@@ -113,10 +113,7 @@ def network_arguments(group) -> None:
                        help="SalEMA: drop half of the averaged layer's channels (default: off)")
     group.add_argument("--output-share", type=positive,
                        help="RecSal-Lite: the new frame's share in the moving average of its output, up to 1, which is "
-                            "no average (default: DEFAULT)")
-    group.add_argument("--sharpness", type=positive,
-                       help="RecSal-Lite: the power to which maps of a video are raised, but for the first one "
-                            "(default: DEFAULT)")
+                            "no average (default: 0.3)")
     group.add_argument("--flow-kind", choices=list(PICTURES),
                        help="two-stream networks: how flow becomes a picture, its x, y and length, or a colour wheel "
                             "(default: components)")
@@ -124,10 +121,6 @@ def network_arguments(group) -> None:
                        help="SMCF: channels of its trunks' stems, a multiple of 4 (default: 64)")
     group.add_argument("--trunk-blocks", type=at_least(1), nargs=4,
                        help="SMCF: blocks in each level of its trunks (default: 3 4 6 3, ResNet-50)")
-    group.add_argument("--thaw", action=argparse.BooleanOptionalAction, default=False,
-                       help="train the pretrained part of a recurrent network from its end towards its front, all of "
-                            "it from epoch 5 (default: off)")
-
 
 def training_arguments(group) -> None:
     stages = list(dict.fromkeys(stage for model in MODELS.values() for stage in model.stages))
@@ -164,6 +157,9 @@ def training_arguments(group) -> None:
     group.add_argument("--warmup", type=at_least(0), metavar="STEPS",
                        help="first steps over which the learning rate rises linearly; for starts from random weights "
                             f"({of_recipes('warmup')})")
+    group.add_argument("--thaw", action=argparse.BooleanOptionalAction,
+                       help="recurrent networks: freeze the pretrained part at first and train it later, SalEMA's from "
+                            f"its end towards its front ({of_recipes('thaw')})")
     group.add_argument("--seed", type=at_least(0), default=0,
                        help="seed of initial weights, clips and stochastic depth (default: 0)")
     group.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=False,

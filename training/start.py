@@ -100,5 +100,5 @@ def download_start(model: nn.Module) -> tuple[dict[str, Tensor], str]:
         except OSError as error:
             reason = str(error)
     raise FileNotFoundError(f"no encoder weights for {type(model).__name__}: {model.start_file} is not there, and "
-                            f"{reason}. Fetch them elsewhere and give their path as --encoder-weights FILE, or start "
-                            "from random weights with --encoder-weights none")
+                            f"{reason}. saved_models/README.md says where they are published: give their path as "
+                            "--encoder-weights FILE, or start from random weights with --encoder-weights none")
