@@ -1,12 +1,11 @@
-"""Between which scores a network's lie on still images with recorded gaze: those of knowing nothing of the image, and
-those of people.
+"""Reference scores on still images with recorded gaze: the centre prior, and how well people predict each other.
 
-    python -m data.gaze_bounds                   # on the test images of data/gaze, one row for each set and bound
+    python -m data.gaze_bounds                   # on the test images of data/gaze, two rows for each set
     python -m data.gaze_bounds --split val       # on those for choosing settings
 
 centre prior: the mean density map of all training images, the same map for every image but for its size. With --split
     val it is that of fit.txt, without the images that are scored.
-half of the observers: each image's observers are parted at random; the density of one half is the map, density and
+half of the observers: each image's observers are split at random; the density of one half is the map, density and
     fixations of the other half are the target. Both ways, averaged.
 
 It takes the tree that prepare_gaze.py writes, with its lists. Run it in the root of this repository.
@@ -14,7 +13,7 @@ It takes the tree that prepare_gaze.py writes, with its lists. Run it in the roo
 
 import argparse
 import collections
-import csv
+import json
 import sys
 from pathlib import Path
 
@@ -28,7 +27,7 @@ try:
     from scoring.other_fixations import OtherFixations
     from scoring.scorers import Scorer
     from scoring.targets import mean_of
-    from videos.annotation import read_density
+    from videos.annotation import located_points, read_density
     from videos.resizing import resize_density
     from videos.splits import DATASETS
     from videos.video import Video, find_videos
@@ -36,14 +35,16 @@ except ModuleNotFoundError as error:
     sys.exit(f"gaze_bounds.py: error: {error}. It uses the programs' own code: run it as `python -m data.gaze_bounds`, "
              "in the root of this repository")
 
-SIGMA = 0.032            # of the density's Gaussian, in widths of the image, as in prepare_gaze.py
 PRIOR_SIZE = (288, 384)  # (H, W) in which training maps are averaged
 
 
 def centre_prior(videos: list[Video]) -> np.ndarray:
     """The mean density map of some images, of `PRIOR_SIZE`, float32 in [0, 1]."""
-    densities = (read_density(path) for video in videos for path in video.maps.values())
-    return np.mean([resize_density(density, PRIOR_SIZE) for density in densities], axis=0)
+    paths = [path for video in videos for path in video.maps.values()]
+    total = np.zeros(PRIOR_SIZE)
+    for path in paths:
+        total += resize_density(read_density(path), PRIOR_SIZE)
+    return (total / len(paths)).astype(np.float32)
 
 
 def prior_rows(prior: np.ndarray, videos: list[Video], others: OtherFixations) -> list[dict]:
@@ -61,9 +62,9 @@ def observer_rows(videos: list[Video], others: OtherFixations, seed: int) -> lis
     rows = []
     for video in videos:
         stem = video.frames[0].stem
-        density = read_density(video.maps[stem])
-        targets = halves(video.fixations[stem], density.shape, np.random.default_rng([seed, *video.name.encode()]))
-        other_fixations = others.union(others.draw(video, 0), density.shape)
+        generator = np.random.default_rng([seed, *video.name.encode()])
+        targets = halves(video.fixations[stem], video.maps[stem], sigma_of(video), generator)
+        other_fixations = others.union(others.draw(video, 0), targets[0][0].shape)
         for (map_of_one, _), (density, fixations) in (targets, targets[::-1]):
             arrays = (map_of_one, density, fixations, other_fixations)
             values = measures(*(torch.from_numpy(array)[None] for array in arrays))
@@ -71,25 +72,43 @@ def observer_rows(videos: list[Video], others: OtherFixations, seed: int) -> lis
     return rows
 
 
-def halves(path: Path, size: tuple[int, int], generator: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+def sigma_of(video: Video) -> float:
+    """The sigma, in pixels, of the Gaussian that an image's density map was made with."""
+    path = video.frames[0].parent.parent / "annotation.json"
+    facts = json.loads(path.read_text()) if path.is_file() else {}
+    if "sigma" not in facts:
+        raise ValueError(f"expected the sigma of the density's Gaussian in {path}, found none: give the tree that "
+                         "prepare_gaze.py writes")
+    return facts["sigma"]
+
+
+def halves(path: Path, density: Path, sigma: float,
+           generator: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
     """Density, (H, W) float32 in [0, 1], and fixations, (H, W) bool, of each half of an image's observers.
 
+    Args:
+        path: the image's file of points.
+        density: its density map, in whose pixels the points are.
+        sigma: of the Gaussian of each half's density, pixels.
+        generator: draws the halves.
+
     Raises:
-        ValueError: the file of points does not tell two observers.
+        ValueError: the file cannot be read, or has fewer than two observers, or points without one.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        points = [(row.get("observer"), int(float(row["y"])), int(float(row["x"]))) for row in csv.DictReader(file)]
-    observers = sorted({observer for observer, _, _ in points if observer})
-    if len(observers) < 2:
-        raise ValueError(f"{path}: expected fixations of two observers or more, told apart by a column observer, found "
-                         f"{len(observers)}: leave the image out of the list")
+    points, size = located_points(path, density)
+    observers = sorted({point.observer for point in points if point.observer})
+    unknown = sum(point.observer is None for point in points)
+    if len(observers) < 2 or unknown:
+        raise ValueError(f"{path}: expected fixations of two observers or more, each with its observer in a column "
+                         f"observer, found {len(observers)} observers and {unknown} fixations without one: leave the "
+                         "image out of the list")
     first = set(generator.permutation(observers)[:len(observers) // 2].tolist())
     parts = []
     for is_first in (True, False):
         counts = np.zeros(size)
-        for observer, row, column in points:
-            counts[row, column] += (observer in first) == is_first
-        parts.append((density_map(counts, SIGMA * size[1]).astype(np.float32) / 255, counts > 0))
+        for x, y, observer in points:
+            counts[int(y), int(x)] += (observer in first) == is_first
+        parts.append((density_map(counts, sigma).astype(np.float32) / 255, counts > 0))
     return parts
 
 

@@ -173,7 +173,7 @@ def density_map(fixations: np.ndarray, sigma: float = SIGMA) -> np.ndarray:
     """Blur a fixation map into a density map: a Gaussian, zero outside the frame, divided by the frame's maximum.
 
     Args:
-        fixations: (H, W) bool.
+        fixations: (H, W) bool, or counts.
         sigma: of the Gaussian (cut off at 4 sigma), pixels. 12.74 is DHF1K's, at 640 x 360.
 
     Returns:

@@ -18,7 +18,7 @@ An image becomes a video of one frame, called by its set and its name, such as o
 The density is made of the number of fixations in each pixel: a Gaussian of sigma 0.032 of the image's width, cut off at
 4 sigma, zero outside the image, divided by the image's maximum. Fixations outside the image are dropped and counted.
 
-Beside them lie lists of names: train.txt and test.txt, parted as data/gaze_test.txt says; osie-test.txt and so on, the
+Beside them lie lists of names: train.txt and test.txt, split as data/gaze_test.txt says; osie-test.txt and so on, the
 test images of one set; and, to choose settings without looking at the test images, val.txt, every fifth training image
 of each set, and fit.txt, the others.
 
@@ -31,7 +31,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -194,7 +194,7 @@ def find_stills(name: str, folder: Path) -> list[Still]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) of an image file; a ValueError where it cannot be read, or is to be turned before it is shown."""
+    """(H, W) of an image file; a ValueError where it cannot be read, or must be rotated to be upright."""
     try:
         with Image.open(path) as image:
             (width, height), orientation = image.size, image.getexif().get(0x0112, 1)
@@ -202,7 +202,7 @@ def image_size(path: Path) -> tuple[int, int]:
         raise ValueError(f"cannot read image {path}: {error}. Fetch it again") from error
     if orientation != 1:
         raise ValueError(f"image {path} has EXIF orientation {orientation}, expected 1: whether fixations are in "
-                         "pixels of the turned image cannot be told. Fetch it as released")
+                         "pixels of the rotated image cannot be told. Fetch it as released")
     return height, width
 
 
@@ -270,14 +270,13 @@ def check_present(folder: Path, facts: dict, files: tuple[str, ...]) -> None:
                          "--longer-side that it was written with")
 
 
-# Lists
+# Lists, and whom to name
 
-def write_lists(out: Path) -> dict[str, list[str]]:
+def write_lists(out: Path, of_test: set[str]) -> dict[str, list[str]]:
     """Write the lists of the images that are in the tree, one name a line; returns them by their names.
 
-    A list that would be empty is not written, and removed.
+    A list that would be empty is not written, and removed. The images named in `of_test` are for the final scores.
     """
-    of_test = set(TEST_LIST.read_text().split())
     lists = {name: [] for name in ("train", "test", "fit", "val")}
     for set_name in SETS:
         names = sorted(p.parent.name for p in out.glob(f"{set_name}-*/annotation.json"))
@@ -293,6 +292,13 @@ def write_lists(out: Path) -> dict[str, list[str]]:
         else:
             (out / f"{name}.txt").unlink(missing_ok=True)
     return lists
+
+
+def write_attribution(out: Path, sets: Iterable[str]) -> None:
+    """Write whom to name for these sets, and for those that are in the tree already."""
+    there = [name for name in SETS if name in sets or any(out.glob(f"{name}-*/annotation.json"))]
+    authors = (f"{name}: {SETS[name].authors}; https://github.com/{SETS[name].repository}\n" for name in there)
+    write_atomically(out / "ATTRIBUTION.txt", (ATTRIBUTION + "".join(authors)).encode())
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -316,10 +322,10 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"no set is given: give one or several of --{' --'.join(SETS)}, each with its folder")
     if args.longer_side < 0:
         raise ValueError(f"--longer-side must be a number of pixels from 1, or 0 for no limit, got {args.longer_side}")
+    of_test = set(TEST_LIST.read_text().split())
     sets = {name: find_stills(name, folder) for name, folder in folders.items()}  # before anything is written
     args.out.mkdir(parents=True, exist_ok=True)
-    authors = "".join(f"{name}: {info.authors}; https://github.com/{info.repository}\n" for name, info in SETS.items())
-    write_atomically(args.out / "ATTRIBUTION.txt", (ATTRIBUTION + authors).encode())
+    write_attribution(args.out, sets)
     for name, stills in sets.items():
         written = sum(prepare_still(still, args.out, args.longer_side)
                       for still in tqdm(stills, desc=name, unit="image", disable=None))
@@ -327,13 +333,13 @@ def main(args: argparse.Namespace) -> None:
               f"{sum(len(still.points) for still in stills)} fixations, "
               f"{sum(still.outside for still in stills)} more were outside their image and dropped")
     remove_empty(args.out / ".partial")
-    lists = write_lists(args.out)
+    lists = write_lists(args.out, of_test)
     print(f"{args.out}: {', '.join(f'{len(names)} in {name}.txt' for name, names in lists.items() if names)}")
     for name in sets:
-        expected = sum(line.startswith(f"{name}-") for line in TEST_LIST.read_text().split())
-        if len(lists[f"{name}-test"]) < expected:
-            print(f"warning: {len(lists[f'{name}-test'])} of the {expected} test images of {name} in {TEST_LIST.name} "
-                  "are there: scores on the others' part cannot be compared", file=sys.stderr)
+        expected, there = sum(image.startswith(f"{name}-") for image in of_test), len(lists[f"{name}-test"])
+        if there < expected:
+            print(f"warning: {there} of the {expected} test images of {name} in {TEST_LIST.name} are there: scores on "
+                  "this part cannot be compared with those on the whole test list", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from videos.annotation import (
     examine_density,
     examine_fixations,
     examine_mask,
+    located_points,
     read_fixations,
     read_mask,
     read_prediction,
@@ -401,12 +402,16 @@ def test_any_number_of_points_is_no_remark(picture):
 
 
 def test_points_are_in_pixels_of_the_upright_picture(tmp_path):
-    frame = save(tmp_path / "frame.jpg", np.zeros((16, 12), np.uint8), exif=turned())
+    exif = Image.Exif()
+    exif[0x0112] = 6                                                       # rotated by a quarter
+    frame = save(tmp_path / "frame.jpg", np.zeros((16, 12), np.uint8), exif=exif)
     fixations = read_fixations(points(frame, "x,y\n3,2\n7,7\n15,11\n"), frame)
     assert np.array_equal(fixations, POINTS)
 
 
-def turned():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return exif
+@pytest.mark.parametrize("text, observers", [("x,y\n1,2\n", [None]), ("observer,x,y\n 7 ,1,2\n,3,4\n", ["7", None]), ("x,y, observer\n1,2,anna\n3,4\n", ["anna", None]),
+                                             ("observer,x,y,observer\n7,1,2,8\n", [None]), ("x,y\n1,2,7\n", [None]), ("x,y,observer\n", [])])
+def test_points_are_listed_with_their_observers_where_the_file_says(picture, text, observers):
+    found, size = located_points(points(picture, text), picture)
+    assert size == (12, 16) and [point.observer for point in found] == observers
+    assert [(point.x, point.y) for point in found] == [(1, 2), (3, 4)][:len(observers)]

@@ -220,6 +220,16 @@ def test_files_of_another_kind_are_a_warning(tmp_path, capsys):
     assert code == 0 and "warning: extra: train/a: " in out and "maps/notes.txt: neither an image nor" in out and "1 warnings" in out
 
 
+@pytest.mark.parametrize("place", ["fixation/notes.csv", "fixation/0009.csv", "fixation/maps/notes.csv", "maps/0001.csv", "images/0001.csv"])
+def test_a_csv_file_that_is_not_the_points_of_a_frame_is_a_warning(tmp_path, capsys, place):
+    folder = make_checked_video(tmp_path / "train" / "a")
+    (folder / place).parent.mkdir(exist_ok=True)
+    (folder / place).write_text("observer,age\n0,31\n")
+    code, out = check(capsys, tmp_path, "--split", "train")
+    assert code == 0 and f"warning: extra: train/a: {folder / place}: neither an image nor a .mat file, nor the points (.csv) of a frame" in out
+    assert "0 errors, 1 warnings" in out
+
+
 def test_fixations_as_points_are_no_stray_files_and_wrong_ones_fail_the_check(tmp_path, capsys):
     folder = make_checked_video(tmp_path / "train" / "a")
     for path in list((folder / "fixation").iterdir()):

@@ -1,7 +1,7 @@
+import json
 import math
 
 import numpy as np
-import prepare_gaze
 import pytest
 from PIL import Image
 
@@ -12,6 +12,7 @@ from scoring.other_fixations import OtherFixations
 from videos.video import find_videos
 
 SIZE = (24, 32)
+SIGMA = 0.032 * 32
 
 
 def blurred(*points):
@@ -19,7 +20,7 @@ def blurred(*points):
     counts = np.zeros(SIZE)
     for x, y in points:
         counts[y, x] += 1
-    return density_map(counts, 0.032 * 32).astype(float) / 255
+    return density_map(counts, SIGMA).astype(float) / 255
 
 
 def add(root, name, observers, *lists):
@@ -32,6 +33,7 @@ def add(root, name, observers, *lists):
         Image.fromarray(picture).save(folder / kind / f"{stem}.png")
     (folder / "fixation").mkdir()
     (folder / "fixation" / f"{stem}.csv").write_text("x,y,observer\n" + "".join(f"{x}.5,{y}.5,{number}\n" for x, y, number in points))
+    (folder / "annotation.json").write_text(json.dumps({"sigma": SIGMA}))
     for part in lists:
         with (root / f"{part}.txt").open("a") as file:
             file.write(f"{name}\n")
@@ -45,29 +47,56 @@ def bounds(root, capsys, *flags):
     return {(row[0], row[2]): dict(zip(MEASURES, map(float, row[3:]))) for row in rows}, {row[0]: int(row[1]) for row in rows}
 
 
-def test_the_gaussian_is_that_of_the_tree():
-    assert gaze_bounds.SIGMA == prepare_gaze.SIGMA
+@pytest.fixture
+def density(tmp_path):
+    Image.new("L", SIZE[::-1]).save(tmp_path / "density.png")
+    return tmp_path / "density.png"
 
 
-@pytest.mark.parametrize("text", ["x,y,observer\n", "x,y,observer\n1,1,0\n2,2,0\n", "x,y\n1,1\n2,2\n", "x,y,observer\n1,1,\n2,2\n"])
-def test_points_of_fewer_than_two_observers_have_no_halves(tmp_path, text):
-    (tmp_path / "a.csv").write_text(text)
-    with pytest.raises(ValueError, match=r"a.csv: expected fixations of two observers or more.*found [01]: leave"):
-        gaze_bounds.halves(tmp_path / "a.csv", SIZE, np.random.default_rng(0))
+@pytest.mark.parametrize("text, found", [
+    ("x,y,observer\n", "0 observers and 0 fixations"), ("x,y,observer\n1,1,0\n2,2,0\n", "1 observers and 0"), ("x,y\n1,1\n2,2\n", "0 observers and 2"),
+    ("x,y,observer\n1,1,\n2,2, \n", "0 observers and 2"), ("x,y,observer\n1,1,0\n2,2,1\n3,3\n", "2 observers and 1"),
+])
+def test_points_that_do_not_tell_two_observers_have_no_halves(density, text, found):
+    path = density.with_name("a.csv")
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"a.csv: expected fixations of two observers or more.*found {found}.*: leave"):
+        gaze_bounds.halves(path, density, SIGMA, np.random.default_rng(0))
 
 
-def test_observers_are_parted_whole_at_random_and_the_same_for_the_same_seed(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text("x,y,observer\n" + "".join(f"{3 * number},{y},{number}\n" for number in range(7) for y in (1, 1, 20)))
-    parted = []
+@pytest.mark.parametrize("text, said", [("x,observer\n1,0\n", "line 1: .*column y"), ("x,y,observer\n1,left,0\n", "line 2: .*two numbers"), ("x,y,observer\n1,24,0\n", "line 2: .*outside"),
+                                        ("x,y,observer\n-1,1,0\n", "line 2: .*outside")])
+def test_points_are_checked_as_those_of_any_fixation_file(density, text, said):
+    path = density.with_name("a.csv")
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"a.csv, {said}"):
+        gaze_bounds.halves(path, density, SIGMA, np.random.default_rng(0))
+
+
+def test_the_gaussian_is_that_of_the_tree(tmp_path):
+    add(tmp_path, "osie-1", [[(5, 5)], [(5, 5)]], "test")
+    video, = find_videos(tmp_path, "test")
+    assert gaze_bounds.sigma_of(video) == SIGMA
+    (tmp_path / "osie-1/annotation.json").write_text("{}")
+    with pytest.raises(ValueError, match="expected the sigma .*osie-1/annotation.json, found none: give the tree"):
+        gaze_bounds.sigma_of(video)
+    (tmp_path / "osie-1/annotation.json").unlink()
+    with pytest.raises(ValueError, match="found none"):
+        gaze_bounds.sigma_of(video)
+
+
+def test_observers_are_split_whole_at_random_and_the_same_for_the_same_seed(density):
+    path = density.with_name("a.csv")
+    path.write_text(" x,y ,observer\n" + "".join(f"{3 * number},{y},{number}\n" for number in range(7) for y in (1, 1, 20)))
+    splits = []
     for seed in (0, 0, 1, 2, 3):
-        first, second = gaze_bounds.halves(path, SIZE, np.random.default_rng(seed))
+        first, second = gaze_bounds.halves(path, density, SIGMA, np.random.default_rng(seed))
         columns = [set(np.nonzero(fixations.any(axis=0))[0].tolist()) for _, fixations in (first, second)]
         assert sorted(map(len, columns)) == [3, 4] and set.union(*columns) == {0, 3, 6, 9, 12, 15, 18}
         expected = blurred(*((column, y) for column in columns[0] for y in (1, 1, 20)))
         assert first[0].dtype == np.float32 and np.allclose(first[0], expected, atol=1e-6)
-        parted.append(columns[0])
-    assert parted[0] == parted[1] and len(set(map(frozenset, parted))) > 1
+        splits.append(columns[0])
+    assert splits[0] == splits[1] and len(set(map(frozenset, splits))) > 1
 
 
 def test_two_observers_predict_each_other_as_the_measures_say(tmp_path, capsys):
@@ -94,7 +123,7 @@ def test_the_prior_is_the_mean_of_the_training_maps_and_of_fit_where_val_is_scor
     add(tmp_path, "osie-2", [[(20, 18)], [(20, 18)]], "train", "val")
     add(tmp_path, "osie-3", [[(20, 18)], [(20, 18)]], "test")
     prior = gaze_bounds.centre_prior(find_videos(tmp_path, "train"))
-    assert prior.shape == gaze_bounds.PRIOR_SIZE and prior.max() == pytest.approx(0.5, abs=0.02)  # two peaks, at a half
+    assert prior.shape == gaze_bounds.PRIOR_SIZE and prior.dtype == np.float32 and prior.max() == pytest.approx(0.5, abs=0.02)  # two peaks, at a half
     table, _ = bounds(tmp_path, capsys, "--split", "val")
     assert table["osie", "centre prior"]["sim"] == 0 and table["osie", "centre prior"]["nss"] < 0
     table, _ = bounds(tmp_path, capsys)

@@ -110,7 +110,7 @@ def test_a_table_must_have_a_row_for_each_image_and_two_columns(tmp_path):
         prepare(tmp_path / "out", "--sun500", folder)
 
 
-def test_an_image_that_is_damaged_or_to_be_turned_is_refused(tmp_path, osie):
+def test_an_image_that_is_damaged_or_must_be_rotated_is_refused(tmp_path, osie):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 30)).save(osie / "data/stimuli/1003.jpg", exif=exif)
@@ -180,14 +180,22 @@ def test_larger_images_are_made_smaller_with_their_fixations_and_others_copied(t
 
 # Lists
 
-def test_lists_part_the_images_as_the_fixed_list_says_and_every_fifth_for_choosing_settings(tmp_path, osie, capsys):
+def test_lists_split_the_images_as_the_fixed_list_says_and_every_fifth_for_choosing_settings(tmp_path, osie, capsys):
     out = prepare(tmp_path / "out", "--osie", osie)
     expected = {"train": ["1001", "1003", "1004", "1005", "1006"], "test": ["1002"], "fit": ["1001", "1003", "1004", "1005"], "val": ["1006"], "osie-test": ["1002"]}
     assert {path.stem: lines(path) for path in out.glob("*.txt") if path.stem != "ATTRIBUTION"} == {name: [f"osie-{stem}" for stem in stems] for name, stems in expected.items()}
-    assert "warning: 1 of the 140 test images of osie in gaze_test.txt are there" in capsys.readouterr().err
+    assert ("warning: 1 of the 140 test images of osie in gaze_test.txt are there: scores on this part cannot be compared with those on the whole test list"
+            in capsys.readouterr().err)
     assert [video.name for video in find_videos(out, "osie-test")] == ["osie-1002"]
     assert [len(find_videos(out, split)) for split in ("train", "val", "fit", "test", "all")] == [5, 1, 4, 1, 6]
-    assert "do not redistribute" in (out / "ATTRIBUTION.txt").read_text()
+
+
+def test_the_sets_in_the_tree_are_attributed_and_no_others(tmp_path, osie):
+    out = prepare(tmp_path / "out", "--osie", osie)
+    attribution = (out / "ATTRIBUTION.txt").read_text()
+    assert "do not redistribute" in attribution and "\nosie: Xu" in attribution and "eyecrowd" not in attribution and "sun500" not in attribution
+    prepare(out, "--sun500", release_table(tmp_path / "sun", {"001": [CENTRE]}))
+    assert [line.partition(":")[0] for line in lines(out / "ATTRIBUTION.txt")[4:]] == ["osie", "sun500"]
 
 
 def test_the_fixed_list_names_a_fifth_of_each_set_once():

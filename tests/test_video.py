@@ -108,11 +108,21 @@ def test_points_are_paired_by_name_where_there_is_neither_image_nor_mat(tmp_path
     assert np.argwhere(read_fixations(video.fixations["0001"], video.maps["0001"])).tolist() == [[3, 4]]
 
 
-def test_points_without_frame_are_an_error(tmp_path):
+@pytest.mark.parametrize("place", ["fixation/notes.csv", "fixation/0002.csv", "fixation/maps/notes.csv", "fixation/sub-0001.csv"])
+def test_a_csv_file_that_is_not_named_like_a_frame_is_no_annotation(tmp_path, place):
     folder = make_video(tmp_path / "v", [1])
-    (folder / "fixation/0002.csv").write_text("x,y\n")
-    with pytest.raises(ValueError, match=r"annotation without frame in video v: 1 files, the first .*fixation/0002.csv"):
-        open_video(folder)
+    (folder / place).parent.mkdir(exist_ok=True)
+    (folder / place).write_text("observer,age\n0,31\n")
+    assert open_video(folder).fixations == {"0001": folder / "fixation/0001.png"}
+
+
+def test_points_are_paired_as_other_fixations_of_diem_are(tmp_path):
+    folder = make_video(tmp_path / "v", [1])
+    for kind, name in (("images", "img_00001"), ("maps", "eyeMap_00001")):
+        (folder / kind / "0001.png").rename(folder / kind / f"{name}.png")
+    (folder / "fixation/0001.png").unlink()
+    (folder / "fixation/fixMap_00001.csv").write_text("x,y\n4,3\n")
+    assert open_video(folder).fixations == {"img_00001": folder / "fixation/fixMap_00001.csv"}
 
 
 def test_a_video_thinned_out_in_time_has_no_gap_but_one_with_a_frame_lost_has(tmp_path):

@@ -228,8 +228,27 @@ def grey_levels(path: Path, name: str, means_alpha: bool = False, means_indices:
 
 # Points
 
+class Point(NamedTuple):
+    """A fixation: x and y in pixels of its picture, from 0, and the observer, None where the file does not say."""
+    x: float
+    y: float
+    observer: str | None
+
+
 def read_points(path: Path, like: Path | None) -> np.ndarray:
     """The pixels that the points of a .csv file lie in, (H, W) bool; one where several lie is set once.
+
+    Args and errors are those of `located_points`.
+    """
+    points, size = located_points(path, like)
+    fixated = np.zeros(size, dtype=bool)
+    for x, y, _ in points:
+        fixated[int(y), int(x)] = True
+    return fixated
+
+
+def located_points(path: Path, like: Path | None) -> tuple[list[Point], tuple[int, int]]:
+    """The points of a .csv file, all within their picture, and the picture's size (H, W).
 
     Args:
         path: lines of x,y, in pixels of the picture from 0, the corner of its first pixel, below a header that names
@@ -243,8 +262,7 @@ def read_points(path: Path, like: Path | None) -> np.ndarray:
     if like is None:
         raise ValueError(f"{path} holds points: they are pixels of a picture, its density map or frame, and none is "
                          "given")
-    height, width = read_image(like, "L").shape
-    fixated = np.zeros((height, width), dtype=bool)
+    points, (height, width) = [], read_image(like, "L").shape
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.reader(file)
@@ -254,6 +272,7 @@ def read_points(path: Path, like: Path | None) -> np.ndarray:
                 raise ValueError(f"{path}, line 1: expected a header with one column x and one column y, as in "
                                  f"x,y,observer, found: {found}")
             columns = header.index("x"), header.index("y")
+            place = header.index("observer") if header.count("observer") == 1 else None
             for fields in filter(None, lines):
                 where = f"{path}, line {lines.line_num}"
                 try:
@@ -267,13 +286,14 @@ def read_points(path: Path, like: Path | None) -> np.ndarray:
                     raise ValueError(f"{where}: x = {x:g}, y = {y:g} is outside {like}, {height} x {width} (H x W): "
                                      "expected pixels of this picture, from 0. Are x and y swapped, or of another "
                                      "size? Leave out points beside the picture")
-                fixated[int(y), int(x)] = True
+                observer = fields[place].strip() if place is not None and place < len(fields) else ""
+                points.append(Point(x, y, observer or None))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"fixations {path} is gone: it was there when its folder was listed") from error
     except (UnicodeDecodeError, csv.Error) as error:
         reason = f"it {mistaken}" if (mistaken := mistaken_for(path)) else f"it is not text in UTF-8: {error}"
         raise ValueError(f"cannot read fixations {path}: {reason}") from error
-    return fixated
+    return points, (height, width)
 
 
 # MATLAB's files

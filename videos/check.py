@@ -11,9 +11,18 @@ from tqdm import tqdm
 from utils import in_threads
 from videos.annotation import Annotation, examine_density, examine_fixations, examine_mask, remarks_on_density
 from videos.images import IMAGE_SUFFIXES, read_frame
+from videos.names import frame_key
 from videos.splits import all_video_folders, check_folder, find_video_folders, split_aliases, splits_of
 from videos.trees import VideoFolders
-from videos.video import ANNOTATIONS, Problem, Video, list_video, no_annotation_message, no_fixations_message
+from videos.video import (
+    ANNOTATIONS,
+    Problem,
+    Video,
+    list_video,
+    no_annotation_message,
+    no_fixations_message,
+    point_files,
+)
 
 SHORT = 32  # frames; a video with fewer is called short
 
@@ -133,7 +142,8 @@ def check_split(videos: list[VideoFolders], need_annotation: bool) -> tuple[dict
     """
     names = ("videos", "frames", "annotated", "without_fixation", "masked", "shorter_than_32")
     counts = collections.Counter(dict.fromkeys(names, 0))
-    listed, problems = [list_video(folders) for folders in videos], stray_files(videos)
+    listed = [list_video(folders) for folders in videos]
+    problems = stray_files(videos, [video for video, _ in listed])
     is_annotated = need_annotation or any(video.annotated() or video.masked() for video, _ in listed)
     for folders, (video, found) in zip(videos, tqdm(listed, desc="checking", unit="video", disable=None)):
         problems += found
@@ -156,16 +166,26 @@ def check_split(videos: list[VideoFolders], need_annotation: bool) -> tuple[dict
     return dict(counts), problems
 
 
-def stray_files(videos: list[VideoFolders]) -> list[Problem]:
-    """Files in the folders of videos that are neither images nor .mat or .csv files."""
-    owners = {folder: "" if video.files else video.name for video in videos for folder in video.folders()}
+def stray_files(videos: list[VideoFolders], listed: list[Video]) -> list[Problem]:
+    """Files in the folders of videos that are neither images, nor .mat files, nor the points (.csv) of a frame.
+
+    Args:
+        videos: the folders of each video.
+        listed: the video in each of them.
+    """
+    owners, points = {}, set()
+    for folders, video in zip(videos, listed):
+        places = [place for folder in folders.fixations for place in (folder, folder / "maps")]
+        owners |= dict.fromkeys([*folders.folders(), *places], "" if folders.files else folders.name)
+        keys = {frame_key(path.stem) for path in video.frames}
+        points |= {path for place in places for path in point_files(place, keys)}
     problems = []
     for folder, name in owners.items():
         present = folder.iterdir() if folder.is_dir() else ()
         stray = sorted(p for p in present if p.is_file() and not p.name.startswith(".")
-                       and p.suffix.lower() not in {*IMAGE_SUFFIXES, ".mat", ".csv"})
+                       and p.suffix.lower() not in {*IMAGE_SUFFIXES, ".mat"} and p not in points)
         if stray:
-            message = f"{named_files(stray)}: neither an image nor a .mat or .csv file"
+            message = f"{named_files(stray)}: neither an image nor a .mat file, nor the points (.csv) of a frame"
             problems.append(Problem("extra", False, name, tuple(stray), message))
     return problems
 

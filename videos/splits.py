@@ -45,7 +45,8 @@ DATASETS = {
     # Salient objects: masks, no fixations.
     "vsod": DatasetInfo(Path("data/VSOD"), "TrainSet_Video", "TestSet/DAVIS", "TestSet/DAVIS",
                         stages={"pretrain-rgb": "TrainSet_RGB"}),
-    # Still images of three sets: averages over all would be those of none. `val` is a part of `train`, `fit` the rest.
+    # Still images of three sets: averages over all would describe none of them. `val` is a part of `train`, `fit` the
+    # rest.
     "gaze-images": DatasetInfo(Path("data/gaze"), "train", "val", "test",
                                test_parts=("osie-test", "eyecrowd-test", "sun500-test")),
     "folder": DatasetInfo(None, "train", "val", "val"),  # anybody's own, in any of the trees

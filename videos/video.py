@@ -4,7 +4,7 @@ A frame and its annotation share a name; nothing is paired by position or by cou
 """
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -178,9 +178,10 @@ def list_video(folders: VideoFolders) -> tuple[Video, list[Problem]]:
     frames = by_key(folders, "frames", [folders.images(folders.frames)], problems)
     maps = by_key(folders, "density maps", [images_in(folders.maps)] if folders.maps else [], problems)
     reverse = list(reversed(folders.fixations))  # a later group takes precedence
-    others = [files_in(folder / below, {suffix})
-              for suffix in (".csv", ".mat") for below in ("maps", ".") for folder in reverse]
-    fixations = by_key(folders, "fixation maps", others + [images_in(folder) for folder in reverse], problems)
+    places = [folder / below for below in ("maps", ".") for folder in reverse]
+    groups = [*(point_files(folder, frames) for folder in places), *(files_in(folder, {".mat"}) for folder in places),
+              *(images_in(folder) for folder in reverse)]
+    fixations = by_key(folders, "fixation maps", groups, problems)
     masks = by_key(folders, "masks", [folders.images(folder) for folder in reversed(folders.masks)], problems)
     if not frames:
         problems.append(Problem("missing", True, folders.name, (folders.frames,), no_frames_message(folders)))
@@ -198,6 +199,11 @@ def list_video(folders: VideoFolders) -> tuple[Video, list[Problem]]:
                                 f"{extra[0]}; {first.parent} holds {len(video.frames)} frames, {first.name} to "
                                 f"{last.name}"))
     return video, problems + frames_without_annotation(video)
+
+
+def point_files(folder: Path, frames: Container[str]) -> list[Path]:
+    """The .csv files in a folder that are named like a frame, by the frames' keys; others may be anybody's notes."""
+    return [path for path in files_in(folder, {".csv"}) if frame_key(path.stem) in frames]
 
 
 def by_key(folders: VideoFolders, kind: str, groups: list[list[Path]], problems: list[Problem],
