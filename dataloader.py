@@ -256,7 +256,7 @@ def pan_and_zoom(density: np.ndarray, count: int, zoom: float, rng: np.random.Ge
         density: (H, W); the first and the last window hold at least half of it.
         count: of windows.
         zoom: the share of a side that a window leaves out, at most; drawn for each side, so that shapes vary too.
-        rng: where chance comes from.
+        rng: the random generator.
 
     Returns:
         (count, 2, 2), of each window (top, left) and (bottom, right), from 0 to 1.
@@ -277,7 +277,8 @@ def pan_and_zoom(density: np.ndarray, count: int, zoom: float, rng: np.random.Ge
 
 def crop(array: np.ndarray, window: np.ndarray) -> np.ndarray:
     """The part of a picture or map, (H, W, ..), in one of the windows of `pan_and_zoom`; at least one pixel."""
-    (top, left), (bottom, right) = np.round(window * array.shape[:2]).astype(int).tolist()
+    (top, left), (bottom, right) = np.round(window * array.shape[:2]).astype(int)
+    top, left = min(top, array.shape[0] - 1), min(left, array.shape[1] - 1)
     return array[top:max(bottom, top + 1), left:max(right, left + 1)]
 
 

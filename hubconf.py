@@ -1,4 +1,4 @@
-"""For `torch.hub.load(REPOSITORY, "recsal_lite")`, whose weights come along, and `"recsalnet", weights=...`.
+"""For `torch.hub.load(REPOSITORY, "recsal_lite")`, whose weights are included, and `"recsalnet", weights=...`.
 
 They work in any directory, whatever its own files are called: the modules here have names such as `utils`, which a
 caller's own may have too. They are loaded under other names (`recsalnet_utils`), and the plain names are restored.

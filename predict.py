@@ -149,7 +149,7 @@ def arguments() -> argparse.ArgumentParser:
                              "checked); FILE#KEY: one of several state dicts in it; a .json beside it, or the metadata "
                              "of a .safetensors file, is read for the configuration (default: "
                              "saved_models/RecSalNet.pth, saved_models/MODEL/CLASS.pth for the others, or their "
-                             "authors' file)")
+                             "authors' file; recsal_lite's is included)")
     parser.add_argument("--export", type=Path, metavar="FILE",
                         help="write the network as FILE.pt2 (torch.export) or FILE.onnx, or its weights as "
                              "FILE.safetensors (default: none)")

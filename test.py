@@ -26,7 +26,7 @@ from scoring.methods import MapSource, Method, Network, StoredMaps
 from scoring.report import grouped, notes_on, report
 from scoring.scorers import BASELINE, merged
 from scoring.targets import FixationTarget, MaskTarget, ScoringTarget, choose_frames, find_target
-from utils import at_least, choose_precision, device_arguments, keep_freed_memory, select_device
+from utils import at_least, choose_precision, default_in_words, device_arguments, keep_freed_memory, select_device
 from videos.check import inventory
 from videos.optical_flow import AUTO, flow_arguments
 from videos.splits import DATASET_FOLDERS, DATASETS, dataset_folder, of_datasets
@@ -39,7 +39,8 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", choices=list(DATASETS),
-                      help="whose split names are known; folder: your own (default: dhf1k; of smcf vsod)")
+                      help="whose split names are known; folder: your own "
+                           f"({default_in_words({name: model.dataset for name, model in MODELS.items()})})")
     data.add_argument("--data", type=Path, metavar="FOLDER",
                       help=f"its folder, in any tree of data/README.md (default: {DATASET_FOLDERS})")
     data.add_argument("--split", nargs="+",
@@ -55,7 +56,8 @@ def arguments() -> argparse.ArgumentParser:
                         help="weight file of each network, or several of one: a path, or an https URL (URL#sha256=HEX: "
                              "and checked); FILE#KEY: one of several state dicts in it; a .json beside it, or the "
                              "metadata of a .safetensors file, is read for the configuration (default: "
-                             "saved_models/RecSalNet.pth, or likewise for the other networks)")
+                             "saved_models/RecSalNet.pth, or likewise for the other networks; recsal_lite's is "
+                             "included)")
     source.add_argument("--predictions", type=Path, nargs="+", metavar="DIR",
                         help="score the maps in DIR/VIDEO/FRAME.png, of any method and size, instead of a network's "
                              "(default: none)")

@@ -272,8 +272,8 @@ def main(args: argparse.Namespace) -> int:
     stage, run_dir, earlier = place_of_run(run_dir, model_class, args.train_type)
     check_abilities(model_class, thaw=recipe.thaw, activation_checkpointing=args.activation_checkpointing)
     if args.hold_out and not recipe.val_every:
-        raise ValueError("--hold-out takes videos to validate on, and --val-every 0 says not to validate: leave out "
-                         "one of them")
+        raise ValueError("--hold-out takes videos to validate on, and --val-every 0, given or of the network's recipe, "
+                         "says not to validate: give --val-every 1, or leave out --hold-out")
     if args.keep_flow_stage and not earlier:
         raise ValueError("--keep-flow-stage is for the last stage of a network that is trained in stages: --model smcf "
                          "--train-type finetune")

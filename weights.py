@@ -184,11 +184,9 @@ def read_checkpoint(path: str | Path):
     path = Path(path)
     if not path.is_file():
         held = "is a folder" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"no weight file {path}: it {held}. Of one network the weights come with this "
-                                "repository: --model recsal_lite makes maps right away. It is not RecSal-Net but a "
-                                "small network of ours, trained on still pictures with human gaze, not on videos. For "
-                                "the others saved_models/README.md says which files they take and where those are "
-                                "published; train.py makes some")
+        raise FileNotFoundError(f"no weight file {path}: it {held}. saved_models/README.md says which files each "
+                                "network takes and where they are published; train.py makes some, or `make demo` "
+                                "(saved_models/demo/RecSalNet.pth)")
     if mistaken := utils.mistaken_for(path):
         raise ValueError(f"{path} cannot be read as a weight file: it {mistaken}")
     check_archive(path)

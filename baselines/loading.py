@@ -22,13 +22,26 @@ def model_argument(group, **options) -> None:
 def default_weights(name: str) -> Path:
     """Where the weights of a network, a key of `MODELS`, are.
 
-    Those train.py wrote, else its authors' file, else those that come with this repository; where there are none, where
-    train.py would write them.
+    Those train.py wrote, else its authors' file, else those included in this repository.
+
+    Raises:
+        FileNotFoundError: there are none; the message names the network whose weights are included.
     """
     model = MODELS[name]
     own = default_folder(name) / f"{model.__name__}.pth"
     authors = Path("saved_models") / (model.authors_file or own.name)
-    return next((path for path in (own, authors, model.shipped_weights) if path and path.is_file()), own)
+    found = next((path for path in (own, authors, model.shipped_weights) if path and path.is_file()), None)
+    if found:
+        return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
+    if model.shipped_weights:
+        raise FileNotFoundError(f"no weights of {model.__name__}: neither {own} nor {model.shipped_weights}, which "
+                                "belongs to this repository, is there. Restore it, or give --weights FILE")
+    included = ", ".join(key for key, other in MODELS.items() if other.shipped_weights)
+    raise FileNotFoundError(f"no weight file {own}: it does not exist. saved_models/README.md says which file "
+                            f"{model.__name__} takes and where it is published (--weights FILE); train.py makes one. "
+                            f"Weights are included of {included} alone: --model {included} makes maps right away. It "
+                            f"is not {model.__name__} but a small network of ours, trained on still pictures with "
+                            "human gaze, not on videos")
 
 
 def default_folder(name: str) -> Path:
@@ -79,7 +92,7 @@ def print_configuration(model: nn.Module, weights: str | Path) -> None:
     """Print the configuration that a weight file belongs to, as far as it differs from the paper's."""
     if not model.is_described:
         print(f"no configuration in or beside {weights}: what its entries do not tell, such as the frame size, "
-              "is assumed to be the paper's")
+              "is assumed to be the network's default")
     defaults = {name: parameter.default for name, parameter in inspect.signature(type(model)).parameters.items()}
     changed = [f"{name} {value}" for name, value in model.config.items()
                if name != "frame_size" and value != defaults[name]

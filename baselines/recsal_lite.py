@@ -1,4 +1,4 @@
-"""RecSal-Lite, a small network of this repository's own, whose weights come along. It is not the paper's RecSal-Net.
+"""RecSal-Lite, a small network of this repository's own, whose weights are included. It is not the paper's RecSal-Net.
 
 Each frame goes through EfficientNet-lite0, RecSal-Net's recursive block in 2-D, its decoders and its readout, to which
 a learnt centre prior is added. Through time it keeps moving averages, as SalEMA does.
@@ -72,13 +72,18 @@ class RecSalLite(RecurrentModel):
         check_frame_size(frame_size, 32)
         if not 0 < output_share <= 1:
             raise ValueError(f"output_share must be above 0 and up to 1, got {output_share}")
+        if num_recursions < 0 or num_recursions != int(num_recursions) or width < 4 or width % 4:
+            raise ValueError("num_recursions must be 0 or more, and width a multiple of 4 from 4 on, got "
+                             f"{num_recursions} and {width}")
         super().__init__(frame_size, prepare_frame, num_recursions=num_recursions, width=width,
                          output_share=output_share)
         self.num_recursions, self.output_share = num_recursions, output_share
         self.encoder = EfficientNetLite()
         self.thaw(THAWED_FROM)
         self.laterals = nn.ModuleList(nn.Conv2d(STAGES[tap][-1], width, 1) for tap in TAPS)
-        self.alpha = nn.Parameter(torch.tensor(1.0))  # its sigmoid is the new frame's share in averages of features
+        # Its sigmoid is the new frame's share in averages of features. The first parameter, in whose precision the
+        # engine computes.
+        self.alpha = nn.Parameter(torch.tensor(1.0))
         self.recursive_block = RecursiveBlock(width)
         self.decoders = nn.ModuleList(decoder(width) for _ in TAPS)
         self.readout = nn.Conv2d(len(TAPS), 1, 3, padding=1)
@@ -102,11 +107,14 @@ class RecSalLite(RecurrentModel):
         Raises:
             ValueError: the clip has another shape, or the state belongs to another.
         """
-        check_frames(clip, 32, (288, 384))
+        check_frames(clip, 32, self.config["frame_size"])
         fresh = self.fresh_state(clip)
-        for part, needed in zip(state or (), fresh, strict=state is not None):
+        state = fresh if state is None else state
+        if len(state) != len(fresh):
+            raise ValueError(f"the state must hold {len(fresh)} tensors, got {len(state)}: start every video with None")
+        for part, needed in zip(state, fresh):
             check_state(part, needed)
-        *averages, output, seen = state or fresh
+        *averages, output, seen = state
         frames = clip.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (B T, 3, h, w)
         encoded = [reduce(f) for reduce, f in zip(self.laterals, self.encoder(frames))]            # F_1 .. F_3
         share = torch.sigmoid(self.alpha)
@@ -120,6 +128,16 @@ class RecSalLite(RecurrentModel):
         logits, output = moving_average(logits, output, logits.new_tensor(self.output_share), seen)
         maps = torch.sigmoid(logits[:, 0]).unflatten(0, (clip.shape[0], -1))  # P
         return maps, (*averages, output, torch.ones_like(seen))
+
+    @property
+    def has_idle_parameters(self) -> bool:
+        """Without recursions (K = 0), the gates and the views of the levels get no gradient."""
+        return self.num_recursions == 0
+
+    @property
+    def validated_every(self) -> int:
+        """Frames of a video from one that training validates on to the next."""
+        return 32
 
     @property
     def map_size(self) -> tuple[int, int]:
@@ -157,12 +175,22 @@ class RecSalLite(RecurrentModel):
         return [{"params": others, "lr": lr, "scheduled": True}, {"params": encoder, "lr": 0.4 * lr, "scheduled": True}]
 
     def thaw(self, epoch: int) -> None:
-        """Set what of the encoder learns in an epoch, counted from 1: nothing at first, then its later stages.
+        """Set what of the encoder has `requires_grad` in an epoch, from 1: nothing at first, then its later stages.
 
         Gradients of layers that are new would spoil it, and stages that learn for long forget what videos need.
         """
         self.encoder.requires_grad_(False)
         self.encoder.stages[FROZEN:].requires_grad_(epoch >= THAWED_FROM)
+
+    def init_from_scratch(self) -> None:
+        """Let the encoder's convolutions keep their input's variance (He et al., 2015).
+
+        For tests of the programs: the stages that are never trained stay random.
+        """
+        print(f"warning: the first {FROZEN} stages of the encoder are never trained, and stay random")
+        for module in self.encoder.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     @classmethod
     def completed(cls, configuration: dict, changes: dict, entries: dict[str, Tensor], source: str) -> dict:
@@ -317,7 +345,7 @@ def names_in_files() -> Iterator[tuple[str, tuple[str, str], tuple[str, str]]]:
 
 
 class InvertedResidual(nn.Module):
-    """A block: expand the channels, convolve each for itself, project them; added to its input if both are alike."""
+    """A block: expand the channels, filter them (depthwise), project them; added to its input if both are alike."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
     pip install ".[app]"
     PYTHONPATH=. python examples/app.py                                                  # RecSal-Lite
-    PYTHONPATH=. python examples/app.py --model recsalnet --weights RecSalNet.pth
+    PYTHONPATH=. python examples/app.py --weights saved_models/RecSalNet.pth
 """
 import argparse
 import bisect
@@ -73,9 +73,9 @@ def build(predictor: Predictor, folder: Path) -> gr.Blocks:
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    model_argument(parser, default="recsal_lite")
+    model_argument(parser, default=None)
     parser.add_argument("--weights",
-                        help="weight file or https URL (default: as of predict.py; recsal_lite's come along)")
+                        help="weight file or https URL (default: that of predict.py; with neither, RecSal-Lite's)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
                         help="where to compute (default: auto)")
     parser.add_argument("--host", default="127.0.0.1",
@@ -86,7 +86,8 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     keep_freed_memory()
-    predictor = Predictor(args.weights, args.device, model=args.model)
+    model = args.model or ("recsalnet" if args.weights else "recsal_lite")
+    predictor = Predictor(args.weights, args.device, model=model)
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # Gradio's own come from the internet
     with tempfile.TemporaryDirectory() as folder:
         build(predictor, Path(folder)).launch(server_name=args.host, server_port=args.port,

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines import MODELS
 from prediction.sources import Source, TimedFrame
 from saliency_model import EngineOptions, PreparedFrame, SaliencyModel, StepOutput, stretch
-from utils import at_least, in_background
+from utils import at_least, default_in_words, in_background
 from videos import optical_flow
 from videos.optical_flow import Flow, FlowSource
 
@@ -208,10 +209,10 @@ def default_batch_size(model: SaliencyModel) -> int:
 
 def engine_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `saliency_maps` and of how its network is run."""
-    group = parser.add_argument_group("speed")
+    group, on_a_cpu = parser.add_argument_group("speed"), {name: m.cpu_batch_size for name, m in MODELS.items()}
     group.add_argument("--batch-size", type=at_least(1),
-                       help="clips or groups computed at once, or frames of recurrent networks (default: 1 on a CPU, "
-                            "of recsal_lite 8; else 4)")
+                       help="clips or groups computed at once, or frames of recurrent networks "
+                            f"(on a CPU {default_in_words(on_a_cpu)}; elsewhere 4)")
     group.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False,
                        help="let PyTorch compile the network first, which takes minutes; meant for GPUs: on CPUs it "
                             "was no faster (default: off)")
@@ -220,4 +221,4 @@ def engine_arguments(parser: argparse.ArgumentParser) -> None:
                             "interpolated (default: 1, exact)")
     group.add_argument("--frame-size", type=at_least(16), nargs=2, metavar=("H", "W"),
                        help="APPROXIMATION: size in pixels at which the network sees frames: multiples of 32, of 16 "
-                            "for recurrent networks (default: the one it was trained at)")
+                            "for SalEMA and its siblings (default: the one it was trained at)")

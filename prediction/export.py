@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import utils
+from baselines import MODELS
 from saliency_model import RecurrentModel, SaliencyModel, map_state
 from weights import save_safetensors
 
@@ -34,9 +35,9 @@ def export(model: SaliencyModel, path: Path) -> str:
     if path.suffix not in (".pt2", ".onnx"):
         raise ValueError(f"--export {path}: the name must end in .pt2, .onnx or .safetensors")
     if "export" not in model.abilities:
-        raise ValueError(f"--export to {path.suffix} is for networks of windows, and recsal_lite: "
-                         f"{type(model).__name__} takes one frame after the other, or groups. Its weights can be "
-                         "written as .safetensors")
+        able = ", ".join(name for name, other in MODELS.items() if "export" in other.abilities)
+        raise ValueError(f"--export to {path.suffix} is for {able}: {type(model).__name__} cannot be exported. Its "
+                         "weights can be written as .safetensors")
     if path.suffix == ".onnx" and model.onnx_differs:
         raise ValueError(f"{type(model).__name__}'s maps from ONNX differ by more than rounding: export it as .pt2, "
                          "which is exact, or .safetensors")
@@ -56,8 +57,8 @@ def export(model: SaliencyModel, path: Path) -> str:
             outputs = {".pt2": export_pt2, ".onnx": export_onnx}[path.suffix](program, examples, temporary)
             if outputs is None:
                 return f"{signature}; NOT compared with PyTorch's output: onnxruntime is not installed"
-            error = max((output - ours).abs().max().item() for of_program, of_pytorch in zip(outputs, expected)
-                        for output, ours in zip(of_program, of_pytorch, strict=True))
+            pairs = [pair for found, ours in zip(outputs, expected) for pair in zip(found, ours, strict=True)]
+            error = max(relative_error(found, ours) for found, ours in pairs)
             if not error <= 1e-4:
                 raise ValueError(f"the exported network's output differs from PyTorch's by {error:.2g}, more than "
                                  f"1e-4: {path} was not written")
@@ -88,6 +89,11 @@ def export_examples(model: SaliencyModel) -> list[tuple]:
         return [(clip,), (clip[:1],)]
     before, after = map_state(torch.zeros_like, model.maps(clip)[1]), model.maps(clip[:1])[1]
     return [(clip[:, :, 0], before), (clip[1:, :, 0], after)]
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """The largest difference, of values above 1 (features in a state reach 20) relative to the largest value."""
+    return ((found - expected).abs().max() / max(1.0, expected.abs().max().item())).item()
 
 
 def tensors_of(values) -> list[Tensor]:

@@ -10,7 +10,7 @@ import torch
 from conftest import TESTS, TINY_FLAGS
 
 import train
-from training.progress import Progress
+from training.progress import Progress, StopRequest
 
 
 def flags_for(tiny_set, run_dir, *extra):
@@ -73,3 +73,17 @@ def take_step(model, module, batches, recipe):
     loader = Loader({"skipped": [], **batch} for batch in [*batches, *[{}] * (recipe.accumulate - len(batches))])
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
     assert train.train_one_epoch(model, module, loader, recipe, "float32", optimizer, Progress(len(loader)), SimpleNamespace(requested=False))
+
+
+class StopAfter(StopRequest):
+    """As if the user pressed Ctrl-C during the n-th optimiser step."""
+    step = 0
+
+    @property
+    def requested(self):
+        StopAfter.step += 1
+        return StopAfter.step >= StopAfter.at
+
+    @requested.setter
+    def requested(self, value):
+        pass

@@ -5,14 +5,16 @@ import types
 
 import pytest
 import torch
-from conftest import make_small
+from conftest import grey_frames, make_small, write_video
 from torch import nn
 
-from benchmarks import clips, evaluation, gpu, gpu_stages, measures, network, plain, timing
+from baselines.recsal_lite import RecSalLite
+from benchmarks import clips, evaluation, gpu, gpu_stages, lite, measures, network, plain, timing
 from dataloader import ClipDataset
 from saliency_model import prepare_frame
 from scoring import methods
 from utils import computes_bfloat16
+from weights import save_safetensors
 
 CPU = torch.device("cpu")
 
@@ -109,6 +111,21 @@ def test_the_benchmark_of_clips_refuses_to_time_what_is_not_the_same(tmp_path):
     clips.check_same(one, one)
     with pytest.raises(AssertionError, match="clip 0 differs"):
         clips.check_same(one, other)
+
+
+def test_recsal_lite_is_measured_beside_a_plain_formulation_that_gives_the_same_maps(tmp_path, capsys, monkeypatch):
+    model = RecSalLite(frame_size=(32, 64), width=8).eval()
+    clip = torch.randint(0, 256, (1, 3, 2, 32, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    state = model.maps(model.normalise(clip))[1]
+    slow = lite.plain(model)
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in slow.modules()) == 1 + 2 + 14 * 3 and not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    torch.testing.assert_close(lite.one_frame(slow, clip, state), lite.one_frame(model, clip, state), atol=1e-3, rtol=0)
+    save_safetensors(model.state_dict(), model.config, tmp_path / "a.safetensors")
+    monkeypatch.setattr(lite, "CLIP", write_video(tmp_path / "a.mp4", grey_frames(4)))
+    lite.main(lite.arguments().parse_args(f"--weights {tmp_path / 'a.safetensors'} --frames 2 --repeats 1 --device cpu --out {tmp_path / 'a.json'}".split()))
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert [row["what"] for row in rows] == ["forward, 32 x 64", "forward, 192 x 256", "predict.py, to an overlay", "test.py, six measures"]
+    assert all(row["frames/s"] > 0 for row in rows) and "| predict.py, to an overlay |" in capsys.readouterr().out
 
 
 # What needs a GPU

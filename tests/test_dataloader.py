@@ -277,7 +277,8 @@ def test_windows_hold_half_of_the_density_or_everything():
         assert crop(corner, windows[0]).sum() == crop(corner, windows[-1]).sum() == 1
         assert np.allclose(windows[1], (windows[0] + windows[2]) / 2)
     assert pan_and_zoom(np.zeros((2, 2), np.float32), 1, 0.5, rng).shape == (1, 2, 2)  # nobody looked
-    assert crop(corner, np.array([[0.5, 0.5], [0.5, 0.5]])).shape == (1, 1)
+    for place in (0.0, 0.5, 1.0):
+        assert crop(corner, np.full((2, 2), place)).shape == (1, 1)
 
 
 def test_videos_do_not_pan_and_zoom(tiny_set):

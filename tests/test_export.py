@@ -44,7 +44,7 @@ def test_a_recurrent_network_is_compared_before_the_first_frame_and_after_it():
 
 
 def test_a_network_that_cannot_be_exported_says_so(tmp_path):
-    with pytest.raises(ValueError, match="--export to .onnx is for networks of windows, and recsal_lite: SalGAN takes one frame after the other"):
+    with pytest.raises(ValueError, match="--export to .onnx is for recsalnet, tased_net, recsal_lite: SalGAN cannot be exported"):
         export.export(SalGAN(), tmp_path / "a.onnx")
 
 

@@ -10,24 +10,10 @@ import time
 import pytest
 import torch
 from conftest import TESTS
-from runs import flags_for, log_of, run, same, start, train_model, train_smcf, wait_for, weights_of
+from runs import StopAfter, flags_for, log_of, run, same, start, train_model, train_smcf, wait_for, weights_of
 
 import train
-from training.progress import Progress, StopRequest
-
-
-class StopAfter(StopRequest):
-    """As if the user pressed Ctrl-C during the n-th optimiser step."""
-    step = 0
-
-    @property
-    def requested(self):
-        StopAfter.step += 1
-        return StopAfter.step >= StopAfter.at
-
-    @requested.setter
-    def requested(self, value):
-        pass
+from training.progress import Progress
 
 
 def test_a_file_that_is_no_state_of_a_run_is_said(tiny_set, tmp_path):

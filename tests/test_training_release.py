@@ -6,6 +6,7 @@ from safetensors import safe_open
 
 from baselines.recsal_lite import RecSalLite
 from training import release
+from weights import sha256_of
 
 
 @pytest.fixture
@@ -24,6 +25,12 @@ def make(run_dir, *flags):
         return file.metadata()
 
 
+def write_scores(run_dir):
+    scores = {"split": "osie-test", "protocol": "float", "methods": {"lite": {"weights_sha256": sha256_of(run_dir / "a.safetensors")}},
+              "scores": {"lite": {"frames": 140, "videos": 140, "frame_average": {"cc": 0.5}, "left_out": {}}}}
+    (run_dir / "scores.json").write_text(json.dumps(scores))
+
+
 def test_the_file_is_the_run_in_half_precision_with_its_configuration(run_dir):
     make(run_dir)
     model, before = RecSalLite.from_pretrained(run_dir / "a.safetensors"), torch.load(run_dir / "RecSalLite.pth", weights_only=True)
@@ -33,13 +40,31 @@ def test_the_file_is_the_run_in_half_precision_with_its_configuration(run_dir):
 
 
 def test_the_metadata_say_what_the_weights_are(run_dir):
-    scores = {"split": "osie-test", "protocol": "float", "scores": {"RecSalLite": {"frames": 140, "videos": 140, "frame_average": {"cc": 0.5}, "left_out": {}}}}
-    (run_dir / "scores.json").write_text(json.dumps(scores))
+    make(run_dir)
+    write_scores(run_dir)
     metadata = make(run_dir, "--scores", run_dir / "scores.json")
     training = json.loads(metadata["training"])
-    assert training["revision"] == "abc" and training["recipe"] == {"seed": 7} and training["epoch"] == 3
+    assert training["revision"] == "abc" and training["recipe"]["seed"] == 7 and training["recipe"]["gamma"] == RecSalLite.recipe.gamma and training["epoch"] == 3
     assert json.loads(metadata["scores"]) == {"osie-test": {"frames": 140, "frame_average": {"cc": 0.5}, "protocol": "float"}}
     assert "MIT" in metadata["licence"] and "not redistributed" in metadata["licence"]
+
+
+def test_scores_of_other_weights_or_of_a_split_twice_are_refused(run_dir):
+    make(run_dir)
+    write_scores(run_dir)
+    with pytest.raises(ValueError, match="scores osie-test a second time"):
+        make(run_dir, "--scores", run_dir / "scores.json", run_dir / "scores.json")
+    (run_dir / "a.safetensors").write_bytes(b"another file")
+    with pytest.raises(ValueError, match="has no scores of .*a.safetensors as it is now"):
+        make(run_dir, "--scores", run_dir / "scores.json")
+
+
+def test_what_half_precision_cannot_hold_is_refused(run_dir):
+    model = RecSalLite(frame_size=(32, 64), width=8)
+    model.readout.bias.data.fill_(1e6)
+    torch.save(model.state_dict(), run_dir / "RecSalLite.pth")
+    with pytest.raises(ValueError, match="values that half precision cannot"):
+        make(run_dir)
 
 
 def test_a_run_folder_without_weights_is_an_error(tmp_path):

@@ -59,7 +59,7 @@ def up_to_date(stored: dict) -> dict:
     if isinstance(stored["recipe"], dict):
         weights = stored["recipe"].get("objective")
         terms = {"objective": {"bce": 0.0, **weights}} if isinstance(weights, dict) else {}
-        stored["recipe"] = {"processes": 1, "warmup": 0, **stored["recipe"], **terms}
+        stored["recipe"] = {"processes": 1, "warmup": 0, "zoom": 0.0, "thaw": False, **stored["recipe"], **terms}
     return stored
 
 

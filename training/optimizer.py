@@ -46,10 +46,13 @@ def load_optimizer(optimizer: Optimizer, stored: dict, source: Path) -> None:
     wrong = [name for p, state in optimizer.state.items()
              for name, value in (state.items() if isinstance(state, dict) else [(str(state), state)])
              if not isinstance(value, Tensor) or value.shape != (() if name == "step" else p.shape)
-             or not value.is_contiguous() or not value.is_floating_point()]
+             or not value.is_floating_point()]
     if wrong:
         raise ValueError(f"the optimiser's state in {source} does not fit the network: {len(wrong)} entries, the first "
                          f"{wrong[0]}")
+    for p, state in optimizer.state.items():
+        for name in state.keys() - {"step"}:  # laid out in memory as the parameter is: fused optimisers rely on it
+            state[name] = torch.empty_like(p, dtype=state[name].dtype).copy_(state[name])
 
 
 def check_groups(stored, fresh: list[dict], source: Path) -> None:

@@ -46,7 +46,7 @@ def data_arguments(group) -> None:
     onoff = argparse.BooleanOptionalAction
     group.add_argument("--dataset", choices=list(DATASETS), nargs="+", action="extend",
                        help="what to train on, one or several, whose split names are known; folder: your own "
-                            "(default: dhf1k; of smcf vsod)")
+                            f"({default_in_words({name: model.dataset for name, model in MODELS.items()})})")
     group.add_argument("--data", type=Path, nargs="+", action="extend", metavar="FOLDER",
                        help=f"its folder, or theirs, in any tree of data/README.md (default: {DATASET_FOLDERS})")
     group.add_argument("--train-split", metavar="SPLIT",
@@ -60,7 +60,7 @@ def data_arguments(group) -> None:
                             help="choose weights by this share of the training videos, which are then not trained on, "
                                  "such as 0.1 (default: none)")
     group.add_argument("--frame-size", type=at_least(16), nargs=2, metavar=("H", "W"),
-                       help="size the network sees, in pixels, multiples of 32, of 16 for the recurrent ones "
+                       help="size the network sees, in pixels, multiples of 32, of 16 for SalEMA and its siblings "
                             "(default: the paper's, such as 224 384)")
     group.add_argument("--frame-stride", type=at_least(1),
                        help="frames of the video from one frame of a clip to the next (default: 1)")
@@ -69,7 +69,7 @@ def data_arguments(group) -> None:
                             "224 x 384), and read clips from it many times faster; made on demand, and again where "
                             "frames have changed (default: none)")
     group.add_argument("--flip", action=onoff, help=f"mirror half of the training clips ({of_recipes('flip')})")
-    group.add_argument("--zoom", type=finite, metavar="SHARE",
+    group.add_argument("--zoom", type=share_or_none, metavar="SHARE",
                        help="recurrent networks: make a clip of a still picture by panning and zooming through it, "
                             f"leaving out this share of its sides at most; 0: one frame ({of_recipes('zoom')})")
     group.add_argument("--skip-bad", action=onoff, default=False,
@@ -91,10 +91,12 @@ def network_arguments(group) -> None:
                        help="pretrained weights to start from; auto: the network's own file if it lies in "
                             f"saved_models/ ({', '.join(sorted(files))}), else torchvision's, downloaded, where it has "
                             "some; FILE#KEY: one of several state dicts in a file (default: auto)")
-    group.add_argument("--num-recursions", type=at_least(0), help="K, passes through the recursive block (default: 2)")
+    group.add_argument("--num-recursions", type=at_least(0),
+                       help="K, passes through the recursive block (default: 2; recsal_lite: 1)")
     group.add_argument("--patch-norm", action=argparse.BooleanOptionalAction,
                        help="LayerNorm after the patch embedding; the authors have none (default: off)")
-    group.add_argument("--width", type=at_least(8), help="channels of the decoder, a multiple of 8 (default: 192)")
+    group.add_argument("--width", type=at_least(8),
+                       help="channels of the decoder, a multiple of 8 (default: 192; recsal_lite: 48)")
     group.add_argument("--embed-dim", type=at_least(1), help="channels of the encoder's first stage (default: 96)")
     group.add_argument("--depths", type=at_least(1), nargs=4,
                        help="blocks in each stage of the encoder (default: 2 2 18 2)")
@@ -121,6 +123,7 @@ def network_arguments(group) -> None:
                        help="SMCF: channels of its trunks' stems, a multiple of 4 (default: 64)")
     group.add_argument("--trunk-blocks", type=at_least(1), nargs=4,
                        help="SMCF: blocks in each level of its trunks (default: 3 4 6 3, ResNet-50)")
+
 
 def training_arguments(group) -> None:
     stages = list(dict.fromkeys(stage for model in MODELS.values() for stage in model.stages))
@@ -208,6 +211,11 @@ def share(text: str) -> float:
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
     return value
+
+
+def share_or_none(text: str) -> float:
+    """An argparse type: a number from 0 on, below 1."""
+    return 0.0 if text == "0" else share(text)
 
 
 def alpha(text: str) -> float | str:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from baselines import MODELS
 from saliency_model import SaliencyModel
 from training.checkpoint import check_recipe
-from weights import read_weights, torchvision_weights
+from weights import LISTED, read_weights, torchvision_weights
 
 
 def make_model(name: str, weights: str | None, stored: dict | None, network: dict) -> nn.Module:
@@ -85,7 +85,9 @@ def initialise_weights(model: nn.Module, weights: str, earlier: dict[str, Path] 
         entries, source = download_start(model)
     else:
         entries, source = read_weights(weights, model.state_dict())[0], weights
-    return f"{source}, unused: {', '.join(model.load_start(entries, source)) or 'nothing'}"
+    unused = model.load_start(entries, source)
+    listed = ", ".join(unused[:LISTED]) + f" and {len(unused) - LISTED} more" * (len(unused) > LISTED)
+    return f"{source}, unused: {listed or 'nothing'}"
 
 
 def download_start(model: nn.Module) -> tuple[dict[str, Tensor], str]:

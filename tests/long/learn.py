@@ -38,6 +38,7 @@ SMALL = {
     "salclstm56": "--flip --frame-size 32 48 --lr 5e-4 --epochs 8 --kl-weight 1 --cc-weight 1 --bce-weight 1",
     **dict.fromkeys(("ssnet", "tsnet", "stsmaxnet", "stsconvnet"), TWO_STREAM),
     "smcf": "--frame-size 64 96 --scales 1 --trunk-width 16 --trunk-blocks 1 1 1 1 --epochs 2 --val-every 1 --val-split TestSet/sample",  # each stage
+    "recsal_lite": "--flip --frame-size 64 96 --width 16 --no-thaw --lr 1e-3 --accumulate 1 --epochs 8 --val-every 2",
 }
 SAMPLES = {"density": ("gaze", "--train-videos 40", "val"), "mask": ("vsod", "", "TestSet/sample")}  # a network learns -> kind, size, what to validate on
 
