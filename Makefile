@@ -1,4 +1,5 @@
-# One command each: `make demo` sets up and runs the main job on a generated sample, `make test` all tests.
+# One command each: `make demo` sets up, predicts a clip, then trains and scores on a generated sample; `make test` runs
+# all tests.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -14,6 +15,9 @@ OBJECTS := --model smcf --data data/vsod_sample --run-dir saved_models/demo-obje
 .PHONY: demo demo-objects test crosscheck bench gpu soak lint clean
 
 demo: .venv/installed
+	$(BIN)/python predict.py examples/big_buck_bunny.mp4 --model recsal_lite \
+		--weights saved_models/recsal_lite.safetensors --save overlay --out results/demo --overwrite
+	@echo 'Look at results/demo/big_buck_bunny_overlay.mp4. Next: a small network is trained and scored.'
 	$(BIN)/python data/make_sample.py --out data/sample
 	$(BIN)/python train.py $(DEMO)
 	$(BIN)/python test.py --data data/sample --weights saved_models/demo/RecSalNet.pth --centre-baseline \
@@ -48,6 +52,7 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.network --device $(DEVICE)
 	$(BIN)/python -m benchmarks.evaluation --device $(DEVICE)
 	$(BIN)/python -m benchmarks.clips
+	$(BIN)/python -m benchmarks.lite --device $(DEVICE)
 
 # On a machine with a GPU: what must hold there, then every figure, in 8 minutes at most. Nothing is installed where
 # Python has PyTorch for CUDA and the other packages; this checkout's environment is used if there is one.

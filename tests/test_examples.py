@@ -25,9 +25,10 @@ def tiny_weights(tmp_path, tiny_model):
     return tmp_path / "tiny.safetensors"
 
 
-def test_the_quickstart_says_where_people_look_every_25_frames(tmp_path, tiny_weights, run_script):
+@pytest.mark.parametrize("own", [False, True])
+def test_the_quickstart_says_where_people_look_every_25_frames(tmp_path, tiny_weights, run_script, own):
     clip = write_video(tmp_path / "a.mp4", grey_frames(30))
-    ended = run_script(TESTS.parent / "examples" / "quickstart.py", clip, tiny_weights)
+    ended = run_script(TESTS.parent / "examples" / "quickstart.py", clip, *[tiny_weights] * own)
     assert ended.returncode == 0, ended.stderr[-1000:]
     assert [line.split(":")[0].split() for line in ended.stdout.splitlines()] == [["second", "0.00"], ["second", "1.00"]]
 
@@ -48,6 +49,23 @@ def test_the_page_makes_an_overlay_and_shows_its_frames(tmp_path, tiny_weights, 
         app.predict_overlay(predictor, str(tmp_path / "b.mp4"), tmp_path, lambda *unused, **also: None)
     with pytest.raises(gradio.Error, match="Drop a video first"):
         app.predict_overlay(predictor, None, tmp_path, lambda *unused, **also: None)
+
+
+@pytest.mark.parametrize("flags, expected", [([], (None, "recsal_lite")), (["--weights", "a.pth"], ("a.pth", "recsalnet")), (["--model", "salema"], (None, "salema"))])
+def test_the_page_takes_recsal_lite_where_nothing_is_given(monkeypatch, flags, expected):
+    pytest.importorskip("gradio")
+    monkeypatch.syspath_prepend(TESTS.parent / "examples")
+    import app
+
+    class Asked(Exception):
+        pass
+
+    def ask(weights, device, model):
+        assert (weights, model) == expected
+        raise Asked
+    monkeypatch.setattr(app, "Predictor", ask)
+    with pytest.raises(Asked):
+        app.main(app.arguments().parse_args(flags))
 
 
 # --- the ablation ----------------------------------------------------------------------------------------------------------

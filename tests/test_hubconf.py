@@ -33,3 +33,25 @@ def test_the_hub_loads_the_network_where_the_caller_has_modules_of_the_same_name
     ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert ended.stdout.split()[-2:] == ["RecSalNet", "recsalnet_model"]
+
+
+LITE = """
+import pickle, sys
+import torch
+network = torch.hub.load({repository!r}, "recsal_lite", source="local")
+import utils
+assert utils.MINE and not any(name == "baselines" or name.startswith("baselines.") for name in sys.modules)
+again = pickle.loads(pickle.dumps(network))
+clip = network.normalise(torch.zeros(1, 3, 2, *network.config["frame_size"], dtype=torch.uint8))
+with torch.no_grad():
+    maps, state = network.maps(clip)
+    assert torch.equal(network(clip), again(clip)) and torch.equal(maps[:, -1], network(clip))
+print(type(network).__name__, *maps.shape)
+"""
+
+
+def test_the_hub_gives_recsal_lite_with_its_weights_in_any_directory(tmp_path):
+    (tmp_path / "utils.py").write_text("MINE = True\n")
+    ended = subprocess.run([sys.executable, "-c", LITE.format(repository=str(TESTS.parent))], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert ended.stdout.split()[-5:] == ["RecSalLite", "1", "2", "72", "96"]

@@ -1,11 +1,19 @@
+import json
+
 import numpy as np
 import pytest
 import torch
+from conftest import TESTS
 from parity import fill
+from PIL import Image
 from predict_runs import run
+from safetensors import safe_open
 
 from baselines import recsal_lite
+from baselines.loading import default_weights
 from baselines.recsal_lite import FROZEN, STAGES, THAWED_FROM, RecSalLite, moving_average, names_in_files
+from predict import Predictor
+from videos.decoding import read_video
 
 SIZE = (64, 96)
 
@@ -25,6 +33,7 @@ def frames(count, batch=1, seed=3):
 
 @pytest.mark.parametrize("changes, said", [
     ({"frame_size": (64, 90)}, "both multiples of 32, got"), ({"output_share": 0}, "output_share must be above 0 and up to 1, got 0"), ({"output_share": 1.5}, "got 1.5"),
+    ({"width": 6}, "width a multiple of 4 from 4 on, got 1 and 6"), ({"width": 0}, "got 1 and 0"), ({"num_recursions": -1}, "got -1 and 48"), ({"num_recursions": 1.5}, "got 1.5 and 48"),
 ])
 def test_what_no_network_can_be_built_from_is_named(changes, said):
     with pytest.raises(ValueError, match=said):
@@ -43,8 +52,9 @@ def test_a_state_of_other_frames_is_a_value_error():
     state = model.maps(frames(1))[1]
     with pytest.raises(ValueError, match="belongs to frames of another number or size"):
         model.maps(frames(1, batch=2), state)
-    with pytest.raises(ValueError):
-        model.maps(frames(1), state[:-1])
+    for part in (state[:-1], ()):
+        with pytest.raises(ValueError, match=f"the state must hold 5 tensors, got {len(part)}"):
+            model.maps(frames(1), part)
 
 
 # The network
@@ -54,12 +64,11 @@ def test_maps_are_a_quarter_of_the_frames_size_and_those_of_one_frame_do_not_dep
     model, clip = network(), frames(3, batch=2)
     maps, state = model.maps(clip)
     assert maps.shape == (2, 3, 16, 24) and model.map_size == (16, 24) and 0 < maps.min() < maps.max() < 1
-    assert [tuple(t.shape) for t in state] == [(2, 8, 8, 12), (2, 8, 4, 6), (2, 8, 2, 3), (2, 1, 16, 24), (2,)] == list(model.state_shapes()[:0]) + [(2, *s[1:]) for s in model.state_shapes()]
+    assert [tuple(t.shape) for t in state] == [(2, 8, 8, 12), (2, 8, 4, 6), (2, 8, 2, 3), (2, 1, 16, 24), (2,)] == [(2, *shape[1:]) for shape in model.state_shapes()]
     torch.testing.assert_close(model.maps(clip[1:])[0], maps[1:], atol=1e-5, rtol=0)
 
 
-@torch.no_grad()
-def test_the_published_size_and_number_of_parameters():
+def test_the_size_and_number_of_parameters():
     model = RecSalLite()
     assert 1e6 < sum(p.numel() for p in model.parameters()) < 3e6 and model.config["frame_size"] == [288, 384]
 
@@ -199,9 +208,56 @@ def test_a_file_that_lacks_an_entry_or_has_another_shape_changes_nothing():
 
 # The programs
 
+def test_on_a_cpu_eight_frames_go_through_at_once_with_the_same_maps(tmp_path):
+    model = network()
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    pictures = list(np.random.default_rng(0).integers(0, 256, (11, 40, 60, 3), np.uint8))
+    predictors = [Predictor(tmp_path / "a.pth", "cpu", model="recsal_lite", frame_size=SIZE, **options) for options in ({}, {"batch_size": 1}, {"precision": "bfloat16", "force_bfloat16": True})]
+    assert [predictor.options.batch_size for predictor in predictors] == [8, 1, 8]
+    eight, one, halved = (list(predictor.predict_frames(pictures)) for predictor in predictors)
+    for a, b, c in zip(eight, one, halved, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        np.testing.assert_allclose(a, c, atol=0.05)
+
+
 def test_a_single_picture_gets_a_map(tmp_path):
-    from PIL import Image
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)).save(tmp_path / "a.png")
     torch.save(network().state_dict(), tmp_path / "a.pth")
     run(tmp_path / "a.png", "--model", "recsal_lite", "--weights", tmp_path / "a.pth", "--out", tmp_path / "out", "--frame-size", "64", "96")
     assert Image.open(tmp_path / "out" / "a" / "a.png").size == (60, 40)
+
+
+# The weights that come with the repository
+
+SHIPPED = RecSalLite.shipped_weights
+CLIP = TESTS.parent / "examples" / "big_buck_bunny.mp4"
+
+
+def test_the_file_is_small_and_says_what_it_is():
+    assert SHIPPED.stat().st_size < 6e6 and CLIP.stat().st_size < 300e3
+    with safe_open(SHIPPED, framework="pt") as file:
+        about = file.metadata()
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}
+    assert json.loads(about["configuration"]) == RecSalLite().config and "MIT" in about["licence"]
+    training, scores = json.loads(about["training"]), json.loads(about["scores"])
+    assert training["recipe"]["zoom"] == RecSalLite.recipe.zoom and training["epoch"] == RecSalLite.recipe.epochs and training["revision"]
+    assert {split: about["frames"] for split, about in scores.items()} == {"osie-test": 140, "eyecrowd-test": 100, "sun500-test": 100}
+
+
+def test_without_weights_predictor_takes_those_of_the_repository_in_any_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert default_weights("recsal_lite") == SHIPPED
+    frames = list(read_video(CLIP))[40:48]
+    maps = list(Predictor(model="recsal_lite", device="cpu").predict_frames(frames))
+    inside = maps[-1][40:340, 200:400]                                      # the rabbit
+    assert inside.mean() > 3 * (maps[-1].sum() - inside.sum()) / (maps[-1].size - inside.size)
+    own = tmp_path / "saved_models" / "recsal_lite" / "RecSalLite.pth"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"of a run")
+    assert default_weights("recsal_lite") == own.relative_to(tmp_path)       # what train.py wrote comes first
+
+
+def test_without_recsal_nets_weights_the_error_names_this_network(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no weight file saved_models/RecSalNet.pth: .*--model recsal_lite makes maps right away. It is not RecSalNet but"):
+        run(CLIP)

@@ -16,6 +16,7 @@ def run_dir(tmp_path):
     torch.save(model.state_dict(), tmp_path / "RecSalLite.pth")
     about = {"model": "RecSalLite", "configuration": model.config, "epoch": 3, "data": {"datasets": []}, "recipe": {"seed": 7}, "revision": "abc", "versions": {}}
     (tmp_path / "RecSalLite.json").write_text(json.dumps(about))
+    (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n')
     return tmp_path
 
 
@@ -44,7 +45,7 @@ def test_the_metadata_say_what_the_weights_are(run_dir):
     write_scores(run_dir)
     metadata = make(run_dir, "--scores", run_dir / "scores.json")
     training = json.loads(metadata["training"])
-    assert training["revision"] == "abc" and training["recipe"]["seed"] == 7 and training["recipe"]["gamma"] == RecSalLite.recipe.gamma and training["epoch"] == 3
+    assert training["log"] == [{"epoch": 1}, {"epoch": 2}] and training["revision"] == "abc" and training["recipe"]["seed"] == 7 and training["recipe"]["gamma"] == RecSalLite.recipe.gamma and training["epoch"] == 3
     assert json.loads(metadata["scores"]) == {"osie-test": {"frames": 140, "frame_average": {"cc": 0.5}, "protocol": "float"}}
     assert "MIT" in metadata["licence"] and "not redistributed" in metadata["licence"]
 

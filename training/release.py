@@ -60,6 +60,7 @@ def main(args: argparse.Namespace) -> None:
     run = utils.read_json(weights.with_suffix(".json"))
     about = {name: run[name] for name in ("model", "epoch", "data", "recipe", "revision", "versions")}
     about["recipe"] = {**vars(RecSalLite.recipe), **about["recipe"]}  # with what has no flag
+    about["log"] = [json.loads(line) for line in (args.run_dir / "log.jsonl").read_text().splitlines()]
     halves = {name: t.half() for name, t in entries.items()}
     if not all(t.isfinite().all() for t in halves.values()):
         raise ValueError(f"{weights} holds values that half precision cannot")
