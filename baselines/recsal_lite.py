@@ -63,7 +63,7 @@ class RecSalLite(RecurrentModel):
     start_file = Path("saved_models/efficientnet-lite0-57934424.pth")
     recipe = Recipe(
         lr=2e-3, gamma=0.65, decay_epochs=1, warmup=50, accumulate=8, epochs=8, thaw=True,
-        val_every=0,  # all training images are trained on: epochs and rates were chosen by a part of them (val.txt)
+        val_every=0,  # all training images are trained on; rates were chosen on a part of them, epochs by two videos
         flip=True, zoom=0.08, loss_weights={"kl": 1.0, "cc": 0.5},
     )
 
@@ -177,7 +177,7 @@ class RecSalLite(RecurrentModel):
     def thaw(self, epoch: int) -> None:
         """Set what of the encoder has `requires_grad` in an epoch, from 1: nothing at first, then its later stages.
 
-        Gradients of layers that are new would spoil it, and stages that learn for long forget what videos need.
+        Gradients through layers that are still random would spoil it.
         """
         self.encoder.requires_grad_(False)
         self.encoder.stages[FROZEN:].requires_grad_(epoch >= THAWED_FROM)

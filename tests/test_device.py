@@ -6,7 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from baselines import MODELS
 from swin_transformer import Stage, fit_window
 
-SMALL = {"recsalnet": {"frame_size": (64, 96), "depths": (2, 2, 1, 1), "width": 16}, "tased_net": {"frame_size": (32, 64)},
+SMALL = {"recsal_lite": {"frame_size": (32, 64), "width": 8}, "recsalnet": {"frame_size": (64, 96), "depths": (2, 2, 1, 1), "width": 16}, "tased_net": {"frame_size": (32, 64)},
          "smcf": {"frame_size": (64, 96), "trunk_width": 16, "trunk_blocks": (1, 1, 1, 1)}}
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 

@@ -70,7 +70,7 @@ def test_videos_held_out_are_not_trained_on(tiny_set, tmp_path, capsys):
     assert "1 of those videos are held out" in (out := capsys.readouterr().out)
     data = json.loads((tmp_path / "RecSalNet.json").read_text())["data"]
     assert data["datasets"][0]["val_split"] is None and data["hold_out"] == 0.34 and f"choose weights by: {data['held_out'][0]}\n" in out
-    with pytest.raises(ValueError, match="--val-every 0 says not to validate"):
+    with pytest.raises(ValueError, match="--val-every 0, given or of the network.s recipe, says not to validate"):
         run(tiny_set, tmp_path / "b", "--hold-out", "0.34", "--val-every", "0")
     with pytest.raises(ValueError, match="--hold-out 0.01 of 3 videos is 0"):
         run(tiny_set, tmp_path / "c", "--hold-out", "0.01")
