@@ -89,8 +89,9 @@ class RecSalLite(RecurrentModel):
         self.readout = nn.Conv2d(len(TAPS), 1, 3, padding=1)
         self.centre_prior = nn.Parameter(torch.zeros(1, 1, *PRIOR))
         nn.init.constant_(self.readout.weight, 1 / self.readout.weight.numel())
-        nn.init.constant_(self.readout.bias, -2)      # maps start dark
-        self.to(memory_format=torch.channels_last)    # faster on CPUs
+        nn.init.constant_(self.readout.bias, -2)  # maps start dark
+        for conv in (module for module in self.modules() if isinstance(module, nn.Conv2d)):
+            conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)  # faster on CPUs
 
     def maps(self, clip: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Predict the maps of all frames of a clip; what does not depend on the state is computed for all at once.
