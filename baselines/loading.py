@@ -9,14 +9,14 @@ from baselines import MODELS
 from saliency_model import SaliencyModel
 from utils import PRECISIONS, float32_is_float32
 from videos.optical_flow import AUTO, FlowSource
+from weights import read_weights
 
 
 def model_argument(group, **options) -> None:
     """The flag --model; with `nargs` among the options of `add_argument`, it takes several networks."""
     what = "networks, one or several" if "nargs" in options else "the network"
-    options = {"default": "recsalnet", **options}
-    group.add_argument("--model", choices=list(MODELS), **options,
-                       help=f"{what} (default: {options['default'] or 'recsalnet'})")
+    options = {"default": "recsalnet", "help": f"{what} (default: recsalnet)", **options}
+    group.add_argument("--model", choices=list(MODELS), **options)
 
 
 def default_weights(name: str) -> Path:
@@ -27,6 +27,7 @@ def default_weights(name: str) -> Path:
     Raises:
         FileNotFoundError: there are none; the message names the network whose weights are included.
     """
+    check_name(name)
     model = MODELS[name]
     own = default_folder(name) / f"{model.__name__}.pth"
     authors = Path("saved_models") / (model.authors_file or own.name)
@@ -67,14 +68,31 @@ def load_model(weights: str | Path, device: torch.device, precision: str = "floa
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
-    if name not in MODELS:
-        raise ValueError(f"model must be one of {list(MODELS)}, got {name!r}")
-    model = MODELS[name].from_pretrained(weights, frame_size)
+    check_name(name)
+    try:
+        model = MODELS[name].from_pretrained(weights, frame_size)
+    except ValueError as error:
+        if "does not hold" in str(error) and (others := networks_in(weights)):
+            raise ValueError(f"{error}. It is a file of {others[0]}: give --model {others[0]}") from error
+        raise
     float32_is_float32()
     model = (model.bfloat16() if precision == "bfloat16" else model).to(device)
     if compiled:
         compile_network(model)
     return model
+
+
+def check_name(name: str) -> None:
+    """Raise a ValueError that lists the networks where there is none of this name."""
+    if name not in MODELS:
+        raise ValueError(f"model must be one of {list(MODELS)}, got {name!r}")
+
+
+def networks_in(weights: str | Path) -> list[str]:
+    """The keys of the networks whose entries a weight file holds."""
+    entries = read_weights(weights)[0]
+    return [name for name, model in MODELS.items() if model.known_by and not any(key in entries for key in model.unlike)
+            and all(key in entries for key in model.known_by)]
 
 
 def compile_network(model: nn.Module, backend: str = "inductor") -> None:

@@ -324,6 +324,10 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"--longer-side must be a number of pixels from 1, or 0 for no limit, got {args.longer_side}")
     of_test = set(TEST_LIST.read_text().split())
     sets = {name: find_stills(name, folder) for name, folder in folders.items()}  # before anything is written
+    for name, stills in sets.items():
+        if not any(still.name in of_test for still in stills):  # another set's would be trained on under this name
+            raise ValueError(f"none of the {len(stills)} images in {folders[name]} is one of the test images of {name} "
+                             f"that {TEST_LIST.name} lists: is it another set's folder?")
     args.out.mkdir(parents=True, exist_ok=True)
     write_attribution(args.out, sets)
     for name, stills in sets.items():

@@ -73,7 +73,7 @@ def build(predictor: Predictor, folder: Path) -> gr.Blocks:
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    model_argument(parser, default=None)
+    model_argument(parser, default=None, help="the network (default: recsal_lite; with --weights recsalnet)")
     parser.add_argument("--weights",
                         help="weight file or https URL (default: that of predict.py; with neither, RecSal-Lite's)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",

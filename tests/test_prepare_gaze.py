@@ -121,14 +121,14 @@ def test_an_image_that_is_damaged_or_must_be_rotated_is_refused(tmp_path, osie):
         prepare(tmp_path / "out", "--osie", osie)
 
 
-@pytest.mark.parametrize("release, flag", [(release_structs, "--osie"), (release_table, "--sun500")])
-def test_x_and_y_that_are_swapped_are_noticed(tmp_path, release, flag):
+@pytest.mark.parametrize("release, flag, name", [(release_structs, "--osie", "1002"), (release_table, "--sun500", "003")])
+def test_x_and_y_that_are_swapped_are_noticed(tmp_path, release, flag, name):
     """38, 4 is within 30 x 40 pixels, and 4, 38 below them: two of 22 are 9 %."""
     points = [CENTRE, [*CENTRE, (38, 4), (35, 4)]]
-    prepare(tmp_path / "out", flag, release(tmp_path / "right", {"1001": points}))
+    prepare(tmp_path / "out", flag, release(tmp_path / "right", {name: points}))
     swapped = [[(y, x) for x, y in observer] for observer in points]
     with pytest.raises(ValueError, match="2 of the 22 fixations in .* are outside their images, expected 5% at most: are x and y swapped"):
-        prepare(tmp_path / "other", flag, release(tmp_path / "wrong", {"1001": swapped}))
+        prepare(tmp_path / "other", flag, release(tmp_path / "wrong", {name: swapped}))
 
 
 # What is written
@@ -148,34 +148,34 @@ def test_an_image_becomes_a_video_of_one_frame_with_points_and_density(tmp_path,
 
 
 def test_the_first_column_of_sun500_is_y_and_observers_without_fixations_keep_their_number(tmp_path):
-    folder = release_table(tmp_path / "sun", {"001": [[(35.25, 4)], [], [(1, 29)]], "002": [[], [], []]})
+    folder = release_table(tmp_path / "sun", {"003": [[(35.25, 4)], [], [(1, 29)]], "007": [[], [], []]})
     out = prepare(tmp_path / "out", "--sun500", folder)
-    assert lines(out / "sun500-001/fixation/001.csv") == ["x,y,observer", "35.250,4.000,0", "1.000,29.000,2"]
-    assert lines(out / "sun500-002/fixation/002.csv") == ["x,y,observer"]
-    assert not cv2.imread(str(out / "sun500-002/maps/002.png"), cv2.IMREAD_UNCHANGED).any()
+    assert lines(out / "sun500-003/fixation/003.csv") == ["x,y,observer", "35.250,4.000,0", "1.000,29.000,2"]
+    assert lines(out / "sun500-007/fixation/007.csv") == ["x,y,observer"]
+    assert not cv2.imread(str(out / "sun500-007/maps/007.png"), cv2.IMREAD_UNCHANGED).any()
 
 
 def test_fixations_outside_the_image_are_dropped_and_counted(tmp_path, capsys):
     outside = [(40, 15), (20, 30), (-0.1, 3), (np.nan, 3)]
-    folder = release_structs(tmp_path / "crowd", {"001": [CENTRE * 8, outside]})
+    folder = release_structs(tmp_path / "crowd", {"003": [CENTRE * 8, outside]})
     out = prepare(tmp_path / "out", "--eyecrowd", folder)
     assert "80 fixations, 4 more were outside their image and dropped" in capsys.readouterr().out
-    assert len(lines(out / "eyecrowd-001/fixation/001.csv")) == 81
-    assert json.loads((out / "eyecrowd-001/annotation.json").read_text())["outside"] == 4
+    assert len(lines(out / "eyecrowd-003/fixation/003.csv")) == 81
+    assert json.loads((out / "eyecrowd-003/annotation.json").read_text())["outside"] == 4
 
 
 @pytest.mark.parametrize("longer_side, size", [(20, (15, 20)), (40, SIZE), (384, SIZE), (0, SIZE), (1, (1, 1)), (33, (25, 33))])
 def test_larger_images_are_made_smaller_with_their_fixations_and_others_copied(tmp_path, longer_side, size):
-    folder = release_structs(tmp_path / "osie", {"1001": [CENTRE, [(0, 0), (39.9999, 29.9999)]]})
-    video = prepare(tmp_path / "out", "--osie", folder, "--longer-side", longer_side) / "osie-1001"
-    assert read_frame(video / "images/1001.jpg").shape == (*size, 3)
-    is_copy = (video / "images/1001.jpg").read_bytes() == (folder / "data/stimuli/1001.jpg").read_bytes()
+    folder = release_structs(tmp_path / "osie", {"1002": [CENTRE, [(0, 0), (39.9999, 29.9999)]]})
+    video = prepare(tmp_path / "out", "--osie", folder, "--longer-side", longer_side) / "osie-1002"
+    assert read_frame(video / "images/1002.jpg").shape == (*size, 3)
+    is_copy = (video / "images/1002.jpg").read_bytes() == (folder / "data/stimuli/1002.jpg").read_bytes()
     assert is_copy == (size == SIZE)
-    points = np.loadtxt(video / "fixation/1001.csv", delimiter=",", skiprows=1)
+    points = np.loadtxt(video / "fixation/1002.csv", delimiter=",", skiprows=1)
     assert points[0, :2] == pytest.approx([20.5 * size[1] / 40, 15.5 * size[0] / 30], abs=0.001)
     assert points[-1, :2].tolist() == [size[1] - 0.001, size[0] - 0.001]   # the last pixel, not the one beyond it
-    assert cv2.imread(str(video / "maps/1001.png"), cv2.IMREAD_UNCHANGED).shape == size
-    assert read_fixations(video / "fixation/1001.csv", video / "images/1001.jpg")[-1, -1]
+    assert cv2.imread(str(video / "maps/1002.png"), cv2.IMREAD_UNCHANGED).shape == size
+    assert read_fixations(video / "fixation/1002.csv", video / "images/1002.jpg")[-1, -1]
 
 
 # Lists
@@ -194,7 +194,7 @@ def test_the_sets_in_the_tree_are_attributed_and_no_others(tmp_path, osie):
     out = prepare(tmp_path / "out", "--osie", osie)
     attribution = (out / "ATTRIBUTION.txt").read_text()
     assert "do not redistribute" in attribution and "\nosie: Xu" in attribution and "eyecrowd" not in attribution and "sun500" not in attribution
-    prepare(out, "--sun500", release_table(tmp_path / "sun", {"001": [CENTRE]}))
+    prepare(out, "--sun500", release_table(tmp_path / "sun", {"003": [CENTRE]}))
     assert [line.partition(":")[0] for line in lines(out / "ATTRIBUTION.txt")[4:]] == ["osie", "sun500"]
 
 
@@ -253,3 +253,10 @@ def test_the_command_runs_on_its_own_and_ends_with_one_line_on_an_error(tmp_path
     assert done.returncode == 0 and "5 in train.txt, 1 in test.txt, 4 in fit.txt, 1 in val.txt, 1 in osie-test.txt" in done.stdout
     done = subprocess.run([*command, tmp_path], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("prepare_gaze.py: error: no JPEG images in ") and done.stderr.count("\n") == 1
+
+
+def test_another_sets_folder_is_refused_before_anything_is_written(tmp_path):
+    release = release_structs(tmp_path / "release", {"9001": [CENTRE], "9002": [CENTRE]})
+    with pytest.raises(ValueError, match="none of the 2 images in .*release is one of the test images of osie that gaze_test.txt lists: is it another set's folder"):
+        prepare(tmp_path / "out", "--osie", release)
+    assert not (tmp_path / "out").exists()

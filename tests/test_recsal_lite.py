@@ -261,3 +261,10 @@ def test_without_recsal_nets_weights_the_error_names_this_network(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="no weight file saved_models/RecSalNet.pth: .*--model recsal_lite makes maps right away. It is not RecSalNet but"):
         run(CLIP)
+
+
+def test_its_file_under_another_networks_name_says_whose_it_is():
+    with pytest.raises(ValueError, match="does not hold RecSalNet: .*It is a file of recsal_lite: give --model recsal_lite"):
+        Predictor(SHIPPED, "cpu")
+    with pytest.raises(ValueError, match=r"model must be one of \['recsalnet', .*got 'recsal_light'"):
+        Predictor(model="recsal_light")
