@@ -98,6 +98,14 @@ class Carried:
     state: object = None
 
 
+class OtherNetworkError(ValueError):
+    """A weight file holds another network; `entries` are the names in it."""
+
+    def __init__(self, message: str, entries: Collection[str]) -> None:
+        super().__init__(message)
+        self.entries = entries
+
+
 class SaliencyModel(nn.Module):
     """What the scripts need of every network, and most networks need not write again.
 
@@ -296,16 +304,21 @@ class SaliencyModel(nn.Module):
                 missing, left over or of another shape; the message names it.
         """
         entries, configuration = cls.read_file(path)
-        if any(name not in entries for name in cls.known_by) or any(name in entries for name in cls.unlike):
+        if not cls.is_held_by(entries):
             unlike = f", without {' and '.join(cls.unlike)}" * bool(cls.unlike)
-            raise ValueError(f"{path} does not hold {cls.__name__}: expected entries such as "
-                             f"{' and '.join(cls.known_by)}{unlike}, got {len(entries)} entries, the first "
-                             f"{sorted(entries)[:3]}")
+            raise OtherNetworkError(f"{path} does not hold {cls.__name__}: expected entries such as "
+                                    f"{' and '.join(cls.known_by)}{unlike}, got {len(entries)} entries, the first "
+                                    f"{sorted(entries)[:3]}", entries)
         changes = {**({"frame_size": frame_size} if frame_size else {}), **changes}
         model = cls.built_for(cls.completed(configuration, changes, entries, str(path)), entries, str(path))
         load_entries(model, entries, str(path))
         model.is_described = bool(configuration)
         return model.eval()
+
+    @classmethod
+    def is_held_by(cls, entries: Collection[str]) -> bool:
+        """Whether the names of a file's entries are those of this network, as far as `known_by` and `unlike` tell."""
+        return all(name in entries for name in cls.known_by) and not any(name in entries for name in cls.unlike)
 
     @classmethod
     def read_file(cls, path: str | Path) -> tuple[dict[str, Tensor], dict]:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import utils
 from baselines import MODELS
-from baselines.loading import default_weights, flow_for, load_model, model_argument, print_configuration
+from baselines.loading import OWN_DATASETS, default_weights, flow_for, load_model, model_argument, print_configuration
 from prediction.engine import default_batch_size, engine_arguments
 from saliency_model import EngineOptions
 from scoring.figures import draw_figures
@@ -26,7 +26,7 @@ from scoring.methods import MapSource, Method, Network, StoredMaps
 from scoring.report import grouped, notes_on, report
 from scoring.scorers import BASELINE, merged
 from scoring.targets import FixationTarget, MaskTarget, ScoringTarget, choose_frames, find_target
-from utils import at_least, choose_precision, default_in_words, device_arguments, keep_freed_memory, select_device
+from utils import at_least, choose_precision, device_arguments, keep_freed_memory, select_device
 from videos.check import inventory
 from videos.optical_flow import AUTO, flow_arguments
 from videos.splits import DATASET_FOLDERS, DATASETS, dataset_folder, of_datasets
@@ -40,7 +40,7 @@ def arguments() -> argparse.ArgumentParser:
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", choices=list(DATASETS),
                       help="whose split names are known; folder: your own "
-                           f"({default_in_words({name: model.dataset for name, model in MODELS.items()})})")
+                           f"({OWN_DATASETS})")
     data.add_argument("--data", type=Path, metavar="FOLDER",
                       help=f"its folder, in any tree of data/README.md (default: {DATASET_FOLDERS})")
     data.add_argument("--split", nargs="+",

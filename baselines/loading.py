@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 from baselines import MODELS
-from saliency_model import SaliencyModel
-from utils import PRECISIONS, float32_is_float32
+from saliency_model import OtherNetworkError, SaliencyModel
+from utils import PRECISIONS, default_in_words, float32_is_float32
 from videos.optical_flow import AUTO, FlowSource
-from weights import read_weights
+
+OWN_DATASETS = default_in_words({name: model.dataset for name, model in MODELS.items()})  # for --help
 
 
 def model_argument(group, **options) -> None:
@@ -71,10 +72,11 @@ def load_model(weights: str | Path, device: torch.device, precision: str = "floa
     check_name(name)
     try:
         model = MODELS[name].from_pretrained(weights, frame_size)
-    except ValueError as error:
-        if "does not hold" in str(error) and (others := networks_in(weights)):
-            raise ValueError(f"{error}. It is a file of {others[0]}: give --model {others[0]}") from error
-        raise
+    except OtherNetworkError as error:
+        owner = next((key for key, other in MODELS.items() if other.known_by and other.is_held_by(error.entries)), None)
+        if owner is None:
+            raise
+        raise ValueError(f"{error}. It is a file of {owner}: give --model {owner}") from error
     float32_is_float32()
     model = (model.bfloat16() if precision == "bfloat16" else model).to(device)
     if compiled:
@@ -86,13 +88,6 @@ def check_name(name: str) -> None:
     """Raise a ValueError that lists the networks where there is none of this name."""
     if name not in MODELS:
         raise ValueError(f"model must be one of {list(MODELS)}, got {name!r}")
-
-
-def networks_in(weights: str | Path) -> list[str]:
-    """The keys of the networks whose entries a weight file holds."""
-    entries = read_weights(weights)[0]
-    return [name for name, model in MODELS.items() if model.known_by and not any(key in entries for key in model.unlike)
-            and all(key in entries for key in model.known_by)]
 
 
 def compile_network(model: nn.Module, backend: str = "inductor") -> None:

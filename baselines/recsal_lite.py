@@ -211,7 +211,21 @@ class RecSalLite(RecurrentModel):
         Raises:
             ValueError: an entry is missing or of another shape; the message names it, and nothing is changed.
         """
-        return self.encoder.load_start(entries, source)
+        folded, used = {}, set()
+        for ours, *names in names_in_files():
+            conv, norm = names[f"{names[1][0]}.weight" in entries]
+            wanted = [f"{conv}.weight", *(f"{norm}.{part}" for part in BATCH_NORM)]
+            missing = [name for name in wanted if name not in entries]
+            if missing:
+                raise ValueError(f"{source} does not hold EfficientNet-lite0: {missing[0]} is missing; it is "
+                                 f"{describe(entries)}")
+            kernel, scale, shift, mean, variance = (entries[name].double() for name in wanted)
+            factor = scale / (variance + BATCH_NORM_EPS).sqrt()
+            folded |= {f"{ours}.weight": (kernel * factor.view(-1, 1, 1, 1)).float(),
+                       f"{ours}.bias": (shift - mean * factor).float()}
+            used |= {*wanted, f"{norm}.num_batches_tracked"}
+        load_entries(self.encoder, folded, source)
+        return [name for name in entries if name not in used]
 
 
 class RecursiveBlock(nn.Module):
@@ -309,24 +323,6 @@ class EfficientNetLite(nn.Module):
             if number in TAPS:
                 taken.append(x)
         return taken
-
-    def load_start(self, entries: dict[str, Tensor], source: str) -> list[str]:
-        """As `RecSalLite.load_start`."""
-        folded, used = {}, set()
-        for ours, *names in names_in_files():
-            conv, norm = names[f"{names[1][0]}.weight" in entries]
-            wanted = [f"{conv}.weight", *(f"{norm}.{part}" for part in BATCH_NORM)]
-            missing = [name for name in wanted if name not in entries]
-            if missing:
-                raise ValueError(f"{source} does not hold EfficientNet-lite0: {missing[0]} is missing; it is "
-                                 f"{describe(entries)}")
-            kernel, scale, shift, mean, variance = (entries[name].double() for name in wanted)
-            factor = scale / (variance + BATCH_NORM_EPS).sqrt()
-            folded |= {f"{ours}.weight": (kernel * factor.view(-1, 1, 1, 1)).float(),
-                       f"{ours}.bias": (shift - mean * factor).float()}
-            used |= {*wanted, f"{norm}.num_batches_tracked"}
-        load_entries(self, folded, source)
-        return [name for name in entries if name not in used]
 
 
 def names_in_files() -> Iterator[tuple[str, tuple[str, str], tuple[str, str]]]:

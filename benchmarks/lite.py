@@ -45,6 +45,7 @@ def one_frame(model: RecSalLite, clip: Tensor, state: tuple) -> Tensor:
     return model.maps(model.normalise(clip), state)[0]
 
 
+@torch.no_grad()
 def forward_row(size: tuple[int, int], weights: Path, repeats: int, device: torch.device) -> dict:
     """Seconds of a forward pass at a frame size, plain and ours."""
     model = RecSalLite.from_pretrained(weights, size).to(device)

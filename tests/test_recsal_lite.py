@@ -268,3 +268,12 @@ def test_its_file_under_another_networks_name_says_whose_it_is():
         Predictor(SHIPPED, "cpu")
     with pytest.raises(ValueError, match=r"model must be one of \['recsalnet', .*got 'recsal_light'"):
         Predictor(model="recsal_light")
+
+
+def test_a_file_that_is_no_network_of_ours_is_refused_without_a_guess(tmp_path):
+    torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a.pth does not hold RecSalLite: .*the first \['fc.weight'\]$"):
+        Predictor(tmp_path / "a.pth", "cpu", model="recsal_lite")
+    torch.save({"conv1.weight": torch.zeros(2, 2), "backbone.patch_embed.proj.weight": torch.zeros(2, 2)}, tmp_path / "b.pth")
+    with pytest.raises(ValueError, match="does not hold RecSalNet: its conv1.weight should have 5 dimensions$"):
+        Predictor(tmp_path / "b.pth", "cpu")

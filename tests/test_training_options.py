@@ -75,3 +75,8 @@ def test_what_a_network_cannot_do_is_said(name, flags, said, tiny_set, tmp_path,
 def test_flags_of_other_networks_are_refused(flags, said, tiny_set, tmp_path, small_networks):
     with pytest.raises(ValueError, match=said):
         train.main(train.arguments().parse_args([*flags, "--data", str(tiny_set), "--run-dir", str(tmp_path), "--workers", "0", "--device", "cpu", "--encoder-weights", "none"]))
+
+
+@pytest.mark.parametrize("text, value", [("0", 0.0), ("0.0", 0.0), ("0.25", 0.25)])
+def test_zoom_may_be_nothing_however_it_is_written(text, value):
+    assert train.arguments().parse_args(["--zoom", text]).zoom == value

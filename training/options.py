@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from baselines import MODELS
-from baselines.loading import default_folder, model_argument
+from baselines.loading import OWN_DATASETS, default_folder, model_argument
 from loss import GRADIENTS, KL_OVER, LABELS, SIGNS, TERMS, Recipe
 from utils import at_least, default_in_words, device_arguments, positive
 from videos.optical_flow import PICTURES, flow_arguments
@@ -46,7 +46,7 @@ def data_arguments(group) -> None:
     onoff = argparse.BooleanOptionalAction
     group.add_argument("--dataset", choices=list(DATASETS), nargs="+", action="extend",
                        help="what to train on, one or several, whose split names are known; folder: your own "
-                            f"({default_in_words({name: model.dataset for name, model in MODELS.items()})})")
+                            f"({OWN_DATASETS})")
     group.add_argument("--data", type=Path, nargs="+", action="extend", metavar="FOLDER",
                        help=f"its folder, or theirs, in any tree of data/README.md (default: {DATASET_FOLDERS})")
     group.add_argument("--train-split", metavar="SPLIT",
@@ -215,7 +215,7 @@ def share(text: str) -> float:
 
 def share_or_none(text: str) -> float:
     """An argparse type: a number from 0 on, below 1."""
-    return 0.0 if text == "0" else share(text)
+    return 0.0 if float(text) == 0 else share(text)
 
 
 def alpha(text: str) -> float | str:
